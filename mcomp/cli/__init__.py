@@ -1,0 +1,1 @@
+"""The command line: ``main`` parses, one module per verb does."""

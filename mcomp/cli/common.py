@@ -1,0 +1,62 @@
+"""Arguments and steps that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcomp.recipe import Recipe
+    from mcomp.store import Store
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """``RECIPE``, ``--set`` and ``--trust``."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file (YAML)")
+    parser.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="override one value, e.g. `--set vars.ratio=0.5` or `--set stages.prune.regular=16`; repeatable",
+    )
+    parser.add_argument("--trust", action="store_true", help="run the local Python files that the recipe names")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """``--store``."""
+    parser.add_argument("--store", metavar="DIR", help="the store (default: $MCOMP_STORE, else .mcomp here)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def load_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The validated recipe of the command line; warnings go to standard error."""
+    from mcomp.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, sets=arguments.sets, trust=arguments.trust)
+    if recipe.warnings and not getattr(arguments, "json", False):
+        from mcomp.recipe.diagnostics import render
+
+        sys.stderr.write(render(recipe.warnings) + "\n")
+    return recipe
+
+
+def open_store(arguments: argparse.Namespace) -> Store:
+    """The store that the command line or the environment names; nothing is created yet."""
+    from mcomp.store import Store
+
+    return Store(Path(arguments.store or os.environ.get("MCOMP_STORE") or ".mcomp"))
+
+
+def print_json(value: Any) -> None:
+    """One JSON object to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

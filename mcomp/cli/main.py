@@ -1,0 +1,137 @@
+"""Entry point of the ``mcomp`` command. Each verb's module is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+#: Verb to its one line in ``mcomp --help``; the code is in ``mcomp.cli.<verb>_verb``.
+VERBS = {
+    "apply": "run a recipe; run it again to go on or to reuse what is cached",
+    "plan": "show which stages are cached, which would run, and why",
+    "validate": "check a recipe without running anything",
+    "stages": "list the stages, or one stage's options",
+    "models": "list the models a recipe can name",
+    "schema": "print the JSON Schema of recipes, for editors",
+    "init": "write a commented recipe to start from",
+    "runs": "list the runs of a store",
+    "report": "print a run's table again",
+    "export": "copy a run's model and deployed files out of the store",
+    "doctor": "say what this machine has: Python, packages, devices, runtimes",
+}
+
+EPILOG = """\
+examples:
+  mcomp init my.yaml && mcomp apply my.yaml
+  mcomp apply recipes/nin_gc_prune_quant.yaml --set vars.ratio=0.5
+  mcomp plan recipes/nin_gc_prune_quant.yaml --json
+
+exit codes: 0 ok, 1 internal bug, 2 usage, 3 recipe invalid, 4 preflight refused, 5 stage failed,
+            6 gate failed, 7 backend missing, 8 store locked or corrupt, 130/143 interrupted (resumable)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    if parsed.verb is None:
+        parser.print_help()
+        return 0
+    parsed.argv = arguments
+    return _guarded(parsed)
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mcomp",
+        description="Compress a PyTorch network by a recipe: prune, quantise, fuse, deploy, with proof.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    wanted = next((word for word in arguments if word in VERBS), None)
+    for verb, line in VERBS.items():
+        if verb != wanted:  # named, so that help lists it; its module stays unloaded
+            verbs.add_parser(verb, help=line, add_help=False)
+            continue
+        module = importlib.import_module(f"mcomp.cli.{verb}_verb")
+        sub = verbs.add_parser(
+            verb,
+            help=line,
+            description=line[0].upper() + line[1:] + ".",
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.configure(sub)
+        sub.add_argument("--traceback", action="store_true", help="print the Python traceback of an error")
+        sub.set_defaults(run=module.run)
+    if "--version" in arguments and wanted is None:
+        parser.set_defaults(verb="--version")
+    return parser
+
+
+def _guarded(parsed: argparse.Namespace) -> int:
+    from mcomp.errors import InterruptedRun, McompError, RecipeError
+
+    if parsed.verb == "--version":
+        from mcomp import __version__
+
+        sys.stdout.write(f"mcomp {__version__}\n")
+        return 0
+    as_json = bool(getattr(parsed, "json", False))
+    try:
+        return int(parsed.run(parsed))
+    except InterruptedRun as error:
+        sys.stderr.write(f"interrupted; {error.hint}\n")
+        return error.exit_status
+    except McompError as error:
+        if parsed.traceback:
+            raise
+        errors = [found.as_dict() for found in error.diagnostics] if isinstance(error, RecipeError) else [error.as_dict()]
+        if as_json:
+            _print_json({"status": "refused", "exit_code": error.exit_code, "errors": errors})
+        else:
+            sys.stderr.write(_text(error) + "\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to go on\n")
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has gone (`mcomp runs | head`): nothing is wrong with us
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if parsed.traceback:
+            raise
+        sys.stderr.write(
+            f"error[MC000]: internal bug: {type(error).__name__}: {error}\n"
+            "  = help: run again with `--traceback` and report what it prints\n"
+        )
+        return 1
+
+
+def _text(error: object) -> str:
+    from mcomp.errors import RecipeError
+
+    if isinstance(error, RecipeError):
+        from mcomp.recipe.diagnostics import render
+
+        return render(error.diagnostics)
+    return f"{error}\nnothing was run" if getattr(error, "exit_code", 0) == 4 else str(error)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

@@ -1,0 +1,54 @@
+"""From a quantised network to the integers that ship: ONNX Q/DQ files, their rules, and the runtimes that run them.
+
+One lowering per target, because one graph does not serve all: the placement that TensorRT wants runs slower than
+float in ONNX Runtime, and the other way round is refused by TensorRT's parser.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcomp.deploy.lowering import Lowering, TensorLowering
+    from mcomp.deploy.onnx_session import OnnxSession
+    from mcomp.deploy.onnx_writer import to_onnx
+    from mcomp.deploy.qdq_rules import Violation, check_qdq
+    from mcomp.deploy.tensorrt_engine import Engine, build_engine
+    from mcomp.deploy.verification import Verification, verify
+
+_HOMES = {
+    "Engine": "mcomp.deploy.tensorrt_engine",
+    "Lowering": "mcomp.deploy.lowering",
+    "OnnxSession": "mcomp.deploy.onnx_session",
+    "TensorLowering": "mcomp.deploy.lowering",
+    "Verification": "mcomp.deploy.verification",
+    "Violation": "mcomp.deploy.qdq_rules",
+    "build_engine": "mcomp.deploy.tensorrt_engine",
+    "check_qdq": "mcomp.deploy.qdq_rules",
+    "to_onnx": "mcomp.deploy.onnx_writer",
+    "verify": "mcomp.deploy.verification",
+}
+
+__all__ = [
+    "Engine",
+    "Lowering",
+    "OnnxSession",
+    "TensorLowering",
+    "Verification",
+    "Violation",
+    "build_engine",
+    "check_qdq",
+    "to_onnx",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module `mcomp.deploy` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

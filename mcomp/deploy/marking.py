@@ -1,0 +1,180 @@
+"""Mark every quantisation site of a network, so that one float export can carry it to any target.
+
+On a copy, each activation quantiser becomes a named marker and each quantised layer a plain float layer whose
+weight passes through a named marker. A marker computes nothing; in ONNX it is one node of the domain ``mcomp``,
+which a profile's lowering then replaces by Q/DQ. No name of a parameter has to survive the exporter.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mcomp.errors import StageError
+
+DOMAIN, OP = "mcomp", "Marker"
+Route = Literal["torchscript", "dynamo"]
+
+
+@dataclass(frozen=True)
+class ActivationSite:
+    """One quantised tensor: ``value = (q - zero_point) * scale`` with ``qmin <= q <= qmax``."""
+
+    name: str
+    bits: int
+    scale: float
+    zero_point: int
+    qmin: int
+    qmax: int
+
+
+@dataclass(frozen=True)
+class WeightSite:
+    """One quantised weight: ``values * scale`` along axis 0, and how far that is from what was simulated."""
+
+    name: str
+    bits: int
+    values: NDArray[np.int32]
+    scale: NDArray[np.float32]
+    exact: bool
+    max_abs_error: float
+    why: str
+
+
+@dataclass
+class MarkedModel:
+    """The marked float copy and its sites by marker name."""
+
+    model: nn.Module
+    activations: dict[str, ActivationSite] = field(default_factory=dict)
+    weights: dict[str, WeightSite] = field(default_factory=dict)
+
+
+def mark(model: nn.Module, route: Route) -> MarkedModel:
+    """A deep copy of ``model`` with markers in place of its quantisers, for one of the two exporters.
+
+    Raises:
+        StageError: MC431, a quantiser has no range yet, or its scale is not a positive number.
+    """
+    from mcomp.quantization import ActivationQuantizer
+
+    marked = MarkedModel(copy.deepcopy(model).eval())
+    for name, module in list(marked.model.named_modules()):
+        if isinstance(module, ActivationQuantizer):
+            if module.bits >= 32:
+                marked.model.set_submodule(name, nn.Identity())
+                continue
+            marked.activations[name] = _activation_site(name, module)
+            marked.model.set_submodule(name, Marker(name, route))
+        elif callable(getattr(module, "integer_weight", None)):
+            if getattr(getattr(module, "weight_quantizer", None), "bits", 8) >= 32:
+                continue
+            site = _weight_site(name, module)
+            marked.weights[name] = site
+            marked.model.set_submodule(name, MarkedLayer(module, site, route))
+    return marked
+
+
+def _activation_site(name: str, module: Any) -> ActivationSite:
+    if not bool(module.initialised):
+        raise StageError(
+            f"activation quantiser `{name}` has no range yet",
+            code="MC431",
+            why="it was neither trained nor calibrated",
+            hint="run `mcomp.quantization.calibrate(model, batches)`, or train with `quantize` first",
+        )
+    qparams = module.qparams()
+    _refuse_bad_scale(name, np.asarray([qparams.scale]))
+    return ActivationSite(name, module.bits, qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax)
+
+
+def _weight_site(name: str, module: Any) -> WeightSite:
+    integers = module.integer_weight()
+    scale = integers.scale.detach().cpu().numpy().astype(np.float32).reshape(-1)
+    _refuse_bad_scale(f"{name}.weight", scale)
+    return WeightSite(
+        name=f"{name}.weight",
+        bits=integers.bits,
+        values=integers.values.detach().cpu().numpy().astype(np.int32),
+        scale=scale,
+        exact=integers.exact,
+        max_abs_error=integers.max_abs_error,
+        why=integers.why,
+    )
+
+
+def _refuse_bad_scale(name: str, scale: NDArray[Any]) -> None:
+    bad = [value for value in scale.tolist() if not math.isfinite(value) or value <= 0]
+    if bad:
+        raise StageError(
+            f"the scale of `{name}` is {bad[0]} in {len(bad)} of {scale.size} channels; a scale is a finite number above 0",
+            code="MC431",
+            why="the range was calibrated or trained to nothing, or the network diverged to NaN",
+            hint="check the calibration data and the training loss, then quantise again",
+        )
+
+
+class _TorchScriptMarker(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, name: str) -> Any:
+        return g.op(f"{DOMAIN}::{OP}", x, name_s=name).setType(x.type())
+
+
+class Marker(nn.Module):
+    """The identity; one ``mcomp::Marker`` node with the attribute ``name`` in an export."""
+
+    def __init__(self, name: str, route: Route) -> None:
+        super().__init__()
+        self.name = name
+        self.route = route
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` itself."""
+        if self.route == "torchscript":
+            marked: Tensor = _TorchScriptMarker.apply(x, self.name)  # type: ignore[no-untyped-call]
+            return marked
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{OP}", (x,), {"name": self.name}, dtype=x.dtype, shape=x.shape, version=1
+        )
+
+
+class MarkedLayer(nn.Module):
+    """A convolution or linear layer with the geometry of ``source`` and the float value of its integers."""
+
+    def __init__(self, source: Any, site: WeightSite, route: Route) -> None:
+        super().__init__()
+        value = site.values * site.scale.reshape(-1, *[1] * (site.values.ndim - 1))
+        self.weight = nn.Parameter(torch.from_numpy(value.astype(np.float32)), requires_grad=False)
+        bias = getattr(source, "bias", None)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
+        self.marker = Marker(site.name, route)
+        self.convolution = hasattr(source, "kernel_size")
+        if self.convolution:
+            self.stride, self.padding = source.stride, source.padding
+            self.dilation, self.groups = source.dilation, source.groups
+            self.padding_mode = source.padding_mode
+            self.border = list(getattr(source, "_reversed_padding_repeated_twice", ()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, …)`` through the convolution, or ``(…, features)`` through the linear layer."""
+        weight = self.marker(self.weight)
+        if not self.convolution:
+            return F.linear(x, weight, self.bias)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self.border, mode=self.padding_mode), 0
+        operation: Any = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
+        convolved: Tensor = operation(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return convolved

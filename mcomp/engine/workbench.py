@@ -1,0 +1,223 @@
+"""The half of a run that needs torch: models, data, a stage's context, and its committed outcome."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mcomp import __version__
+from mcomp.artifact import load_artifact, save_artifact
+from mcomp.engine.events import EventLog
+from mcomp.engine.keys import KeyMaker
+from mcomp.engine.metering import common_metrics
+from mcomp.engine.planning import PlannedStage
+from mcomp.engine.results import StageOutcome
+from mcomp.engine.signals import StopFlag
+from mcomp.errors import PreflightError, StageError
+from mcomp.stages.base import COMMON_METRICS, StageContext, StageResult
+from mcomp.surgery import provenance
+from mcomp.training.hardware import resolve_device, resolve_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mcomp.data import Data
+    from mcomp.recipe import Recipe
+    from mcomp.store import Store
+
+
+class Workbench:
+    """Loads what a stage needs, runs it, and commits what it made."""
+
+    def __init__(self, recipe: Recipe, store: Store, keys: KeyMaker) -> None:
+        self.recipe = recipe
+        self.store = store
+        self.keys = keys
+        self.device = resolve_device(recipe.device)
+        self.precision = resolve_precision(recipe.precision, self.device)
+        self._latest: tuple[str, nn.Module] | None = None
+
+    @cached_property
+    def data(self) -> Data:
+        """The recipe's data, decoded once and kept beside the store."""
+        from mcomp.data import load
+
+        options = self.recipe.data
+        cache = self.store.root / "cache" if self.store.root.is_dir() else None
+        return load(options, base_dir=self.recipe.base_dir, trust=self.recipe.trust, cache_dir=cache)
+
+    @cached_property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Two normalised samples."""
+        return self.data.example_inputs
+
+    def initial_model(self) -> nn.Module:
+        """The model as the recipe names it, with its provenance filled in from the data."""
+        from mcomp.models import build
+
+        model = build(
+            self.recipe.model,
+            num_classes=self.data.num_classes,
+            base_dir=self.recipe.base_dir,
+            trust=self.recipe.trust,
+            seed=self.recipe.seed,
+            in_shape=self.data.in_shape,
+        )
+        origin = provenance(model)
+        origin.input_shape = list(self.data.in_shape)
+        origin.preprocessing = dict(self.data.preprocessing)
+        origin.class_names = list(self.data.class_names)
+        return model
+
+    def preflight(self) -> None:
+        """Load the data, build the model, and pass two samples through it, before anything is written.
+
+        Raises:
+            PreflightError: the model cannot take this data or has too few outputs.
+        """
+        model = self.initial_model()
+        shape = tuple(self.example_inputs[0].shape)
+        try:
+            with torch.inference_mode():
+                output = model(*self.example_inputs)
+        except Exception as error:
+            raise PreflightError(
+                f"model `{self.recipe.model.name}` cannot take an input of shape {shape}: {error}",
+                code="MC260",
+                hint=f"set `data.image_size` (now {shape[-2]}x{shape[-1]}) or `data.channels` (now {shape[1]}) to what it expects",
+            ) from error
+        if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < self.data.num_classes:
+            found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise PreflightError(
+                f"model `{self.recipe.model.name}` gives {found}, "
+                f"data `{self.data.name}` needs (2, {self.data.num_classes}) logits",
+                code="MC261",
+                hint=f"set `model.num_classes: {self.data.num_classes}`",
+            )
+
+    def model_of(self, artifact: str | None) -> nn.Module:
+        """The model that a stage receives: the committed artifact, never what lay in memory before it."""
+        if artifact is None:
+            return self.initial_model()
+        if self._latest is not None and self._latest[0] == artifact:
+            model = self._latest[1]
+            self._latest = None  # a stage may change its model in place: hand each copy out once
+            return model
+        folder = self.store.object(artifact)
+        if folder is None:
+            raise StageError(f"artifact {artifact[:12]} is gone from the store", code="MC402", hint="run again")
+        return load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir)
+
+    def execute(
+        self,
+        planned: PlannedStage,
+        upstream: str | None,
+        events: EventLog,
+        stop: StopFlag,
+        done: list[StageOutcome],
+    ) -> dict[str, Any]:
+        """Run one stage and commit its artifact and action record; returns the record."""
+        stage, key = planned.stage, planned.key
+        assert key is not None
+        started, cpu = time.perf_counter(), time.process_time()
+        work = self.store.work_dir(key)
+        ctx = self._context(planned, upstream, events, stop, done, work)
+        result = stage.cls().run(ctx, stage.options)
+        if not isinstance(result, StageResult):
+            raise StageError(
+                f"stage `{stage.uses}` returned {type(result).__name__}, not a StageResult",
+                code="MC403",
+                hint="end `run` with `return StageResult(model=…)`",
+            )
+        artifact, files, sizes = self._commit(result)
+        metrics = {**common_metrics(result.model, self.example_inputs, sizes), **result.metrics}
+        undeclared = set(result.metrics) - stage.cls.traits.metrics - COMMON_METRICS
+        record = {
+            "format": 1,
+            "stage": stage.uses,
+            "artifact": artifact,
+            "metrics": metrics,
+            "files": files,
+            "notes": [*result.notes, *_undeclared(stage.uses, undeclared)],
+            "details": result.details,
+            "seconds": round(time.perf_counter() - started, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+            "versions": {"mcomp": __version__, "torch": torch.__version__},
+            "threads": torch.get_num_threads(),
+            "preimage": planned.preimage,
+        }
+        self.store.put_action(key, record)
+        self.store.clear_work(key)
+        folder = self.store.object(artifact)
+        assert folder is not None
+        # The next stage gets the model as it reads back from disk: what is cached is what was used.
+        self._latest = (artifact, load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir))
+        return record
+
+    def _context(
+        self,
+        planned: PlannedStage,
+        upstream: str | None,
+        events: EventLog,
+        stop: StopFlag,
+        done: list[StageOutcome],
+        work: Path,
+    ) -> StageContext:
+        from mcomp.store.snapshot import load_snapshot, save_snapshot
+
+        stage = planned.stage
+        earlier: dict[str, Callable[[], nn.Module]] = {
+            outcome.id: (lambda digest=outcome.artifact: self.model_of(digest)) for outcome in done
+        }
+        files = work / "files"
+        files.mkdir(exist_ok=True)
+        return StageContext(
+            model=self.model_of(upstream),
+            example_inputs=self.example_inputs,
+            data=self.data if stage.cls.traits.needs_data else None,
+            work_dir=files,
+            device=self.device,
+            precision=self.precision,
+            seed=self.keys.seed(stage),
+            stage_id=stage.id,
+            surroundings=stage.surroundings,
+            report=events.reporter(stage.id),
+            log=lambda text: events.emit("log", stage.id, text=text),
+            save=lambda state: save_snapshot(work, state, _progress(state)),
+            restore=lambda: load_snapshot(work),
+            should_stop=stop,
+            earlier=earlier,
+        )
+
+    def _commit(self, result: StageResult) -> tuple[str, dict[str, str], int]:
+        with self.store.staging() as staging:
+            manifest = save_artifact(result.model, staging, self.example_inputs)
+            tensor_bytes = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
+            kept: dict[str, str] = {}
+            for name, path in result.files.items():
+                target = staging / "files" / path.name
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy2(path, target)
+                kept[name] = f"files/{path.name}"
+            manifest["hashed_files"] = sorted(kept.values())
+            digest = self.store.commit(staging, manifest)
+        return digest, kept, tensor_bytes
+
+
+def _undeclared(uses: str, names: set[str] | frozenset[str]) -> list[str]:
+    if not names:
+        return []
+    listed = ", ".join(f"`{name}`" for name in sorted(names))
+    return [f"`{uses}` reported {listed} without declaring it in its traits, so no gate can name it"]
+
+
+def _progress(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: state[name] for name in ("epoch", "epochs", "step", "steps") if isinstance(state.get(name), int)}
+
+

@@ -1,0 +1,51 @@
+"""What a model is worth: accuracy, cost, latency, agreement between two of them.
+
+Units: accuracy in percent, MACs of one sample, latency in milliseconds. Imported on first use: no torch here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcomp.metrics.accuracy import Evaluation, evaluate
+    from mcomp.metrics.agreement import sqnr_db, top1_agreement
+    from mcomp.metrics.cost import Cost, count
+    from mcomp.metrics.timing import Latency, interleaved, latency, model_latency
+
+_HOMES = {
+    "Cost": "cost",
+    "Evaluation": "accuracy",
+    "Latency": "timing",
+    "count": "cost",
+    "evaluate": "accuracy",
+    "interleaved": "timing",
+    "latency": "timing",
+    "model_latency": "timing",
+    "sqnr_db": "agreement",
+    "top1_agreement": "agreement",
+}
+
+__all__ = [
+    "Cost",
+    "Evaluation",
+    "Latency",
+    "count",
+    "evaluate",
+    "interleaved",
+    "latency",
+    "model_latency",
+    "sqnr_db",
+    "top1_agreement",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"mcomp.metrics.{_HOMES[name]}"), name)
+    raise AttributeError(f"module `mcomp.metrics` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,159 @@
+"""Names of models: built in, torchvision's, timm's and the user's own. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from mcomp.models.spec import ModelOptions, OpenOptions, WidthOptions
+
+ZOOS = ("torchvision", "timm")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A built-in model: where its function is and which options it takes.
+
+    Attributes:
+        name: as in a recipe.
+        module: full name of the module that defines it.
+        function: name of the function, ``(num_classes=…, **options) -> nn.Module``.
+        options: every flat key allowed under ``model:`` for this name.
+        summary: one line for ``mcomp models``.
+        min_size: smallest height and width of an input, in pixels.
+    """
+
+    name: str
+    module: str
+    function: str
+    options: type[ModelOptions]
+    summary: str
+    min_size: int = 4
+
+
+MODELS: dict[str, ModelEntry] = {
+    entry.name: entry
+    for entry in (
+        ModelEntry(
+            "nin",
+            "mcomp.models.network_in_network",
+            "nin",
+            WidthOptions,
+            "Network in Network, nine convolutions with batch norm, 0.97 M parameters",
+        ),
+        ModelEntry(
+            "nin_gc",
+            "mcomp.models.network_in_network",
+            "nin_gc",
+            WidthOptions,
+            "Network in Network with group convolutions and channel shuffle, 0.71 M parameters",
+        ),
+        ModelEntry(
+            "lenet",
+            "mcomp.models.lenet5",
+            "lenet",
+            WidthOptions,
+            "LeNet-5 with ReLU and batch norm, two convolutions and three linear layers",
+        ),
+    )
+}
+
+
+def options_for(name: str) -> type[ModelOptions]:
+    """The pydantic model of all keys allowed under ``model:`` for this name."""
+    return MODELS[name].options if name in MODELS else OpenOptions
+
+
+def known_names() -> list[str]:
+    """Names to suggest: the built-in ones, then ``torchvision:…``, then ``timm:…`` where timm is installed."""
+    return [*MODELS, *(f"{zoo}:{name}" for zoo in ZOOS for name in zoo_names(zoo))]
+
+
+def unknown_name(name: str) -> str | None:
+    """None when a model of this name can be asked for; else what is wrong with it.
+
+    A missing timm is not the name's fault: building says so.
+    """
+    prefix, colon, rest = name.partition(":")
+    if not colon:
+        return None if name in MODELS else f"unknown model `{name}`{_suggestion(name)}"
+    if prefix in ZOOS:
+        names = zoo_names(prefix)
+        bare = rest.partition(".")[0] if prefix == "timm" else rest  # timm: `resnet18.a1_in1k` names a checkpoint
+        if bare in names or (prefix == "timm" and not names):
+            return None
+        return f"{prefix} has no model `{rest}`{_suggestion(name)}"
+    target = prefix.removesuffix(".py")
+    if target and rest.isidentifier() and (prefix.endswith(".py") or _dotted(prefix)):
+        return None
+    return f"`{name}` is neither a known model nor `file.py:factory` nor `module:factory`{_suggestion(name)}"
+
+
+def needs_trust(name: str) -> bool:
+    """True for a user's ``file.py:factory`` or ``module:factory``: building it runs their code."""
+    prefix, colon, _ = name.partition(":")
+    return bool(colon) and prefix not in ZOOS
+
+
+def user_file(name: str, base_dir: Path | None) -> Path | None:
+    """The file whose code a user's factory is; None for other models and for modules that are not found.
+
+    Args:
+        name: as in a recipe.
+        base_dir: the recipe's folder, which a relative path starts from; None for the current folder.
+    """
+    if not needs_trust(name):
+        return None
+    target = name.rpartition(":")[0]
+    if target.endswith(".py"):
+        return (base_dir or Path()) / target
+    return module_file(target, base_dir)
+
+
+def module_file(dotted: str, base_dir: Path | None) -> Path | None:
+    """Where a module's source is, without importing it: beside the recipe, else on ``sys.path``."""
+    parts = dotted.split(".")
+    roots = [base_dir or Path()]
+    try:
+        found = importlib.util.find_spec(parts[0])
+    except (ImportError, ValueError):
+        found = None
+    if found is not None and found.origin is not None:
+        home = Path(found.origin).parent
+        roots.append(home.parent if found.submodule_search_locations else home)
+    for root in roots:
+        for file in (root.joinpath(*parts).with_suffix(".py"), root.joinpath(*parts, "__init__.py")):
+            if file.is_file():
+                return file
+    return None
+
+
+@lru_cache
+def zoo_names(zoo: str) -> tuple[str, ...]:
+    """Names a zoo registers, read from its source text, so that nothing heavy is imported."""
+    found = importlib.util.find_spec(zoo)
+    if found is None or not found.submodule_search_locations:
+        return ()
+    folder = Path(found.submodule_search_locations[0]) / "models"
+    names: set[str] = set()
+    for file in sorted(folder.glob("*.py")):
+        for part in file.read_text(encoding="utf-8").split("@register_model")[1:]:
+            function = re.search(r"^def (\w+)\(", part, re.MULTILINE)
+            if function is not None:
+                names.add(function.group(1))
+    return tuple(sorted(names))
+
+
+def _dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, known_names(), n=1, cutoff=0.6)
+    if not close and ":" not in name:  # a bare zoo name: `resnet18` for `torchvision:resnet18`
+        close = [full for full in known_names() if full.partition(":")[2] == name][:1]
+    return f"; did you mean `{close[0]}`?" if close else ""

@@ -1,0 +1,39 @@
+"""Text to a validated recipe. No torch anywhere in this package.
+
+::
+
+    load (YAML 1.2 core, positions) -> --set -> vars -> one validation -> Recipe
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcomp.recipe.diagnostics import render
+    from mcomp.recipe.gates import Gate
+    from mcomp.recipe.json_schema import recipe_json_schema
+    from mcomp.recipe.model import Recipe, RecipeStage
+    from mcomp.recipe.template import init_text
+
+_HOMES = {
+    "Gate": "mcomp.recipe.gates",
+    "Recipe": "mcomp.recipe.model",
+    "RecipeStage": "mcomp.recipe.model",
+    "init_text": "mcomp.recipe.template",
+    "recipe_json_schema": "mcomp.recipe.json_schema",
+    "render": "mcomp.recipe.diagnostics",
+}
+
+__all__ = ["Gate", "Recipe", "RecipeStage", "init_text", "recipe_json_schema", "render"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module `mcomp.recipe` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

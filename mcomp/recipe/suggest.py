@@ -1,0 +1,40 @@
+"""\"Did you mean\" for any name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_LONGEST = 100  # nobody mistypes a name this long, and comparing is quadratic
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` was most likely meant to be."""
+    names = list(known)
+    if not name or len(name) > _LONGEST:
+        return None
+    folded = {_fold(candidate): candidate for candidate in reversed(names)}
+    if _fold(name) in folded:
+        return folded[_fold(name)]
+    found = difflib.get_close_matches(_fold(name), folded, n=1, cutoff=0.6)
+    if found:
+        return folded[found[0]]
+    letters = sorted(_fold(name))
+    return next((candidate for key, candidate in folded.items() if sorted(key) == letters), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``did you mean `x`?``, or nothing."""
+    found = closest(name, known)
+    return f"did you mean `{found}`?" if found else ""
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names in backticks, cut after ``most``."""
+    shown = [f"`{name}`" for name in names]
+    rest = len(shown) - most
+    return ", ".join(shown) if rest <= 0 else f"{', '.join(shown[:most])} and {rest} more"
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "_")

@@ -1,0 +1,263 @@
+"""The store: immutable objects by content, finished actions by key, snapshots, runs and locks in one folder.
+
+::
+
+    objects/ab/<digest>/     what an action made; manifest.json is written last
+    actions/ab/<key>.json    what is known of a finished action
+    work/<key>/              training snapshots of one action; gone on success
+    runs/<utc>-<name>-<k8>/  one folder per run
+    quarantine/              damaged things, with the reason beside them
+    tmp/ locks/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mcomp.errors import StoreError
+from mcomp.store import atomic, locks, snapshot, staging
+from mcomp.store import runs as run_folders
+from mcomp.store.digest import finite, sha256_json
+from mcomp.store.runs import Run, RunRecord
+
+VERSION = 1
+MANIFEST = "manifest.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class Store:
+    """A content store under one folder. Reading one that does not exist finds nothing and makes nothing.
+
+    Args:
+        root: the folder, made with the first write.
+        notify: called with a sentence when something damaged was set aside.
+    """
+
+    def __init__(self, root: Path | str, *, notify: Callable[[str], None] = lambda _sentence: None) -> None:
+        self.root = Path(root)
+        self.notify = notify
+        self._ready = False
+
+    # finished actions
+
+    def action(self, key: str) -> dict[str, Any] | None:
+        """The record of a finished action; None when there is none. A damaged one is set aside."""
+        if not self._exists():
+            return None
+        path = self._action_path(key)
+        text = atomic.read_bytes(path)
+        if text is None:
+            return None
+        fault = ""
+        try:
+            envelope = json.loads(text)
+            record = envelope["record"]
+            if envelope["key"] != key or envelope["sha256"] != sha256_json(record):
+                fault = "its checksum does not match"
+            elif isinstance(record, dict):
+                return record
+        except (ValueError, KeyError, TypeError):
+            fault = "it is not a complete record"
+        self._set_aside(path, f"action {key[:16]}: {fault}")
+        return None
+
+    def put_action(self, key: str, record: dict[str, Any]) -> None:
+        """Keep the record of a finished action; NaN and infinities become strings."""
+        plain = json.loads(json.dumps(finite(record), allow_nan=False))  # as it will be read back
+        self._prepare()
+        atomic.write_json(self._action_path(key), {"key": key, "sha256": sha256_json(plain), "record": plain})
+
+    # objects
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """An empty folder inside the store to fill and :meth:`commit`; whatever was not committed is removed."""
+        self._prepare()
+        return staging.folder(self.root / "tmp")
+
+    def commit(self, folder: Path, manifest: dict[str, Any]) -> str:
+        """Make a staged folder an immutable object and return its digest.
+
+        Args:
+            folder: from :meth:`staging`. A ``manifest.json`` already in it is kept and ``manifest`` laid over it.
+            manifest: JSON-able. ``identity`` is what the object is; ``hashed_files`` names the files whose bytes belong
+                to its identity too. Everything else is only recorded. ``files`` (name to ``{"sha256", "bytes"}``) is
+                filled in for every file that it does not name yet.
+
+        Raises:
+            StoreError: the disk is full or read-only.
+        """
+        self._prepare()
+        with atomic.storage_errors(folder / MANIFEST):
+            complete = staging.seal(folder, manifest, MANIFEST)
+        hashed = {name: complete["files"][name]["sha256"] for name in complete.get("hashed_files", [])}
+        digest = sha256_json({"identity": complete["identity"], "files": hashed})
+        atomic.write_json(folder / MANIFEST, {**complete, "digest": digest})
+        target = self._object_path(digest)
+        atomic.make_folder(target.parent)
+        if target.exists() and self.verify(digest):
+            self.quarantine(digest, "incomplete when the same object was made again")
+        with atomic.storage_errors(target):
+            if not target.exists():
+                staging.move(folder, target)
+        return digest
+
+    def object(self, digest: str) -> Path | None:
+        """The folder of an object; None when it is missing or incomplete."""
+        return None if self.verify(digest) else self._object_path(digest)
+
+    def manifest(self, digest: str) -> dict[str, Any] | None:
+        """The manifest of an object; None when it is missing or unreadable."""
+        if not self._exists():
+            return None
+        try:
+            found = json.loads((self._object_path(digest) / MANIFEST).read_bytes())
+        except (OSError, ValueError):  # `verify` says what is wrong with it
+            return None
+        return found if isinstance(found, dict) else None
+
+    def verify(self, digest: str, deep: bool = False) -> list[str]:
+        """What is wrong with an object, nothing when it is whole.
+
+        Args:
+            digest: of the object.
+            deep: also read every file and compare its SHA-256; otherwise only presence and size.
+        """
+        manifest = self.manifest(digest)
+        if manifest is None:
+            return [f"object {digest[:16]}: no readable {MANIFEST}"]
+        return staging.faults(self._object_path(digest), manifest, deep)
+
+    def quarantine(self, digest: str, why: str) -> None:
+        """Move an object out of the way, with the reason beside it."""
+        path = self._object_path(digest)
+        if path.exists():
+            self._set_aside(path, f"object {digest[:16]}: {why}")
+
+    # snapshots of unfinished actions
+
+    def work_dir(self, key: str) -> Path:
+        """The folder for the snapshots of one action, made if need be."""
+        self._prepare()
+        return atomic.make_folder(self._work_path(key))
+
+    def has_work(self, key: str) -> dict[str, Any] | None:
+        """How far a killed action came, e.g. ``{"epoch", "epochs", "step"}``, read without torch; None without a snapshot."""
+        return snapshot.progress_of(self._work_path(key)) if self._exists() else None
+
+    def clear_work(self, key: str) -> None:
+        """Remove the snapshots of an action that is done."""
+        path = self._work_path(key)
+        if path.exists():
+            with atomic.storage_errors(path):
+                shutil.rmtree(path)
+
+    # locks and runs
+
+    @contextmanager
+    def lock(
+        self,
+        key: str,
+        *,
+        wait: bool = True,
+        timeout: float | None = None,
+        on_wait: Callable[[int], None] | None = None,
+        should_stop: Callable[[], int] = lambda: 0,
+    ) -> Iterator[None]:
+        """Be the only process that computes ``key``; the arguments are those of :func:`mcomp.store.locks.hold`."""
+        self._prepare()
+        path = self.root / "locks" / f"{_checked(key)}.lock"
+        with locks.hold(path, wait=wait, timeout=timeout, on_wait=on_wait, should_stop=should_stop):
+            yield
+
+    def new_run(self, name: str, key8: str) -> Run:
+        """Make the folder ``runs/<utc>-<name>-<key8>``, unique."""
+        self._prepare()
+        return run_folders.create(self.root / "runs", name, key8)
+
+    def runs(self) -> list[RunRecord]:
+        """Every run of the past, newest first."""
+        return run_folders.records(self.root / "runs") if self._exists() else []
+
+    # layout
+
+    def _action_path(self, key: str) -> Path:
+        return self.root / "actions" / _checked(key)[:2] / f"{key}.json"
+
+    def _object_path(self, digest: str) -> Path:
+        return self.root / "objects" / _checked(digest)[:2] / digest
+
+    def _work_path(self, key: str) -> Path:
+        return self.root / "work" / _checked(key)
+
+    def _exists(self) -> bool:
+        """Whether there is a store here that this mcomp reads."""
+        if not self._ready:
+            self._ready = self._known_version()
+        return self._ready
+
+    def _known_version(self) -> bool:
+        text = atomic.read_bytes(self.root / "version")
+        if text is None:
+            return False
+        found = text.decode(errors="replace").strip()
+        if found != str(VERSION):
+            raise StoreError(
+                f"the store `{self.root}` has format {found!r:.40}, this mcomp reads {VERSION}",
+                code="MC304",
+                hint="use the mcomp that made it, or another folder with `--store <folder>`",
+            )
+        return True
+
+    def _prepare(self) -> None:
+        """Lay out an absent store before the first write."""
+        if self._exists():
+            return
+        self._refuse_foreign_folder()
+        atomic.write_text(self.root / "version", f"{VERSION}\n")  # first: it marks the folder as ours
+        atomic.write_text(self.root / ".gitignore", "*\n")
+        self._ready = True
+
+    def _refuse_foreign_folder(self) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(
+                f"`{self.root}` is a file; a store is a folder",
+                code="MC304",
+                hint="name a folder with `--store <folder>`",
+            )
+        # a folder with a person's files must not get a .gitignore that hides them
+        names = [path.name for path in self.root.iterdir()] if self.root.exists() else []
+        foreign = [name for name in names if not name.endswith(atomic.TEMPORARY)]
+        if foreign and "version" not in foreign:  # another process may be laying out the same store
+            raise StoreError(
+                f"`{self.root}` is not a store: it holds {len(foreign)} other files, e.g. `{min(foreign)}`",
+                code="MC304",
+                hint="name an empty or a new folder with `--store <folder>`, e.g. `--store .mcomp`",
+            )
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        folder = self.root / "quarantine" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}-{path.name}"
+        try:
+            atomic.write_text(folder / "why.txt", why + "\n")
+            os.replace(path, folder / path.name)
+        except (OSError, StoreError) as error:
+            # a read-only store is still worth reading: what is damaged counts as absent either way
+            self.notify(f"{why}; it could not be moved to `{folder}`: {getattr(error, 'message', error)}")
+            return
+        self.notify(f"{why}; moved to `{folder}`")
+
+
+def _checked(name: str) -> str:
+    """``name`` as part of a path; anything that could leave the store is a fault of the caller."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is no key of a store")
+    return name

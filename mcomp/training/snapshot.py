@@ -1,0 +1,71 @@
+"""A training run frozen between two steps: enough to go on with the same bits.
+
+Holds only tensors, numbers, strings, lists, dicts and None, so it loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mcomp.errors import StageError
+from mcomp.training.optimizers import match_layout
+
+FORMAT = 1
+Snapshot = dict[str, Any]
+
+
+def model_tensors(model: nn.Module) -> dict[str, Any]:
+    """The state dict as copies on the CPU, with the buffers that a state dict leaves out."""
+    state = dict(model.state_dict())
+    state.update((name, buffer) for name, buffer in model.named_buffers() if name not in state)
+    return {name: _copy(value) for name, value in state.items()}
+
+
+def load_model_tensors(model: nn.Module, state: dict[str, Any]) -> None:
+    """Put tensors taken by :func:`model_tensors` back.
+
+    Raises:
+        StageError: they belong to another network.
+    """
+    known = set(model.state_dict())
+    try:
+        model.load_state_dict({name: value for name, value in state.items() if name in known})
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name not in known:
+                    buffer.copy_(state[name])
+    except (RuntimeError, KeyError) as error:
+        raise StageError(
+            "the training snapshot belongs to another network",
+            code="MC405",
+            why=str(error).strip().splitlines()[0],
+            hint="delete the unfinished action (`mcomp gc`) and run again",
+        ) from error
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimiser's state dict as copies on the CPU."""
+    copied = _copy(optimizer.state_dict())
+    assert isinstance(copied, dict)
+    return copied
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Put a state taken by :func:`optimizer_state` back, in the layout that the parameters have now."""
+    optimizer.load_state_dict(state)
+    match_layout(optimizer)
+
+
+def _copy(value: Any) -> Any:
+    """Copy nested containers; tensors go to the CPU, tuples (Adam's betas) become lists."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copy(item) for item in value]
+    return value
