@@ -21,6 +21,7 @@ class OnnxGraph:
         self.nodes: list[onnx.NodeProto] = list(model.graph.node)
         self.initializers: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
         self.outputs = {value.name for value in model.graph.output}
+        self._taken: dict[str, int] = {}
         self.inputs = {value.name for value in model.graph.input} - set(self.initializers)
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
@@ -29,11 +30,11 @@ class OnnxGraph:
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
         """The nodes that read ``tensor``."""
-        return [node for node in self.nodes if tensor in node.input]
+        return [node for node in self.nodes if tensor in reads(node)]
 
     def read_once(self, tensor: str) -> bool:
         """True if exactly one node reads ``tensor`` and it is no output of the graph."""
-        return tensor not in self.outputs and sum(list(node.input).count(tensor) for node in self.nodes) == 1
+        return tensor not in self.outputs and sum(reads(node).count(tensor) for node in self.nodes) == 1
 
     def array(self, tensor: str) -> NDArray[Any] | None:
         """The value of a constant tensor, else None."""
@@ -51,6 +52,15 @@ class OnnxGraph:
             unique, count = f"{name}_{count}", count + 1
         self.initializers[unique] = numpy_helper.from_array(np.ascontiguousarray(value), unique)
         return unique
+
+    def shared(self, name: str, value: NDArray[Any]) -> str:
+        """A constant by name, made at its first use."""
+        return name if name in self.initializers else self.add_initializer(name, value)
+
+    def unique(self, prefix: str) -> str:
+        """``prefix``, or with a number where it was asked for before."""
+        count = self._taken[prefix] = self._taken.get(prefix, -1) + 1
+        return f"{prefix}_{count}" if count else prefix
 
     def add_node(self, op_type: str, inputs: Iterable[str], output: str, **attributes: Any) -> onnx.NodeProto:
         """Append a node named after its output; order is put right by :meth:`finish`."""
@@ -74,20 +84,21 @@ class OnnxGraph:
 
     def finish(self) -> onnx.ModelProto:
         """Drop what no output needs, sort, and write back to the model."""
-        self._drop_unread()
+        self.drop_unread()
         graph = self.model.graph
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self._sorted())
-        used = {name for node in graph.node for name in node.input}
+        used = {name for node in graph.node for name in reads(node)} | self.outputs
         graph.initializer.extend(tensor for name, tensor in self.initializers.items() if name in used)
         kept = [value for value in graph.input if value.name not in self.initializers]
         del graph.input[:]
         graph.input.extend(kept)
         return self.model
 
-    def _drop_unread(self) -> None:
+    def drop_unread(self) -> None:
+        """Remove every node that no output of the graph needs."""
         while True:
-            read = {name for node in self.nodes for name in node.input} | self.outputs
+            read = {name for node in self.nodes for name in reads(node)} | self.outputs
             alive = [node for node in self.nodes if any(name in read for name in node.output)]
             if len(alive) == len(self.nodes):
                 return
@@ -107,6 +118,12 @@ class OnnxGraph:
             chosen = {id(node) for node in ready}
             waiting = [node for node in waiting if id(node) not in chosen]
         return done
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The tensors a node reads, those inside its subgraphs included."""
+    inner = [name for entry in node.attribute if entry.HasField("g") for child in entry.g.node for name in reads(child)]
+    return [*node.input, *inner]
 
 
 def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:

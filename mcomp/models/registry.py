@@ -50,7 +50,7 @@ MODELS: dict[str, ModelEntry] = {
             "mcomp.models.network_in_network",
             "nin_gc",
             WidthOptions,
-            "Network in Network with group convolutions and channel shuffle, 0.71 M parameters",
+            "Network in Network with group convolutions and channel shuffle, 0.59 M parameters",
         ),
         ModelEntry(
             "lenet",
@@ -153,7 +153,7 @@ def _dotted(text: str) -> bool:
 
 
 def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, known_names(), n=1, cutoff=0.6)
-    if not close and ":" not in name:  # a bare zoo name: `resnet18` for `torchvision:resnet18`
-        close = [full for full in known_names() if full.partition(":")[2] == name][:1]
+    names = known_names()
+    close = [full for full in names if full.partition(":")[2] == name]  # `resnet18` for `torchvision:resnet18`
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean `{close[0]}`?" if close else ""

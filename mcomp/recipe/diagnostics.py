@@ -23,6 +23,7 @@ from mcomp.recipe.tree import Mark
 
 _MOST = 100  # one broken indentation can make a thousand faults; nobody reads them
 _WIDEST = 160
+_LONGEST_CARET = 80
 
 
 class Faults:
@@ -130,7 +131,7 @@ def _snippet(line: str, column: int, length: int) -> tuple[str, str]:
     start = 0 if column + min(length, 40) <= _WIDEST else max(0, column - _WIDEST // 2)
     cut = line[start : start + _WIDEST]
     first = column - 1 - start
-    length = max(1, min(length, len(cut) - first))
+    length = max(1, min(length, len(cut) - first, _LONGEST_CARET))
     before, marked = cut[:first], cut[first : first + length]
     text = "".join(map(_one_cell, cut))
     pad = " " * (_cells(before) + first - len(before))

@@ -33,6 +33,11 @@ class Source:
         """Line ``number``, from 1; empty where there is none."""
         return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
 
+    def mark_at(self, position: int) -> Mark:
+        """The character at an offset of the text."""
+        before = _LINE_BREAK.split(self.text[:position])
+        return Mark(self, len(before), len(before[-1]) + 1)
+
 
 @dataclass(frozen=True)
 class Mark:

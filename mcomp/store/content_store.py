@@ -151,7 +151,7 @@ class Store:
         return atomic.make_folder(self._work_path(key))
 
     def has_work(self, key: str) -> dict[str, Any] | None:
-        """How far a killed action came, e.g. ``{"epoch", "epochs", "step"}``, read without torch; None without a snapshot."""
+        """How far a killed action came, e.g. ``{"epoch", "epochs"}``, read without torch; None without a snapshot."""
         return snapshot.progress_of(self._work_path(key)) if self._exists() else None
 
     def clear_work(self, key: str) -> None:

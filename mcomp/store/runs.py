@@ -23,16 +23,15 @@ class Run:
         """``<utc>-<name>-<k8>``."""
         return self.path.name
 
-    def write(self, name: str, content: Any) -> Path:
-        """Write a file of the run atomically: text and bytes as they are, anything else as JSON."""
-        target = self.path / name
-        if isinstance(content, bytes):
-            atomic.write_bytes(target, content)
-        elif isinstance(content, str):
-            atomic.write_text(target, content)
-        else:
-            atomic.write_json(target, content)
-        return target
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file of the run, atomically, and return its path."""
+        atomic.write_text(self.path / name, text)
+        return self.path / name
+
+    def write_json(self, name: str, obj: Any) -> Path:
+        """Write a JSON file of the run, atomically, and return its path; NaN and infinities become strings."""
+        atomic.write_json(self.path / name, obj)
+        return self.path / name
 
 
 @dataclass(frozen=True)

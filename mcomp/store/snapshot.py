@@ -18,6 +18,7 @@ from typing import Any
 
 from mcomp.errors import StoreError
 from mcomp.store import atomic
+from mcomp.store.tensors import write_tensors
 
 NEWEST, PREVIOUS, PROGRESS = "snapshot.pt", "previous.pt", "progress.json"
 
@@ -80,37 +81,6 @@ def progress_of(folder: Path) -> dict[str, Any] | None:
         if isinstance(found, dict):
             return found
     return {"epoch": None}
-
-
-def write_tensors(path: Path, state: Any) -> None:
-    """``torch.save`` to ``path``, atomically, with the store's errors for a full or read-only disk."""
-    import torch
-
-    refused: list[OSError] = []
-    with atomic.replacing(path) as file:
-        try:
-            torch.save(state, _Watched(file, refused))
-        except RuntimeError as error:  # torch hides the disk's refusal behind "failed writing file"
-            if refused:
-                raise refused[0] from error
-            raise
-
-
-class _Watched:
-    """A file that remembers why the system refused a write."""
-
-    def __init__(self, file: Any, refused: list[OSError]) -> None:
-        self._file, self._refused = file, refused
-
-    def write(self, data: Any) -> int:
-        try:
-            return int(self._file.write(data))
-        except OSError as error:
-            self._refused.append(error)
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 def _prove_loadable(path: Path) -> None:

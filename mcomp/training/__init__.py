@@ -1,4 +1,4 @@
-"""Training: one loop for baseline, sparse, fine-tuning and quantisation-aware runs; settings and hardware without torch."""
+"""One training loop for baseline, sparse, fine-tuning and quantisation-aware runs."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def resolve_device(device: str) -> str:
     """
     match = DEVICE_SYNTAX.fullmatch(device)
     if match is None:
-        raise UsageError(f"unknown device `{device}`", code="MC240", hint="write `auto`, `cpu`, `cuda` or `cuda:1`")
+        raise UsageError(f"unknown device `{device}`", code="MC245", hint="write `auto`, `cpu`, `cuda` or `cuda:1`")
     if device == "cpu":
         return device
     trouble = _no_cuda()
@@ -44,7 +44,9 @@ def resolve_device(device: str) -> str:
         return "cpu" if trouble else "cuda"
     if trouble:
         raise BackendMissingError(
-            f"device `{device}` was asked for, but {trouble}", code="MC601", hint="use `--device auto` or `--device cpu`"
+            f"device `{device}` was asked for, but {trouble}",
+            code="MC601",
+            hint="use `--device auto` or `--device cpu`",
         )
     index, count = int(match["index"] or 0), len(_gpus())
     if index >= count:
@@ -70,7 +72,7 @@ def resolve_precision(precision: str, device: str) -> str:
         UsageError: another precision.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision `{precision}`", code="MC241", hint="write `auto`, `fp32` or `bf16`")
+        raise UsageError(f"unknown precision `{precision}`", code="MC246", hint="write `auto`, `fp32` or `bf16`")
     if precision != "auto":
         return precision
     if device.startswith("cuda"):
@@ -116,7 +118,8 @@ def _no_cuda() -> str:
         return "no NVIDIA driver with a GPU answers on this machine"
     driver = _driver_version()
     if driver // 1000 < int(built_for.partition(".")[0]):
-        return f"its driver speaks CUDA {driver // 1000}.{driver % 1000 // 10} and the installed torch needs {built_for}"
+        speaks = f"{driver // 1000}.{driver % 1000 // 10}"
+        return f"the GPU driver speaks CUDA {speaks} and the installed torch needs {built_for}"
     return ""
 
 
@@ -155,7 +158,7 @@ def _gpus() -> tuple[dict[str, Any], ...]:
     library, count = _driver(), ctypes.c_int(0)
     if library is None or library.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return ()
-    found = []
+    found: list[dict[str, Any]] = []
     for ordinal in range(count.value):
         device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
         major, minor = ctypes.c_int(0), ctypes.c_int(0)

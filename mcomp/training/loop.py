@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from mcomp.training import random_state
 from mcomp.training.meter import Meter
 from mcomp.training.optimizers import build_optimizer
 from mcomp.training.penalty import Penalty
+from mcomp.training.preparation import check_outputs, logits, placed, steps_per_epoch
 from mcomp.training.schedule import learning_rate
 from mcomp.training.settings import TrainSettings
 from mcomp.training.snapshot import (
@@ -45,7 +45,8 @@ class FitResult:
     Attributes:
         model: the very model that was passed in, trained, in eval mode, on the device it came from.
         history: one dict per epoch: epoch (from 1), epochs, loss, top1 (percent, on the training images as they were
-            seen), val_top1 (where there is a validation split), lr (of the last step), seconds, and the penalty's.
+            seen), images_per_s, val_top1 (where there is a validation split), lr (of the last step), seconds, and the
+            penalty's.
     """
 
     model: nn.Module
@@ -100,12 +101,12 @@ def fit(
         train_mode: replaces ``model.train()``, e.g. to keep batch norms frozen.
 
     Raises:
-        StageError: MC402 the loss is no longer a number; MC403 the outputs do not fit the classes; MC404 nothing to
-            train; MC405 the snapshot is another network's; MC406 no training images.
+        StageError: MC402 no training images; MC403 the outputs do not fit the classes; MC404 nothing to train;
+            MC405 the snapshot is another network's; MC406 the loss is no longer a number.
         InterruptedRun: ``should_stop`` gave a signal; the snapshot was saved.
     """
-    with random_state.seeded(seed, device), _placed(model, device, channels_last=precision == "bf16"):
-        _check_outputs(model, data, device)
+    with random_state.seeded(seed, device), placed(model, device, channels_last=precision == "bf16"):
+        check_outputs(model, data, device)
         hooks = _Hooks(report, log, save, should_stop, penalty, after_step, loss, train_mode)
         run = _Run(model, data, settings, hooks, seed, device, precision)
         run.resume(restore())
@@ -130,12 +131,19 @@ class _Run:
     """One run: where it stands (epoch, batch, sums, history) and how it moves on."""
 
     def __init__(
-        self, model: nn.Module, data: Data, settings: TrainSettings, hooks: _Hooks, seed: int, device: str, precision: str
+        self,
+        model: nn.Module,
+        data: Data,
+        settings: TrainSettings,
+        hooks: _Hooks,
+        seed: int,
+        device: str,
+        precision: str,
     ) -> None:
         self.model, self.data, self.settings, self.hooks = model, data, settings, hooks
         self.seed, self.device, self.precision = seed, device, precision
         self.batch_size = settings.batch_size or data.batch_size
-        self.steps = _steps_per_epoch(data, self.batch_size)
+        self.steps = steps_per_epoch(data, self.batch_size)
         self.optimizer = build_optimizer(model, settings)
         self.epoch = 0
         self.batch = 0
@@ -165,7 +173,7 @@ class _Run:
             )
         load_model_tensors(self.model, snapshot["model"])
         load_optimizer_state(self.optimizer, snapshot["optimizer"])
-        self.epoch, self.batch, self.lr = snapshot["epoch"], snapshot["batch"], snapshot["lr"]
+        self.epoch, self.batch, self.lr = snapshot["epoch"], snapshot["step"], snapshot["lr"]
         self.history = list(snapshot["history"])
         self.meter = Meter(**snapshot["meter"])
         self.epoch_seconds = snapshot["epoch_seconds"]
@@ -177,12 +185,14 @@ class _Run:
         return {
             "format": FORMAT,
             "epoch": self.epoch,
-            "batch": self.batch,
+            "epochs": self.settings.epochs,
+            "step": self.batch,
+            "steps": self.steps,
             "lr": self.lr,
             "model": model_tensors(self.model),
             "optimizer": optimizer_state(self.optimizer),
             "random": random_state.capture(self.device),
-            "history": self.history,
+            "history": [dict(row) for row in self.history],
             "meter": self.meter.state(),
             "epoch_seconds": self.epoch_seconds + time.monotonic() - self._epoch_started,
             "threads": torch.get_num_threads(),
@@ -236,9 +246,9 @@ class _Run:
             if inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.partition(":")[0], torch.bfloat16):
-                outputs = _logits(self.model(inputs)).float()
+                outputs = logits(self.model(inputs)).float()
         else:
-            outputs = _logits(self.model(inputs))
+            outputs = logits(self.model(inputs))
         if self.hooks.loss is None:
             loss = F.cross_entropy(outputs, labels, label_smoothing=settings.label_smoothing)
         else:
@@ -257,7 +267,6 @@ class _Run:
         self._read_meter()
         now = time.monotonic()
         self._reported = now
-        speed = (self.meter.seen - self._first_seen) / max(now - self._epoch_started, 1e-9)
         per_step = (now - self._started) / max(self.done - self._first_step, 1)  # with validation, once there was one
         self.hooks.report(
             "step",
@@ -267,7 +276,7 @@ class _Run:
             steps=self.steps,
             loss=self.meter.loss,
             top1=self.meter.top1,
-            images_per_s=speed,
+            images_per_s=self._images_per_second(),
             eta_s=per_step * (self.settings.epochs * self.steps - self.done),
         )
 
@@ -276,7 +285,7 @@ class _Run:
 
         self._read_meter()
         row: dict[str, Any] = {"epoch": self.epoch + 1, "epochs": self.settings.epochs}
-        row |= {"loss": self.meter.loss, "top1": self.meter.top1}
+        row |= {"loss": self.meter.loss, "top1": self.meter.top1, "images_per_s": self._images_per_second()}
         if len(self.data.val):
             row["val_top1"] = evaluate(self.model, self.data.val, device=self.device).top1
         row["lr"] = self.lr
@@ -288,6 +297,9 @@ class _Run:
         self._epoch_started = time.monotonic()
         self.hooks.report("epoch", **row)
 
+    def _images_per_second(self) -> float:
+        return (self.meter.seen - self._first_seen) / max(time.monotonic() - self._epoch_started, 1e-9)
+
     def _read_meter(self) -> None:
         broken = self.meter.read()
         if broken is None:
@@ -296,79 +308,9 @@ class _Run:
         step = self.batch - ago
         rate = learning_rate(self.settings, self.epoch * self.steps + step - 1, self.steps)
         raise StageError(
-            f"the loss became {value} in epoch {self.epoch + 1} of {self.settings.epochs}, step {step} of {self.steps}, "
-            f"at learning rate {rate:.3g}",
-            code="MC402",
+            f"the loss became {value} in epoch {self.epoch + 1} of {self.settings.epochs}, "
+            f"step {step} of {self.steps}, at learning rate {rate:.3g}",
+            code="MC406",
             hint=f"lower `lr` (now {self.settings.lr:g}), set `grad_clip: 1.0`, or add warm-up with `warmup_epochs: 1`"
             + ("; `precision: fp32` rules rounding out" if self.precision == "bf16" else ""),
         )
-
-
-def _steps_per_epoch(data: Data, batch_size: int) -> int:
-    """Batches of an epoch, without a trailing one of a single image.
-
-    Raises:
-        StageError: there is no training image.
-    """
-    images = len(data.train)
-    if images == 0:
-        raise StageError("the training split is empty", code="MC406", hint="lower `val_fraction`, or add images")
-    steps = data.train.num_batches(batch_size)
-    return steps - 1 if steps > 1 and batch_size > 1 and images % batch_size == 1 else steps
-
-
-def _check_outputs(model: nn.Module, data: Data, device: str) -> None:
-    """One forward pass of two samples in eval mode, before anything is changed.
-
-    Raises:
-        StageError: the outputs are not ``(N, number of classes)``.
-    """
-    model.eval()
-    with torch.no_grad():
-        outputs = _logits(model(*(tensor.to(device) for tensor in data.example_inputs)))
-    if outputs.ndim != 2:
-        raise StageError(
-            f"the model gives outputs of shape {tuple(outputs.shape)}, not (images, classes)",
-            code="MC403",
-            hint="training here is for classifiers; add a pooling and flatten the output",
-        )
-    if outputs.shape[1] != data.num_classes:
-        raise StageError(
-            f"the model gives {outputs.shape[1]} outputs, data `{data.name}` has {data.num_classes} classes",
-            code="MC403",
-            hint=f"set `num_classes: {data.num_classes}` on the model, or leave it out",
-        )
-
-
-def _logits(outputs: Any) -> Tensor:
-    """The class scores of a model that may also return auxiliary heads (Inception, GoogLeNet)."""
-    found = getattr(outputs, "logits", outputs)
-    if isinstance(found, (tuple, list)) and found:
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise StageError(
-            f"the model returns a `{type(outputs).__name__}`, not a tensor of class scores",
-            code="MC403",
-            hint="return the scores, or an object with them as `.logits`",
-        )
-    return found
-
-
-@contextmanager
-def _placed(model: nn.Module, device: str, *, channels_last: bool) -> Iterator[None]:
-    """The model on ``device`` in the layout that trains fastest, and back where it came from on leaving."""
-    home = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    if device.startswith("cuda"):
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    model.to(device)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
-        model.zero_grad()
-        model.to(home)
-        if channels_last:
-            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

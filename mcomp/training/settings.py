@@ -13,7 +13,7 @@ class TrainSettings(Options):
     """Optimiser, schedule and length of one training run."""
 
     epochs: int = Field(5, ge=1, description="passes over the training images")
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd, adam, or adamw (decoupled weight decay)")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="adamw decouples weight decay")
     lr: float = Field(0.1, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; the first beta of adam and adamw")
     nesterov: bool = Field(True, description="Nesterov momentum (sgd only)")
@@ -23,7 +23,8 @@ class TrainSettings(Options):
         "one_cycle", description="how the learning rate moves over the run"
     )
     milestones: list[float] = Field(
-        [0.5, 0.75], description="multistep: where lr is multiplied by gamma; below 1 a share of the epochs, else an epoch"
+        [0.5, 0.75],
+        description="multistep: where lr is multiplied by gamma; a share of the epochs below 1, else an epoch",
     )
     gamma: float = Field(0.1, gt=0, le=1, description="multistep: factor at each milestone")
     warmup_epochs: float = Field(
@@ -42,7 +43,7 @@ class TrainSettings(Options):
     def _positive(cls, milestones: list[float]) -> list[float]:
         for milestone in milestones:
             if milestone <= 0:
-                raise ValueError(f"milestone {milestone:g} is not above 0; write 0.5 for half of the epochs, or 40 for epoch 40")
+                raise ValueError(f"milestone {milestone:g} is not above 0; 0.5 is half of the epochs, 40 is epoch 40")
             if milestone > 1 and milestone != int(milestone):
                 raise ValueError(f"milestone {milestone:g} is neither a share below 1 nor a whole epoch")
         return milestones
@@ -51,11 +52,10 @@ class TrainSettings(Options):
     def _consistent(self) -> TrainSettings:
         at = self.milestone_epochs()
         if at != sorted(set(at)):
-            written = ", ".join(f"{milestone:g}" for milestone in self.milestones)
-            raise ValueError(f"milestones must rise; [{written}] falls at {', '.join(f'{epoch:g}' for epoch in at)} epochs")
+            raise ValueError(f"milestones must rise; these fall at epochs {', '.join(f'{epoch:g}' for epoch in at)}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs {self.warmup_epochs:g} leaves none of the {self.epochs} epochs at the full learning rate"
+                f"warmup_epochs {self.warmup_epochs:g} leaves none of the {self.epochs} epochs at the full rate"
             )
         return self
 

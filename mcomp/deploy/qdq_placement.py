@@ -1,0 +1,225 @@
+"""Replace the markers of a float graph by Q/DQ nodes, placed as the target fuses them.
+
+Quantising is monotone and works element by element, so it commutes with max pooling and with moving data about.
+A quantiser behind such operations is therefore set right behind the convolution that feeds them, where the target
+can fuse it, and repeated (exactly, its grid is a fixed point) behind each of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mcomp.deploy.lowering import (
+    ActivationGrid,
+    Lowering,
+    Profile,
+    TensorLowering,
+    WeightGrid,
+    lower_activation,
+    lower_weight,
+)
+from mcomp.deploy.marking import DOMAIN, MarkedModel
+from mcomp.deploy.onnx_graph import OnnxGraph, attribute
+
+#: One output, made of elements of the first input only, order among them kept by quantising.
+COMMUTING = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace"})
+#: Results that are never below zero; and those that keep the sign of their first input.
+NON_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Softplus"})
+SIGN_KEEPING = COMMUTING | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Identity", "Dropout"}
+
+
+def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None, lowering: Lowering) -> None:
+    """Lower every marker of ``graph`` in place and fill the table; ``target`` None drops them (plain float)."""
+    markers = [node for node in graph.nodes if node.domain == DOMAIN]
+    grids: dict[str, ActivationGrid] = {}
+    for node in markers:
+        name = attribute(node, "name")
+        if target is None:
+            _drop(graph, node)
+        elif name in marked.weights:
+            weight = lower_weight(marked.weights[name], target)
+            lowering.tensors.append(weight.row)
+            _place_weight(graph, node, weight)
+        else:
+            if name not in grids:
+                grids[name] = lower_activation(marked.activations[name], target)
+                lowering.tensors.append(grids[name].row)
+            _place_activation(graph, node, grids[name], target)
+    if target is None and markers:
+        lowering.notes.append("the `float` profile keeps the values of quantised weights and drops activation quantisers")
+    if target is not None and target.integer_bias:
+        _integer_biases(graph, lowering)
+    for row in lowering.tensors:
+        if not row.exact and row.kind != "bias":
+            lowering.notes.append(f"`{row.name}` is not exact (max error {row.max_abs_error:.2g}): {row.why}")
+
+
+def _drop(graph: OnnxGraph, node: onnx.NodeProto) -> None:
+    graph.redirect(node.output[0], node.input[0])
+    graph.remove(node)
+
+
+def _place_weight(graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid) -> None:
+    name = weight.row.name
+    if not weight.quantised:
+        _drop(graph, node)
+        return
+    values, axis, output = weight.values, 0, node.output[0]
+    readers = graph.consumers(output)
+    if values.ndim == 2 and len(readers) == 1 and readers[0].op_type == "Transpose":
+        values, axis, output = values.T, 1, readers[0].output[0]
+        graph.remove(readers[0])
+    graph.remove(node)
+    inputs = [
+        graph.add_initializer(f"{name}_integers", values),
+        graph.add_initializer(f"{name}_scale", weight.scale),
+        graph.add_initializer(f"{name}_zero_point", np.zeros(len(weight.scale), values.dtype)),
+    ]
+    graph.add_node("DequantizeLinear", inputs, f"{name}_dequantized", axis=axis)
+    graph.redirect(output, f"{name}_dequantized")
+
+
+def _place_activation(graph: OnnxGraph, node: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> None:
+    source, chain = node.input[0], []
+    while (maker := graph.producer(source)) is not None and graph.read_once(source):
+        if maker.op_type in COMMUTING and len(maker.output) == 1:
+            chain.append(maker)
+        elif _absorbs(graph, maker, grid, target):
+            maker.output[0] = f"{maker.output[0]}_absorbed"
+        else:
+            break
+        source = maker.input[0]
+    current = _quantise(graph, source, grid, target, first=True)
+    for maker in reversed(chain):
+        maker.input[0] = current
+        current = _quantise(graph, maker.output[0], grid, target, first=False)
+    graph.remove(node)
+    graph.redirect(node.output[0], current)
+    graph.drop_unread()
+
+
+def _absorbs(graph: OnnxGraph, maker: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> bool:
+    """True if the quantiser's own saturation does what this ReLU (or ReLU6) does."""
+    if not target.absorb_relu or grid.dtype is None or grid.low != grid.zero_point:
+        return False
+    if maker.op_type == "Relu":
+        return True
+    if maker.op_type != "Clip":
+        return False
+    low, high = _clip_bounds(graph, maker)
+    return low == 0 and np.rint(np.float32(high) / grid.scale) >= grid.high - grid.zero_point
+
+
+def _clip_bounds(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[float, float]:
+    """A ``Clip`` node's limits; infinite where absent, NaN where computed."""
+    limits = [-np.inf, np.inf]
+    for index, tensor in enumerate(node.input[1:3]):
+        if tensor:
+            value = graph.array(tensor)
+            limits[index] = float(value) if value is not None else np.nan
+    return limits[0], limits[1]
+
+
+def _quantise(graph: OnnxGraph, tensor: str, grid: ActivationGrid, target: Profile, first: bool) -> str:
+    """Put Q/DQ behind ``tensor`` and return the dequantised name; only the ``first`` of a chain has to clip."""
+    name = graph.unique(grid.row.name)
+    below, above = grid.clips()
+    clip_integers = target.clip_integers and grid.dtype is not None and grid.dtype.itemsize == 1
+    if first and (below or above) and not clip_integers:
+        tensor = _clip_reals(graph, tensor, grid, name)
+    if grid.dtype is None:
+        return tensor
+    constants = [
+        graph.shared(f"{grid.row.name}_scale", np.asarray(grid.scale, np.float32)),
+        graph.shared(f"{grid.row.name}_zero_point", np.asarray(grid.zero_point, grid.dtype)),
+    ]
+    current = graph.add_node("QuantizeLinear", [tensor, *constants], f"{name}_quantized").output[0]
+    if first and (below or above) and clip_integers:
+        limits = [
+            graph.shared(f"{grid.row.name}_low", np.asarray(grid.low, grid.dtype)) if below else "",
+            graph.shared(f"{grid.row.name}_high", np.asarray(grid.high, grid.dtype)) if above else "",
+        ]
+        current = graph.add_node("Clip", [current, *limits], f"{name}_clipped").output[0]
+    return graph.add_node("DequantizeLinear", [current, *constants], f"{name}_dequantized").output[0]
+
+
+def _clip_reals(graph: OnnxGraph, tensor: str, grid: ActivationGrid, name: str) -> str:
+    below, above = grid.clips()
+    low, high = grid.bounds()
+    if low == 0 and non_negative(graph, tensor):
+        below = False
+    if not above:
+        if not below:
+            return tensor
+        if low == 0:
+            return graph.add_node("Relu", [tensor], f"{name}_clipped").output[0]
+    maker = graph.producer(tensor)
+    if low == 0 and above and maker is not None and maker.op_type == "Relu" and graph.read_once(tensor):
+        tensor, below = maker.input[0], True  # one Clip fuses with the convolution, a ReLU and a Clip may not
+    limits = [
+        graph.shared(f"{grid.row.name}_low", np.asarray(low, np.float32)) if below else "",
+        graph.shared(f"{grid.row.name}_high", np.asarray(high, np.float32)) if above else "",
+    ]
+    return graph.add_node("Clip", [tensor, *limits], f"{name}_clipped").output[0]
+
+
+def non_negative(graph: OnnxGraph, tensor: str) -> bool:
+    """True if the graph shows that ``tensor`` is never below zero."""
+    maker = graph.producer(tensor)
+    if maker is None:
+        value = graph.array(tensor)
+        return value is not None and bool((value >= 0).all())
+    if maker.op_type in NON_NEGATIVE:
+        return True
+    if maker.op_type == "Clip":
+        return _clip_bounds(graph, maker)[0] >= 0
+    if maker.op_type in SIGN_KEEPING | {"QuantizeLinear", "DequantizeLinear"}:
+        return non_negative(graph, maker.input[0])
+    if maker.op_type in ("Add", "Mul", "Concat", "Max"):
+        return all(non_negative(graph, name) for name in maker.input)
+    return False
+
+
+def _integer_biases(graph: OnnxGraph, lowering: Lowering) -> None:
+    """Where a quantised layer feeds a quantiser, give its bias in the accumulator's own units."""
+    for node in list(graph.nodes):
+        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3 or not node.input[2]:
+            continue
+        bias, scale = graph.array(node.input[2]), _accumulator_scale(graph, node)
+        readers = graph.consumers(node.output[0])
+        if bias is None or scale is None or bias.ndim != 1 or [r.op_type for r in readers] != ["QuantizeLinear"]:
+            continue
+        integers = np.rint(bias.astype(np.float64) / scale)
+        if np.abs(integers).max(initial=0) > 2**31 - 1:
+            continue
+        name = node.input[2]
+        error = float(np.abs(integers * scale.astype(np.float64) - bias).max(initial=0))
+        inputs = [
+            graph.add_initializer(f"{name}_integers", integers.astype(np.int32)),
+            graph.add_initializer(f"{name}_scale", scale),
+            graph.add_initializer(f"{name}_zero_point", np.zeros(len(scale), np.int32)),
+        ]
+        node.input[2] = graph.add_node("DequantizeLinear", inputs, f"{graph.unique(name)}_dequantized", axis=0).output[0]
+        lowering.tensors.append(
+            TensorLowering(
+                name, "bias", 32, [float(entry) for entry in scale], 0, "int32", not error, error,
+                "rounded to units of the accumulator (input scale times weight scale)" if error else "",
+            )  # fmt: skip
+        )
+
+
+def _accumulator_scale(graph: OnnxGraph, node: onnx.NodeProto) -> NDArray[np.float32] | None:
+    """Input scale times weight scale of each output channel; None unless both come from ``DequantizeLinear``."""
+    makers = [graph.producer(name) for name in node.input[:2]]
+    scales = []
+    for maker in makers:
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return None
+        scale = graph.array(maker.input[1])
+        if scale is None:
+            return None
+        scales.append(scale)
+    product: NDArray[np.float32] = (scales[0].reshape(-1) * scales[1].reshape(-1)).astype(np.float32)
+    return product

@@ -1,0 +1,121 @@
+"""What the graph says about a tensor: where its values come from, and whether they can be negative."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import fx, nn
+
+from mcomp.quantization.quantizers.activation import ActivationQuantizer
+
+# Modules and calls whose output holds values of their input, unchanged: a quantiser commutes with them.
+_MOVING_MODULES = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.ChannelShuffle,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+    nn.UpsamplingNearest2d,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+)
+_MOVING_CALLS = frozenset(
+    {
+        "flatten", "reshape", "view", "permute", "transpose", "swapaxes", "movedim", "contiguous", "squeeze",
+        "unsqueeze", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "max_pool1d",
+        "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "chunk", "split", "getitem",
+        "narrow", "expand", "repeat", "flip", "roll", "clone", "stochastic_depth",
+    }
+)  # fmt: skip
+
+# Never negative, whatever goes in.
+_POSITIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
+_POSITIVE_CALLS = frozenset(
+    {"relu", "relu_", "relu6", "sigmoid", "sigmoid_", "hardsigmoid", "softmax", "softplus", "abs", "square", "exp"}
+)
+
+# Never negative where no input is.
+_KEEPING_MODULES = (
+    *_MOVING_MODULES,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.ZeroPad2d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad2d,
+    ActivationQuantizer,
+)
+_KEEPING_CALLS = _MOVING_CALLS | {
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean", "sum", "cat",
+    "concat", "stack", "add", "add_", "iadd", "mul", "mul_", "imul", "maximum",
+}  # fmt: skip
+
+
+def moves_values(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the node only rearranges or selects values of its first input."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        upsampling = isinstance(module, nn.Upsample) and module.mode in ("nearest", "nearest-exact")
+        return isinstance(module, _MOVING_MODULES) or type(module).__name__ == "StochasticDepth" or upsampling
+    return node.op in ("call_function", "call_method") and call_name(node) in _MOVING_CALLS
+
+
+def source(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    """The node that first made the values that arrive at ``node``."""
+    while moves_values(node, modules) and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def is_nonnegative(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the graph proves that the tensor is never below 0."""
+    known: dict[fx.Node, bool] = {}
+    for each in node.graph.nodes:
+        known[each] = _nonnegative(each, modules, known)
+        if each is node:
+            break
+    return known[node]
+
+
+def _nonnegative(node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.Node, bool]) -> bool:
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+            return module.min_val >= 0
+        if isinstance(module, _POSITIVE_MODULES):
+            return True
+        keeps = isinstance(module, _KEEPING_MODULES) or moves_values(node, modules)
+    elif node.op in ("call_function", "call_method"):
+        name = call_name(node)
+        if name in ("hardtanh", "clamp", "clip"):
+            low = node.kwargs.get("min_val", node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None))
+            return isinstance(low, (int, float)) and low >= 0
+        if name in _POSITIVE_CALLS:
+            return True
+        keeps = name in _KEEPING_CALLS
+    else:
+        return False
+    numbers = [value for value in node.args if isinstance(value, (int, float))]
+    scales = keeps and call_name(node) in ("add", "add_", "iadd", "mul", "mul_", "imul", "maximum")
+    return keeps and all(known[each] for each in node.all_input_nodes) and not (scales and min(numbers, default=0) < 0)
+
+
+def call_name(node: fx.Node) -> str:
+    """The bare name of the function or method that a node calls, without the dunder of an operator."""
+    target: Any = node.target
+    if target is operator.getitem:
+        return "getitem"
+    return target if isinstance(target, str) else getattr(target, "__name__", "")

@@ -1,0 +1,126 @@
+"""Layers whose weight is fake-quantised, in place of ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Linear``."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  torch's own convention
+
+from mcomp.quantization.integers import IntegerWeight
+from mcomp.quantization.quantizers.weight import WeightQuantizer
+
+L = TypeVar("L", bound="QuantizedLayer")
+
+
+class QuantizedLayer(nn.Module):
+    """What the three layers share: a latent float ``weight`` and the quantiser it is read through.
+
+    In eval mode, where no gradient is asked for, the quantised weight is kept until the weight
+    changes (seen by its version counter; ``train()`` drops it too, for edits through ``.data``).
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    weight_quantizer: WeightQuantizer
+    _kept: tuple[Any, Tensor] | None = None
+
+    def quantized_weight(self) -> Tensor:
+        """The weight that the layer multiplies with."""
+        weight = self.weight
+        if self.training or (torch.is_grad_enabled() and weight.requires_grad) or weight.is_inference():
+            quantised: Tensor = self.weight_quantizer(weight)
+            return quantised
+        key = (weight.data_ptr(), weight._version, weight.device, weight.dtype)
+        if self._kept is None or self._kept[0] != key:
+            # an inference tensor kept here would break a later backward pass
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = (key, self.weight_quantizer(weight.detach()))
+        return self._kept[1]
+
+    def integer_weight(self) -> IntegerWeight:
+        """The weight as integers; ``values * scale`` equals :meth:`quantized_weight` bit for bit.
+
+        Raises:
+            StageError: the weight holds inf or nan, or is not quantised (32 bits).
+        """
+        return self.weight_quantizer.integer(self.weight)
+
+    def train(self: L, mode: bool = True) -> L:
+        """Switch between training and eval, and forget the kept weight."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("_kept", None)
+        return state
+
+
+class QuantConv1d(QuantizedLayer, nn.Conv1d):
+    """``nn.Conv1d`` with a quantised weight; every option of the original works."""
+
+    def __init__(self, *args: Any, weight_quantizer: WeightQuantizer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_quantizer = weight_quantizer
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.quantized_weight(), self.bias)
+
+
+class QuantConv2d(QuantizedLayer, nn.Conv2d):
+    """``nn.Conv2d`` with a quantised weight; every option of the original works."""
+
+    def __init__(self, *args: Any, weight_quantizer: WeightQuantizer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_quantizer = weight_quantizer
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.quantized_weight(), self.bias)
+
+
+class QuantLinear(QuantizedLayer, nn.Linear):
+    """``nn.Linear`` with a quantised weight."""
+
+    def __init__(self, *args: Any, weight_quantizer: WeightQuantizer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_quantizer = weight_quantizer
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.quantized_weight(), self.bias)
+
+
+Quantizable = nn.Conv1d | nn.Conv2d | nn.Linear
+
+QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+    nn.Linear: QuantLinear,
+}
+
+
+def constructor_arguments(layer: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments that build a layer like this one, on the meta device."""
+    if isinstance(layer, nn.Linear):
+        return (layer.in_features, layer.out_features), {"bias": layer.bias is not None, "device": "meta"}
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
+    keywords: dict[str, Any] = {
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+        "padding_mode": layer.padding_mode,
+        "device": "meta",  # no memory, and no draw from the random generator
+    }
+    return (layer.in_channels, layer.out_channels, layer.kernel_size), keywords
+
+
+def quantized_like(layer: nn.Module, weight_quantizer: WeightQuantizer) -> QuantizedLayer:
+    """A quantised layer that shares the parameters of ``layer``."""
+    positional, keywords = constructor_arguments(layer)
+    made = QUANTIZED[type(layer)](*positional, weight_quantizer=weight_quantizer, **keywords)
+    made._parameters["weight"] = layer._parameters["weight"]
+    made._parameters["bias"] = layer._parameters["bias"]
+    return made.train(layer.training)

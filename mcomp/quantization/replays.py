@@ -1,0 +1,25 @@
+"""How an artifact repeats ``quantize`` and ``fuse`` on a freshly built model. Costs no torch until used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mcomp.surgery import Entry, register_replay
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register_replay("quantize")
+def _quantize(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]) -> nn.Module:
+    from mcomp.quantization.conversion import quantize
+
+    options = {key: value for key, value in entry.items() if key not in ("op", "float_layers")}
+    return quantize(model, example_inputs, **options)
+
+
+@register_replay("fuse")
+def _fuse(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]) -> nn.Module:
+    from mcomp.quantization.fold import refold
+
+    return refold(model, entry)

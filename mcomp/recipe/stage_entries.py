@@ -1,0 +1,173 @@
+"""The list of stages, taken apart: which stage each entry uses, its id, its engine keywords."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mcomp.recipe.diagnostics import Faults, shown
+from mcomp.recipe.suggest import closest, did_you_mean, listed
+from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode
+
+KEYWORDS = ("id", "from", "when", "otherwise", "gates", "seed", "cache")
+LATER_KEYWORDS = ("from", "when", "otherwise")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass
+class Entry:
+    """One item of ``stages``.
+
+    Attributes:
+        node: the item.
+        uses: the stage's name as written; None when the item names none.
+        mark: where the stage is named.
+        options: its options; None for a bare string or ``prune:``.
+        keywords: engine keywords beside the stage.
+        id: explicit or automatic.
+    """
+
+    node: Node
+    mark: Mark
+    uses: str | None = None
+    options: Node | None = None
+    keywords: dict[str, MapEntry] = field(default_factory=dict)
+    id: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where to look, for messages about two stages."""
+        return f"line {self.mark.line}" if self.mark.source.kind == "file" else self.mark.file
+
+
+def outline(stages: ListNode) -> list[Entry]:
+    """Every item with its stage name and id, saying nothing about faults."""
+    silent = Faults()
+    entries = [_take_apart(item, silent) for item in stages.items]
+    name_stages(entries, silent)
+    return entries
+
+
+def take_apart(stages: ListNode, faults: Faults) -> list[Entry]:
+    """Every item with its stage name, id and keywords; faults of their form are recorded."""
+    entries = [_take_apart(item, faults) for item in stages.items]
+    name_stages(entries, faults)
+    return entries
+
+
+def name_stages(entries: list[Entry], faults: Faults) -> None:
+    """Give each entry its id: the explicit one, or the stage's name, ``name_2`` …"""
+    uses: Counter[str] = Counter()
+    taken: dict[str, tuple[Entry, Mark]] = {}
+    for entry in entries:
+        if entry.uses is None:
+            continue
+        uses[entry.uses] += 1
+        entry.id = entry.uses if uses[entry.uses] == 1 else f"{entry.uses}_{uses[entry.uses]}"
+        mark = entry.mark
+        explicit = entry.keywords.get("id")
+        if explicit is not None:
+            mark = explicit.value.mark
+            found = _explicit_id(explicit.value, faults)
+            entry.id = entry.id if found is None else found
+        if entry.id in taken:
+            first, _ = taken[entry.id]
+            faults.error(
+                "MC111",
+                f"two stages have the id `{entry.id}`: {first.place} and {entry.place}",
+                mark,
+                hint="give one of them another `id:`",
+            )
+        else:
+            taken[entry.id] = (entry, mark)
+
+
+def _explicit_id(node: Node, faults: Faults) -> str | None:
+    if node.poisoned:
+        return None
+    if isinstance(node, ScalarNode) and (NAME.fullmatch(node.text) and (node.quoted or node.value is not None)):
+        return node.text
+    faults.error(
+        "MC111",
+        "an `id` is letters, digits, `_`, `.` and `-`, at most 64, and starts with a letter or digit",
+        node.mark,
+    )
+    return None
+
+
+def _take_apart(item: Node, faults: Faults) -> Entry:
+    if isinstance(item, ScalarNode):
+        entry = Entry(item, item.mark)
+        if isinstance(item.value, str) and item.value:
+            entry.uses = item.value
+        elif not item.poisoned:
+            faults.error("MC106", "a stage is named by text", item.mark, hint="e.g. `- bn_fuse`, `- prune: {ratio: 0.4}`")
+        return entry
+    if isinstance(item, ListNode):
+        faults.error("MC106", "a stage cannot be a list", item.mark, hint="e.g. `- prune: {ratio: 0.4}`")
+        return Entry(item, item.mark)
+    return _from_mapping(item, faults)
+
+
+def _from_mapping(item: MapNode, faults: Faults) -> Entry:
+    keywords = {name: entry for name, entry in item.entries.items() if name in KEYWORDS}
+    others = [name for name in item.entries if name not in KEYWORDS]
+    uses = _stage_key(others)
+    if uses is None:
+        first = next(iter(item.entries.values()), None)
+        mark = item.mark if first is None else first.key
+        if not item.poisoned:
+            faults.error("MC106", "this entry names no stage", mark, hint="e.g. `- prune: {ratio: 0.4}`")
+        return Entry(item, mark, keywords=keywords)
+    found = item.entries[uses]
+    entry = Entry(item, found.key, uses, found.value, keywords)
+    for name in others:
+        if name != uses:
+            _stray(entry, name, item.entries[name].key, faults)
+    for name in LATER_KEYWORDS:
+        if name in keywords:
+            faults.error("MC109", f"`{name}` is not available in this version of mcomp", keywords[name].key)
+    return entry
+
+
+def _stage_key(names: list[str]) -> str | None:
+    """The key that names the stage: a known stage, else the one least like a keyword."""
+    if len(names) < 2:
+        return names[0] if names else None
+    known = [name for name in names if is_stage(name)]
+    if known:
+        return known[0]
+    return next((name for name in names if closest(name, KEYWORDS) is None), names[0])
+
+
+def is_stage(name: str) -> bool:
+    """True when a stage of this name is registered."""
+    from mcomp.stages import registry
+
+    try:
+        registry.get(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _stray(entry: Entry, name: str, mark: Mark, faults: Faults) -> None:
+    """A key beside the stage that is no engine keyword: usually a lost indentation or a lost dash."""
+    from mcomp.stages import registry
+
+    assert entry.uses is not None
+    if is_stage(name):
+        faults.error(
+            "MC106",
+            f"one entry names two stages, `{entry.uses}` and `{name}`",
+            mark,
+            hint=f"start a new line with `- {name}`",
+        )
+        return
+    options = registry.get(entry.uses).Options.model_fields if is_stage(entry.uses) else {}
+    label = did_you_mean(name, KEYWORDS)
+    hint = f"beside a stage stand only {listed(KEYWORDS)}" if not label else ""
+    if name in options:
+        label, hint = "", f"it is an option of `{entry.uses}`: write `{entry.uses}: {{{name}: …}}`"
+    faults.error("MC103", f"unknown keyword `{shown(name)}` beside stage `{entry.uses}`", mark, label=label, hint=hint)

@@ -1,0 +1,133 @@
+"""Can these stages follow one another? Checked on what each says it needs, adds and takes away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mcomp.recipe.diagnostics import Faults
+from mcomp.recipe.stage_entries import Entry
+from mcomp.recipe.suggest import listed
+from mcomp.stages.base import Stage, Surroundings
+
+FRESH = frozenset({"float", "bn"})
+
+#: trait: (what a model that has it is like, what was done to it that took it away, what was done that gave it)
+_WORDS = {
+    "float": ("whose weights are floating-point", "turned them into integers", "made them so"),
+    "bn": ("whose batch norms are not folded", "folded them", "put them in"),
+    "quantized": ("that is quantised", "undid that", "quantised it"),
+    "pruned": ("that is pruned", "undid that", "pruned it"),
+    "fused": ("whose batch norms are folded", "undid that", "folded them"),
+    "folded": ("whose batch norms are folded", "undid that", "folded them"),
+    "sparse": ("that was trained towards sparsity", "undid that", "trained it so"),
+    "calibrated": ("that is calibrated", "undid that", "calibrated it"),
+}
+
+
+def surroundings(entries: list[Entry], stages: list[type[Stage] | None]) -> list[Surroundings]:
+    """For every entry, what stands before and after it and the traits of its incoming model."""
+    names = [entry.uses or "" for entry in entries]
+    found = []
+    have = set(FRESH)
+    for place, stage in enumerate(stages):
+        found.append(Surroundings(tuple(names[:place]), tuple(names[place + 1 :]), frozenset(have)))
+        if stage is not None:
+            have = (have - set(stage.traits.destroys)) | set(stage.traits.provides)
+    return found
+
+
+@dataclass
+class _Model:
+    """What is known of the model between two stages.
+
+    ``opaque``: an unknown stage came by; nothing it may have done is held against a later one.
+    """
+
+    given: dict[str, Entry | None] = field(default_factory=lambda: dict.fromkeys(FRESH))
+    taken: dict[str, Entry] = field(default_factory=dict)
+    assumed: set[str] = field(default_factory=set)
+    opaque: bool = False
+
+
+def check_order(entries: list[Entry], stages: list[type[Stage] | None], faults: Faults) -> None:
+    """Record every stage that cannot work where it stands, naming the other stage too.
+
+    Args:
+        entries: the recipe's stages.
+        stages: their classes; None where the stage is unknown.
+        faults: receives what is wrong.
+    """
+    model = _Model()
+    for entry, stage in zip(entries, stages, strict=True):
+        if stage is None:
+            model = _Model(given={}, opaque=True)
+            continue
+        _needs(entry, stage, model, faults)
+        for trait in stage.traits.destroys:
+            model.given.pop(trait, None)
+            model.taken[trait] = entry
+        for trait in stage.traits.provides:
+            model.given[trait] = entry
+            model.taken.pop(trait, None)
+
+
+def _needs(entry: Entry, stage: type[Stage], model: _Model, faults: Faults) -> None:
+    """At most one diagnostic per stage: the first trait that does not fit."""
+    for trait in sorted(stage.traits.requires):
+        if trait in model.taken:
+            _taken(entry, trait, model.taken[trait], faults)
+            return
+        if trait not in model.given and trait not in model.assumed and not model.opaque:
+            model.assumed.add(trait)  # the next stage that needs it too has the same cause
+            _never(entry, trait, faults)
+            return
+    for trait in sorted(stage.traits.conflicts):
+        by = model.given.get(trait)
+        if by is not None:
+            _conflict(entry, trait, by, faults)
+            return
+        if trait in model.given:
+            like = _like(trait)
+            faults.error("MC113", f"`{entry.uses}` ({entry.place}) cannot take a model {like}, as a fresh one is", entry.mark)
+            return
+
+
+def _taken(entry: Entry, trait: str, by: Entry, faults: Faults) -> None:
+    did = _WORDS[trait][1] if trait in _WORDS else f"takes `{trait}` away"
+    faults.error(
+        "MC113",
+        f"`{entry.uses}` ({entry.place}) needs a model {_like(trait)}, but `{by.uses}` ({by.place}) {did}",
+        entry.mark,
+        hint=f"move `{entry.uses}` before `{by.uses}`",
+    )
+
+
+def _conflict(entry: Entry, trait: str, by: Entry, faults: Faults) -> None:
+    did = _WORDS[trait][2] if trait in _WORDS else f"provides `{trait}`"
+    again = entry.uses == by.uses
+    faults.error(
+        "MC113",
+        f"`{entry.uses}` ({entry.place}) cannot take a model {_like(trait)}, and `{by.uses}` ({by.place}) {did}",
+        entry.mark,
+        hint=f"remove one of the two `{by.uses}`" if again else f"move `{entry.uses}` before `{by.uses}`",
+    )
+
+
+def _never(entry: Entry, trait: str, faults: Faults) -> None:
+    givers = _providers(trait)
+    faults.error(
+        "MC113",
+        f"`{entry.uses}` ({entry.place}) needs a model {_like(trait)}, and no stage before it makes it so",
+        entry.mark,
+        hint=f"put {listed(givers)} before it" if givers else "",
+    )
+
+
+def _like(trait: str) -> str:
+    return _WORDS[trait][0] if trait in _WORDS else f"with the trait `{trait}`"
+
+
+def _providers(trait: str) -> list[str]:
+    from mcomp.stages import registry
+
+    return [name for name in registry.names() if trait in registry.get(name).traits.provides]

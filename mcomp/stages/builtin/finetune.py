@@ -1,0 +1,34 @@
+"""Train on after pruning or another change of structure, at a smaller learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
+from mcomp.stages.registry import register
+from mcomp.training.settings import TrainSettings
+
+
+@register
+class Finetune(Stage):
+    """Train a pruned float network on, to win back what it lost."""
+
+    name, version = "finetune", 1
+    traits = Traits(requires={"float"}, metrics=TRAINING_METRICS)
+
+    class Options(TrainSettings, StageOptions):
+        """Those of :class:`mcomp.training.TrainSettings`, gentler."""
+
+        lr: float = Field(0.05, gt=0, description="peak learning rate")
+
+    @classmethod
+    def check(cls, options: Any, around: Surroundings) -> list[Finding]:
+        """Warn of milestones that never come."""
+        return idle_milestones(options)
+
+    def run(self, ctx: StageContext, options: Any) -> StageResult:
+        """Train on ``ctx.data.train``; report accuracy on test."""
+        return train(ctx, options)

@@ -1,0 +1,75 @@
+"""Train a float network: the baseline of a recipe, and what the other training stages share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.registry import register
+from mcomp.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from mcomp.training.penalty import Penalty
+
+#: What every stage reports that trains.
+TRAINING_METRICS = frozenset({"top1", "loss", "val_top1", "epochs"})
+
+
+@register
+class Train(Stage):
+    """Train a float network from its present weights."""
+
+    name, version = "train", 1
+    traits = Traits(requires={"float"}, metrics=TRAINING_METRICS)
+
+    class Options(TrainSettings, StageOptions):
+        """Those of :class:`mcomp.training.TrainSettings`."""
+
+    @classmethod
+    def check(cls, options: Any, around: Surroundings) -> list[Finding]:
+        """Warn of milestones that never come."""
+        return idle_milestones(options)
+
+    def run(self, ctx: StageContext, options: Any) -> StageResult:
+        """Train on ``ctx.data.train``; report accuracy on test."""
+        return train(ctx, options)
+
+
+def train(ctx: StageContext, settings: TrainSettings, penalty: Penalty | None = None) -> StageResult:
+    """Train ``ctx.model`` and measure it: ``top1`` and ``loss`` on test, ``val_top1`` of the last epoch, ``epochs``."""
+    from mcomp.training.loop import fit
+
+    fitted = fit(
+        ctx.model,
+        ctx.require_data(),
+        settings,
+        seed=ctx.seed,
+        device=ctx.device,
+        precision=ctx.precision,
+        report=ctx.report,
+        log=ctx.log,
+        save=ctx.save,
+        restore=ctx.restore,
+        should_stop=ctx.should_stop,
+        penalty=penalty,
+    )
+    metrics: Metrics = {"epochs": settings.epochs, **ctx.evaluate(fitted.model)}
+    if "val_top1" in fitted.history[-1]:
+        metrics["val_top1"] = fitted.history[-1]["val_top1"]
+    return StageResult(model=fitted.model, metrics=metrics, details={"history": fitted.history})
+
+
+def idle_milestones(settings: TrainSettings) -> list[Finding]:
+    """A warning for each milestone at or behind the last epoch."""
+    if settings.schedule != "multistep":
+        return []
+    return [
+        Finding(
+            f"milestone {milestone:g} never comes: training ends after {settings.epochs} epochs",
+            option=("milestones", index),
+            hint="write shares of the epochs, e.g. `milestones: [0.5, 0.75]`",
+            severity="warning",
+        )
+        for index, milestone in enumerate(settings.milestones)
+        if milestone >= settings.epochs
+    ]

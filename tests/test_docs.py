@@ -1,0 +1,102 @@
+"""Everything the README shows is run: commands, recipes and Python, in its order, in one folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, FlagshipRun, run_mcomp
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> Iterator[str]:
+    for block in blocks("sh"):
+        for line in block.splitlines():
+            command = line.partition("#")[0].strip()
+            if command.startswith("mcomp "):
+                yield command
+
+
+@pytest.fixture(scope="module")
+def place(flagship: FlagshipRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    shutil.copytree(flagship.store, folder / ".mcomp")  # the README's first command has filled it
+    return folder
+
+
+def test_every_mcomp_command_of_the_readme_works_in_order(place: Path) -> None:
+    found = list(commands())
+    assert len(found) >= 10
+    for command in found:
+        done = run_mcomp(*command.split()[1:], cwd=place)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_first_two_commands_are_the_ones_that_continuous_integration_runs() -> None:
+    for number in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, ".ci/readme_command.py", number], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "pip install" in done.stdout
+
+
+@pytest.mark.parametrize("index", range(len(blocks("yaml"))))
+def test_a_recipe_of_the_readme_validates(index: int, place: Path) -> None:
+    (place / f"readme{index}.yaml").write_text(blocks("yaml")[index])
+    done = run_mcomp("validate", f"readme{index}.yaml", cwd=place)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_first_recipe_of_the_readme_runs(place: Path) -> None:
+    (place / "first.yaml").write_text(blocks("yaml")[0])
+    done = run_mcomp("apply", "first.yaml", cwd=place)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_of_the_readme_runs_in_order(place: Path) -> None:
+    script = "\n".join(block for block in blocks("python") if "@register" not in block)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_stage_shown_is_the_stage_shipped() -> None:
+    shown = next(block for block in blocks("python") if "@register" in block)
+    assert shown == (ROOT / "recipes" / "custom_stage" / "clip_weights.py").read_text()
+
+
+def test_the_error_shown_is_the_error_printed(place: Path) -> None:
+    shown = next(block for block in blocks("text") if "error[MC" in block)
+    wrong = (place / "recipes" / "nin_gc_prune_quant.yaml").read_text().replace("regular: 8", "regullar: 8")
+    (place / "recipes" / "nin_gc_prune_quant.yaml").rename(place / "recipes" / "kept.yaml")
+    (place / "recipes" / "nin_gc_prune_quant.yaml").write_text(wrong)
+    done = run_mcomp("apply", "recipes/nin_gc_prune_quant.yaml", cwd=place)
+    (place / "recipes" / "kept.yaml").rename(place / "recipes" / "nin_gc_prune_quant.yaml")
+    assert done.returncode == 3
+    assert done.stderr.strip() == shown.strip()
+
+
+def test_the_screen_shown_has_the_columns_and_stages_printed(place: Path) -> None:
+    shown = next(block for block in blocks("text") if "top-1" in block)
+    done = run_mcomp("report", cwd=place)
+    words = re.compile(r"[a-z_]+_?[a-z0-9]*")
+    header = next(line for line in shown.splitlines() if "top-1" in line)
+    assert "latency" in header
+    for stage in ("train", "sparse_train", "prune", "finetune", "quantize", "bn_fuse", "trt_int8"):
+        assert any(words.search(line) and stage in line for line in shown.splitlines())
+    assert "top-1" in done.stdout

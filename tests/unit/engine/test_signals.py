@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from mcomp.engine.signals import stop_on_signals
+
+
+def test_the_first_signal_asks_and_the_second_insists() -> None:
+    said: list[str] = []
+    with stop_on_signals(said.append) as stop:
+        assert stop() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() == signal.SIGTERM
+        assert len(said) == 1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_old_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals(lambda _text: None):
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_the_flag_stays_down() -> None:
+    seen: list[int] = []
+
+    def work() -> None:
+        with stop_on_signals(lambda _text: None) as stop:
+            seen.append(stop())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [0]
