@@ -177,7 +177,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         fault = "is missing" if text is None else f"is no JSON ({error})"
         raise _not_an_artifact(folder, f"its {MANIFEST} {fault}") from error
-    if not isinstance(found, dict) or not {"format", "tensors", "surgery", "fingerprint"} <= found.keys():
+    if not isinstance(found, dict) or not {"format", "identity", "tensors", "surgery", "fingerprint"} <= found.keys():
         raise _not_an_artifact(folder, f"its {MANIFEST} describes no model")
     if found["format"] != FORMAT:
         raise StoreError(
@@ -235,7 +235,11 @@ def _swap(pending: Path, target: Path) -> None:
     if target.exists():
         old = target.parent / f".{target.name}.{secrets.token_hex(6)}.old{atomic.TEMPORARY}"
         os.rename(target, old)
-        os.rename(pending, target)
+        try:
+            os.rename(pending, target)
+        except OSError:
+            os.rename(old, target)
+            raise
         shutil.rmtree(old)
     else:
         os.rename(pending, target)
@@ -302,6 +306,12 @@ def _verify_tensors(folder: Path, manifest: Manifest, state: dict[str, Tensor]) 
     from mcomp.store.tensors import describe
 
     table = manifest["tensors"]
+    if sha256_json(table) != manifest["identity"]["tensors"]:
+        raise StoreError(
+            f"the table of tensors in `{folder / MANIFEST}` was changed after it was written",
+            code="MC312",
+            hint="copy the whole folder again from where it is whole, or make the artifact again",
+        )
     wrong = sorted(table.keys() ^ state.keys()) or [name for name in table if describe(state[name]) != table[name]]
     if wrong:
         raise StoreError(

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# a loaded machine is slow, not wrong: no test of ours depends on time
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 FLAGSHIP = ROOT / "recipes" / "nin_gc_prune_quant.yaml"

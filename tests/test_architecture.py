@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "options": set(),
     "surgery": set(),
     "models": {"artifact"},
-    "data": set(),
+    "data": {"models"},  # a user's file is imported the same way for both
     "metrics": {"data"},
     "training": {"data", "models", "metrics"},
     "pruning": {"metrics", "models", "training"},

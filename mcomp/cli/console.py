@@ -34,7 +34,7 @@ def _json_lines(event: Event) -> None:
 
 def summary(metrics: dict[str, Any]) -> str:
     """The figures worth a line: ``top-1 98.61 %, 612 k params, 0.61 MB``."""
-    from mcomp.report.units import bytes_text, count_text, top1_text
+    from mcomp.engine.units import bytes_text, count_text, top1_text
 
     parts = []
     if "top1" in metrics:

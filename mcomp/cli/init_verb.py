@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a commented recipe that validates as it stands."""
-    from mcomp.recipe.template import template
+    from mcomp.recipe.template import init_text
     from mcomp.store.atomic import write_text
 
     target = Path(arguments.file)
@@ -27,6 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"`{target}` exists", code="MC214", hint="choose another name, or replace it with `--force`")
     if not target.parent.is_dir():
         raise UsageError(f"folder `{target.parent}` does not exist", code="MC214", hint="create it first")
-    write_text(target, template(target.stem))
+    write_text(target, init_text(target.stem))
     sys.stdout.write(f"wrote {target}; next: mcomp apply {target}\n")
     return 0

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json([{"run": record.id, "path": str(record.path), **_facts(record.result)} for record in records])
         return 0
     from mcomp.report.table import print_table
-    from mcomp.report.units import top1_text
+    from mcomp.engine.units import top1_text
 
     body = []
     for record in records:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image
@@ -11,8 +9,10 @@ from torch import Tensor
 
 from mcomp.errors import PreflightError
 
+VERSION = 1  # goes up when an image would decode to other pixels
 
-def decode(file: Path | str, size: int, channels: int) -> Tensor:
+
+def decode(file: str, size: int, channels: int) -> Tensor:
     """Decode one image: shorter side to ``size`` (bilinear, antialiased), centre crop.
 
     Args:
@@ -26,11 +26,12 @@ def decode(file: Path | str, size: int, channels: int) -> Tensor:
     Raises:
         PreflightError: the file is no image, or a damaged one.
     """
+    mode = "RGB" if channels == 3 else "L"
     try:
         with Image.open(file) as image:
-            image.draft("RGB" if channels == 3 else "L", (size, size))  # JPEG: let the decoder halve it first
-            picture = image.convert("RGB" if channels == 3 else "L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image.draft(mode, (size, size))  # JPEG: let the decoder halve it first
+            picture = _eight_bits(image).convert(mode)
+    except Exception as error:  # a decoder raises whatever damaged bytes make it trip over
         raise PreflightError(
             f"cannot decode image `{file}`: {error}",
             code="MC223",
@@ -41,6 +42,15 @@ def decode(file: Path | str, size: int, channels: int) -> Tensor:
         picture = _cropped(picture, size)
     pixels = np.array(picture, dtype=np.uint8)
     return torch.from_numpy(pixels).view(size, size, channels).permute(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The forms that Pillow would convert wrongly (16 bits: clipped to white) or with a warning (palettes)."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
 
 
 def _cropped(picture: Image.Image, size: int) -> Image.Image:

@@ -15,14 +15,16 @@ from torch import Tensor
 from mcomp.data.augment import Augmentation
 from mcomp.data.normalise import Normalisation, measure
 from mcomp.data.raw import Place, Positions, Raw
+from mcomp.data.samples import Samples
 from mcomp.data.spec import DataOptions, entry_of, needs_trust, options_for, unknown_name
 from mcomp.data.splits import Data, Split
 from mcomp.data.stratify import choose, hold_out
 from mcomp.errors import PreflightError, UsageError
+from mcomp.options import Options
 
 
 def load(
-    source: str | DataOptions | Mapping[str, Any] | None = None,
+    source: str | Options | Mapping[str, Any] | None = None,
     *,
     base_dir: Path | str | None = None,
     trust: bool = False,
@@ -60,10 +62,10 @@ def load(
     return _assemble(raw, chosen)
 
 
-def _validated(source: str | DataOptions | Mapping[str, Any] | None, options: dict[str, Any]) -> DataOptions:
-    if isinstance(source, DataOptions):
-        if not options:
-            return source
+def _validated(source: str | Options | Mapping[str, Any] | None, options: dict[str, Any]) -> DataOptions:
+    if isinstance(source, DataOptions) and not options:
+        return source
+    if isinstance(source, Options):
         source = source.model_dump(exclude_unset=True)
     flat = {**({"name": source} if isinstance(source, str) else source or {}), **options}
     name = flat.get("name")
@@ -79,7 +81,9 @@ def _validated(source: str | DataOptions | Mapping[str, Any] | None, options: di
         where = ".".join(map(str, first["loc"])) or "options"
         known = ", ".join(f"`{key}`" for key in options_for(name).model_fields)
         said = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
-        raise UsageError(f"data set `{name}`, `{where}`: {said}", code="MC229", hint=f"its options are {known}") from error
+        raise UsageError(
+            f"data set `{name}`, `{where}`: {said}", code="MC229", hint=f"its options are {known}"
+        ) from error
 
 
 def _assemble(raw: Raw, options: DataOptions) -> Data:
@@ -92,12 +96,15 @@ def _assemble(raw: Raw, options: DataOptions) -> Data:
             code="MC222",
             hint="a classifier needs at least two",
         )
-    train, val, test = _limited(_split(raw, labels, options), labels, options)
-    normalise = _normalisation(raw, _tensor(train), options)
-    _, h, w = raw.samples.shape
+    parts = [_tensor(part) for part in _limited(_split(raw, labels, options), labels, options)]
+    used = torch.cat(parts).sort().values
+    samples = raw.samples.narrowed(used)
+    train, val, test = (torch.searchsorted(used, part) for part in parts)
+    normalise = _normalisation(raw, samples, train, options)
+    _, h, w = samples.shape
     augmentation = _augmentation(options, w)
     train_split, val_split, test_split = (
-        Split(raw.samples, _tensor(part), normalise, augmentation, options.batch_size) for part in (train, val, test)
+        Split(samples, part, normalise, augmentation, options.batch_size) for part in (train, val, test)
     )
     preprocessing = {
         "size": [h, w],
@@ -150,10 +157,10 @@ def _limited(
     return train, val, test
 
 
-def _normalisation(raw: Raw, train: Tensor, options: DataOptions) -> Normalisation:
+def _normalisation(raw: Raw, samples: Samples, train: Tensor, options: DataOptions) -> Normalisation:
     mean, std = options.mean or raw.mean, options.std or raw.std
     if not mean or not std:
-        measured = measure(raw.samples, train)
+        measured = measure(samples, train)
         mean, std = mean or measured[0], std or measured[1]
     channels = options.channels
     widened = [list(figures) * channels if len(figures) == 1 else list(figures) for figures in (mean, std)]

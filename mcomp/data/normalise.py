@@ -44,7 +44,7 @@ def measure(samples: Samples, indices: Tensor) -> tuple[list[float], list[float]
     """
     step = -(-len(indices) // _MEASURED)
     count, total, square = 0, torch.zeros(0), torch.zeros(0)
-    for part in indices[::step].split(256):
+    for part in torch.split(indices[::step], 256):
         images = samples.fetch(part)
         pixels = images.double() / (255.0 if images.dtype == torch.uint8 else 1.0)
         sums, squares = pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mcomp.data.decoding import decode
+from mcomp.data.decoding import VERSION, decode
 
 DECODE_THREADS = 2
+MEMORY_LIMIT = 1_500_000_000  # bytes of decoded images that are kept in memory
 
 
 class Samples(Protocol):
@@ -21,7 +26,6 @@ class Samples(Protocol):
 
     Attributes:
         labels: ``(n,)`` int64.
-        shape: ``(C, H, W)`` of one image as stored; C may be 1 where the model gets 3.
         slow: True where fetching is worth doing ahead, on another thread.
     """
 
@@ -30,11 +34,15 @@ class Samples(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """One stored image's ``(C, H, W)``."""
+        """One stored image's ``(C, H, W)``; C may be 1 where the model gets 3."""
         ...
 
     def fetch(self, indices: Tensor) -> Tensor:
         """``(len(indices), C, H, W)``, uint8 in 0..255 or float32 in 0..1."""
+        ...
+
+    def narrowed(self, positions: Tensor) -> Samples:
+        """Only the samples at these positions, renumbered, in memory where they fit."""
         ...
 
 
@@ -56,17 +64,42 @@ class TensorSamples:
         """The images at these positions."""
         return self.images.index_select(0, indices)
 
+    def narrowed(self, positions: Tensor) -> TensorSamples:
+        """A copy of the samples at these positions."""
+        if len(positions) == len(self.labels):
+            return self
+        return TensorSamples(self.fetch(positions), self.labels[positions])
+
 
 class FileSamples:
-    """Images decoded from files on demand, by threads."""
+    """Images decoded from files on demand, by threads.
+
+    Args:
+        files: one per sample.
+        labels: ``(n,)`` int64.
+        size: height and width wanted.
+        channels: 1 or 3.
+        content: digest of all files, which names what is kept in ``cache_dir``.
+        cache_dir: where decoded images are kept; None to keep nothing.
+    """
 
     slow = True
 
-    def __init__(self, files: Sequence[Path], labels: Tensor, size: int, channels: int) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        labels: Tensor,
+        size: int,
+        channels: int,
+        content: str = "",
+        cache_dir: Path | None = None,
+    ) -> None:
         self.files = files
         self.labels = labels
         self.size = size
         self.channels = channels
+        self.content = content
+        self.cache_dir = cache_dir
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,6 +112,54 @@ class FileSamples:
         Raises:
             PreflightError: a file is not an image, or a damaged one.
         """
-        chosen = [self.files[int(index)] for index in indices]
+        images = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
+
+        def fill(start: int) -> None:
+            for row in range(start, len(indices), DECODE_THREADS):
+                images[row] = decode(self.files[int(indices[row])], self.size, self.channels)
+
         with ThreadPoolExecutor(DECODE_THREADS) as pool:
-            return torch.stack(list(pool.map(lambda file: decode(file, self.size, self.channels), chosen)))
+            list(pool.map(fill, range(DECODE_THREADS)))
+        return images
+
+    def narrowed(self, positions: Tensor) -> TensorSamples | FileSamples:
+        """Decode these samples into memory, or take them from the cache; stay on demand if they are too many."""
+        labels = self.labels[positions]
+        if len(positions) * self.channels * self.size**2 > MEMORY_LIMIT:
+            files = [self.files[int(position)] for position in positions]
+            return FileSamples(files, labels, self.size, self.channels)
+        if self.cache_dir is None:
+            return TensorSamples(self.fetch(positions), labels)
+        chosen = hashlib.sha256(positions.numpy().tobytes()).hexdigest()
+        key = hashlib.sha256(f"{VERSION} {self.content} {chosen} {self.size} {self.channels}".encode()).hexdigest()
+        path = self.cache_dir / "images" / f"{key}.pt"
+        images = _from_cache(path)
+        if images is None or images.shape != (len(positions), *self.shape):
+            images = self.fetch(positions)
+            _to_cache(path, images)
+        return TensorSamples(images, labels)
+
+
+def _from_cache(path: Path) -> Tensor | None:
+    """Images mapped from disk; a damaged file is as good as none."""
+    if not path.is_file():
+        return None
+    try:
+        images = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+        return None
+    return images if isinstance(images, Tensor) and images.dtype == torch.uint8 else None
+
+
+def _to_cache(path: Path, images: Tensor) -> None:
+    """Whole or not at all; a full or read-only disk costs the cache, not the run."""
+    partial = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+            partial = stream.name
+            torch.save(images, stream)
+        os.replace(partial, path)
+    except (OSError, RuntimeError):  # torch reports a failed write as RuntimeError
+        if partial:
+            Path(partial).unlink(missing_ok=True)

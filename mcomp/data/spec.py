@@ -48,7 +48,9 @@ class TestFractionOptions(DataOptions):
 
     __test__ = False  # the name begins with Test, which pytest would collect
 
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="part held out for reporting, where there is no test split")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="part held out for reporting, where there is no test split"
+    )
 
 
 class SyntheticOptions(DataOptions):
@@ -111,12 +113,20 @@ class DataEntry:
 DATASETS: dict[str, DataEntry] = {
     entry.name: entry
     for entry in (
-        DataEntry("digits", "mcomp.data.digits", DataOptions, "1797 scans of handwritten digits, 8 x 8, embedded", "shift"),
+        DataEntry(
+            "digits", "mcomp.data.digits", DataOptions, "1797 scans of handwritten digits, 8 x 8, embedded", "shift"
+        ),
         DataEntry("synthetic", "mcomp.data.synthetic", SyntheticOptions, "seeded patterns, one per class", "none"),
-        DataEntry("image_folder", "mcomp.data.image_folder", FolderOptions, "a folder of images per class", "flip_shift"),
-        DataEntry("imagenet", "mcomp.data.image_folder", ImageNetOptions, "ImageNet as folders train and val", "flip_shift"),
+        DataEntry(
+            "image_folder", "mcomp.data.image_folder", FolderOptions, "a folder of images per class", "flip_shift"
+        ),
+        DataEntry(
+            "imagenet", "mcomp.data.image_folder", ImageNetOptions, "ImageNet as folders train and val", "flip_shift"
+        ),
         DataEntry("cifar10", "mcomp.data.torchvision_sets", DownloadOptions, "60 000 photos, 10 classes", "flip_shift"),
-        DataEntry("cifar100", "mcomp.data.torchvision_sets", DownloadOptions, "60 000 photos, 100 classes", "flip_shift"),
+        DataEntry(
+            "cifar100", "mcomp.data.torchvision_sets", DownloadOptions, "60 000 photos, 100 classes", "flip_shift"
+        ),
         DataEntry("fashion_mnist", "mcomp.data.torchvision_sets", DownloadOptions, "70 000 grey articles", "shift"),
     )
 }

@@ -76,7 +76,7 @@ class Split:
         order = self.indices
         if seed is not None:
             order = order[torch.from_numpy(permutation(len(order), seed, _SHUFFLE, epoch))]
-        parts = list(order.split(size))[skip : self.num_batches(size, drop_last)] if len(order) else []
+        parts = list(torch.split(order, size))[skip : self.num_batches(size, drop_last)] if len(order) else []
         for part, images in _fetched(self.samples, parts):
             batch = images.to(device, non_blocking=True)
             if augment:

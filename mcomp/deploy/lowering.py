@@ -55,9 +55,7 @@ def find_profile(name: str) -> Profile | None:
         UsageError: MC231, no such profile.
     """
     if name != "float" and name not in PROFILES:
-        raise UsageError(
-            f"no profile `{name}`", code="MC231", hint=f"profiles: {', '.join([*PROFILES, 'float'])}"
-        )
+        raise UsageError(f"no profile `{name}`", code="MC231", hint=f"profiles: {', '.join([*PROFILES, 'float'])}")
     return PROFILES.get(name)
 
 
@@ -129,7 +127,7 @@ class ActivationGrid:
     """Stored integers of an activation.
 
     Attributes:
-        scale, zero_point, dtype: of ``QuantizeLinear``; dtype None leaves the tensor float.
+        scale, zero_point, dtype: of the Q/DQ pair; dtype None leaves the tensor float.
         low, high: the stored integers that the simulation can reach.
         row: for the table.
     """
@@ -149,11 +147,9 @@ class ActivationGrid:
         return self.low > limits.min, self.high < limits.max
 
     def bounds(self) -> tuple[np.float32, np.float32]:
-        """The reachable range in real units."""
-        return (
-            np.float32(self.low - self.zero_point) * self.scale,
-            np.float32(self.high - self.zero_point) * self.scale,
-        )
+        """The range of the unquantised tensor that is not clipped."""
+        low, high = self.low - self.zero_point, self.high - self.zero_point
+        return np.float32(low) * self.scale, np.float32(high) * self.scale
 
 
 def lower_activation(site: ActivationSite, target: Profile) -> ActivationGrid:
@@ -161,7 +157,7 @@ def lower_activation(site: ActivationSite, target: Profile) -> ActivationGrid:
     scale = np.float32(site.scale)
     if target.unsigned:
         shift = 0 if site.qmin >= 0 else 128
-        if 0 <= site.qmin + shift and site.qmax + shift <= 255:
+        if site.qmin + shift >= 0 and site.qmax + shift <= 255:
             return _grid(site, scale, site.zero_point, np.dtype(np.uint8), site.qmin, site.qmax, shift)
     elif site.zero_point == 0 and site.qmin >= -128 and site.qmax <= 127:
         return _grid(site, scale, 0, np.dtype(np.int8), site.qmin, site.qmax)
@@ -170,10 +166,8 @@ def lower_activation(site: ActivationSite, target: Profile) -> ActivationGrid:
         limits = np.iinfo(dtype)
         if target.sixteen_bits and limits.min <= site.qmin and site.qmax <= limits.max:
             return _grid(site, scale, site.zero_point, dtype, site.qmin, site.qmax)
-        return _grid(
-            site, scale, site.zero_point, None, site.qmin, site.qmax,
-            error=float(scale) / 2, why=f"{site.bits} bits do not fit the target's integers: clipped, but left float",
-        )  # fmt: skip
+        why = f"{site.bits} bits do not fit the target's integers: clipped, but left float"
+        return _grid(site, scale, site.zero_point, None, site.qmin, site.qmax, error=float(scale) / 2, why=why)
     reach = max(abs(site.qmin - site.zero_point), abs(site.qmax - site.zero_point))
     coarse = np.float32(float(scale) * reach / 127)
     low = 0 if site.qmin >= site.zero_point else -127
@@ -227,7 +221,8 @@ def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
         scale[dead] = 1.0  # any scale is exact for zeros; a tiny one would overflow the int32 bias
     low, high = int(site.values.min(initial=0)), int(site.values.max(initial=0))
     if low >= -128 and high <= 127:
-        return _weight(site, site.values.astype(np.int8), scale)
+        values, scale = _widen(site.values, scale) if target.integer_bias else (site.values, scale)
+        return _weight(site, values.astype(np.int8), scale)
     if site.bits > 8 and not _is_paper_eight_bits(site):
         if target.sixteen_bits:
             return _weight(site, site.values.astype(np.int16), scale)
@@ -242,13 +237,27 @@ def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
     return _weight(site, values.astype(np.int8), coarse, error=error, why=why)
 
 
+def _widen(values: NDArray[np.int32], scale: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Double a channel's integers and halve its scale while they fit int8: the same values, a finer int32 bias."""
+    peak = np.abs(values).reshape(len(scale), -1).max(axis=1, initial=0)
+    shift = np.floor(np.log2(127 / np.maximum(peak, 1))) * (peak > 0)
+    factor = np.exp2(np.clip(shift, 0, None))
+    wide = values * factor.astype(np.int32).reshape(-1, *[1] * (values.ndim - 1))
+    return wide, (scale / factor).astype(np.float32)
+
+
 def _is_paper_eight_bits(site: WeightSite) -> bool:
     """DoReFa's paper grid at 8 bits: odd multiples up to 255, which need 9 bits but are meant as 8."""
     return bool(np.abs(site.values).max(initial=0) <= 255 and np.all(site.values % 2 != 0))
 
 
 def _weight(
-    site: WeightSite, values: NDArray[Any], scale: NDArray[np.float32], kept: str = "", error: float = 0.0, why: str = ""
+    site: WeightSite,
+    values: NDArray[Any],
+    scale: NDArray[np.float32],
+    kept: str = "",
+    error: float = 0.0,
+    why: str = "",
 ) -> WeightGrid:
     reasons = "; ".join(reason for reason in (site.why, why) if reason)
     total = site.max_abs_error + error
@@ -256,7 +265,7 @@ def _weight(
         name=site.name,
         kind="weight",
         bits=site.bits,
-        scale=[float(entry) for entry in scale] if site.scale.size > 1 or error else float(scale[0]),
+        scale=[float(entry) for entry in scale] if len(set(scale.tolist())) > 1 else float(scale[0]),
         zero_point=0,
         dtype=kept or values.dtype.name,
         exact=site.exact and not error,

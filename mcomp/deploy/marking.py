@@ -78,7 +78,7 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
             if getattr(getattr(module, "weight_quantizer", None), "bits", 8) >= 32:
                 continue
             site = _weight_site(name, module)
-            marked.weights[name] = site
+            marked.weights[site.name] = site
             marked.model.set_submodule(name, MarkedLayer(module, site, route))
     return marked
 
@@ -115,7 +115,7 @@ def _refuse_bad_scale(name: str, scale: NDArray[Any]) -> None:
     bad = [value for value in scale.tolist() if not math.isfinite(value) or value <= 0]
     if bad:
         raise StageError(
-            f"the scale of `{name}` is {bad[0]} in {len(bad)} of {scale.size} channels; a scale is a finite number above 0",
+            f"the scale of `{name}` is {bad[0]} in {len(bad)} of {scale.size} channels, not a finite number above 0",
             code="MC431",
             why="the range was calibrated or trained to nothing, or the network diverged to NaN",
             hint="check the calibration data and the training loss, then quantise again",
@@ -143,7 +143,7 @@ class Marker(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` itself."""
         if self.route == "torchscript":
-            marked: Tensor = _TorchScriptMarker.apply(x, self.name)  # type: ignore[no-untyped-call]
+            marked: Tensor = _TorchScriptMarker.apply(x, self.name)
             return marked
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OP}", (x,), {"name": self.name}, dtype=x.dtype, shape=x.shape, version=1

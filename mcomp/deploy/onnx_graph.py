@@ -50,7 +50,7 @@ class OnnxGraph:
         unique, count = name, 1
         while unique in self.initializers:
             unique, count = f"{name}_{count}", count + 1
-        self.initializers[unique] = numpy_helper.from_array(np.ascontiguousarray(value), unique)
+        self.initializers[unique] = numpy_helper.from_array(np.asarray(value, order="C"), unique)
         return unique
 
     def shared(self, name: str, value: NDArray[Any]) -> str:

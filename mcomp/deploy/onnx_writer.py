@@ -57,7 +57,9 @@ def to_onnx(
     target = find_profile(profile)
     if opset is not None and opset < OLDEST_OPSET:
         raise UsageError(
-            f"opset {opset} has no per-channel Q/DQ", code="MC232", hint=f"leave `opset` out, or give {OLDEST_OPSET} or more"
+            f"opset {opset} has no per-channel Q/DQ",
+            code="MC232",
+            hint=f"leave `opset` out, or give {OLDEST_OPSET} or more",
         )
     folded = _fold(model, example_inputs)
 

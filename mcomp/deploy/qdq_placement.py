@@ -1,8 +1,8 @@
 """Replace the markers of a float graph by Q/DQ nodes, placed as the target fuses them.
 
 Quantising is monotone and works element by element, so it commutes with max pooling and with moving data about.
-A quantiser behind such operations is therefore set right behind the convolution that feeds them, where the target
-can fuse it, and repeated (exactly, its grid is a fixed point) behind each of them.
+A quantiser sits right behind the operation that makes its tensor, where the target can fuse it; behind each commuting
+operation it is repeated, exactly (its grid is a fixed point), so that integers flow all the way to the next layer.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from mcomp.deploy.lowering import (
 from mcomp.deploy.marking import DOMAIN, MarkedModel
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
 
-#: One output, made of elements of the first input only, order among them kept by quantising.
-COMMUTING = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace"})
+#: Outputs hold elements of the first input and nothing else.
+COMMUTING = frozenset(
+    {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "DepthToSpace"}
+)
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Results that are never below zero; and those that keep the sign of their first input.
 NON_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Softplus"})
 SIGN_KEEPING = COMMUTING | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Identity", "Dropout"}
@@ -48,9 +51,12 @@ def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None,
                 lowering.tensors.append(grids[name].row)
             _place_activation(graph, node, grids[name], target)
     if target is None and markers:
-        lowering.notes.append("the `float` profile keeps the values of quantised weights and drops activation quantisers")
+        lowering.notes.append("`float` keeps the values of quantised weights and drops activation quantisers")
     if target is not None and target.integer_bias:
         _integer_biases(graph, lowering)
+    rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias"]
+    if rounded:
+        lowering.notes.append(f"{len(rounded)} biases are int32 in accumulator units (max rounding {max(rounded):.1e})")
     for row in lowering.tensors:
         if not row.exact and row.kind != "bias":
             lowering.notes.append(f"`{row.name}` is not exact (max error {row.max_abs_error:.2g}): {row.why}")
@@ -82,22 +88,40 @@ def _place_weight(graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid) ->
 
 
 def _place_activation(graph: OnnxGraph, node: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> None:
-    source, chain = node.input[0], []
+    source = node.input[0]
     while (maker := graph.producer(source)) is not None and graph.read_once(source):
-        if maker.op_type in COMMUTING and len(maker.output) == 1:
-            chain.append(maker)
-        elif _absorbs(graph, maker, grid, target):
-            maker.output[0] = f"{maker.output[0]}_absorbed"
-        else:
+        if not _absorbs(graph, maker, grid, target):
             break
         source = maker.input[0]
-    current = _quantise(graph, source, grid, target, first=True)
-    for maker in reversed(chain):
-        maker.input[0] = current
-        current = _quantise(graph, maker.output[0], grid, target, first=False)
+        node.input[0] = source
+        graph.remove(maker)
+    dequantised = _quantise(graph, source, grid, target, first=True)
     graph.remove(node)
-    graph.redirect(node.output[0], current)
-    graph.drop_unread()
+    graph.redirect(node.output[0], dequantised)
+    if grid.dtype is not None:
+        _repeat_behind(graph, dequantised, grid, target)
+
+
+def _repeat_behind(graph: OnnxGraph, dequantised: str, grid: ActivationGrid, target: Profile) -> None:
+    """Quantise again behind every operation that commutes with it, up to the layers that read the tensor."""
+    for reader in graph.consumers(dequantised):
+        if reader.op_type not in COMMUTING or reader.input[0] != dequantised:
+            continue
+        for output in list(reader.output):
+            if not _feeds_weights(graph, output):
+                continue
+            behind = _quantise(graph, output, grid, target, first=False)
+            quantiser = graph.producer(graph.producer(behind).input[0])  # type: ignore[union-attr]
+            graph.redirect(output, behind, keep=quantiser)
+            _repeat_behind(graph, behind, grid, target)
+
+
+def _feeds_weights(graph: OnnxGraph, tensor: str) -> bool:
+    """True if a layer with weights reads ``tensor``, or reads it through operations that commute."""
+    return any(
+        reader.op_type in WEIGHTED or (reader.op_type in COMMUTING and _feeds_weights(graph, reader.output[0]))
+        for reader in graph.consumers(tensor)
+    )
 
 
 def _absorbs(graph: OnnxGraph, maker: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> bool:
@@ -131,18 +155,17 @@ def _quantise(graph: OnnxGraph, tensor: str, grid: ActivationGrid, target: Profi
         tensor = _clip_reals(graph, tensor, grid, name)
     if grid.dtype is None:
         return tensor
-    constants = [
-        graph.shared(f"{grid.row.name}_scale", np.asarray(grid.scale, np.float32)),
-        graph.shared(f"{grid.row.name}_zero_point", np.asarray(grid.zero_point, grid.dtype)),
-    ]
-    current = graph.add_node("QuantizeLinear", [tensor, *constants], f"{name}_quantized").output[0]
+    scale = graph.shared(f"{grid.row.name}_scale", np.asarray(grid.scale, np.float32))
+    zero_point = graph.shared(f"{grid.row.name}_zero_point", np.asarray(grid.zero_point, grid.dtype))
+    current: str = graph.add_node("QuantizeLinear", [tensor, scale, zero_point], f"{name}_quantized").output[0]
     if first and (below or above) and clip_integers:
         limits = [
             graph.shared(f"{grid.row.name}_low", np.asarray(grid.low, grid.dtype)) if below else "",
             graph.shared(f"{grid.row.name}_high", np.asarray(grid.high, grid.dtype)) if above else "",
         ]
         current = graph.add_node("Clip", [current, *limits], f"{name}_clipped").output[0]
-    return graph.add_node("DequantizeLinear", [current, *constants], f"{name}_dequantized").output[0]
+    graph.add_node("DequantizeLinear", [current, scale, zero_point], f"{name}_dequantized")
+    return f"{name}_dequantized"
 
 
 def _clip_reals(graph: OnnxGraph, tensor: str, grid: ActivationGrid, name: str) -> str:
@@ -154,7 +177,8 @@ def _clip_reals(graph: OnnxGraph, tensor: str, grid: ActivationGrid, name: str) 
         if not below:
             return tensor
         if low == 0:
-            return graph.add_node("Relu", [tensor], f"{name}_clipped").output[0]
+            graph.add_node("Relu", [tensor], f"{name}_clipped")
+            return f"{name}_clipped"
     maker = graph.producer(tensor)
     if low == 0 and above and maker is not None and maker.op_type == "Relu" and graph.read_once(tensor):
         tensor, below = maker.input[0], True  # one Clip fuses with the convolution, a ReLU and a Clip may not
@@ -162,7 +186,8 @@ def _clip_reals(graph: OnnxGraph, tensor: str, grid: ActivationGrid, name: str) 
         graph.shared(f"{grid.row.name}_low", np.asarray(low, np.float32)) if below else "",
         graph.shared(f"{grid.row.name}_high", np.asarray(high, np.float32)) if above else "",
     ]
-    return graph.add_node("Clip", [tensor, *limits], f"{name}_clipped").output[0]
+    graph.add_node("Clip", [tensor, *limits], f"{name}_clipped")
+    return f"{name}_clipped"
 
 
 def non_negative(graph: OnnxGraph, tensor: str) -> bool:
@@ -188,9 +213,11 @@ def _integer_biases(graph: OnnxGraph, lowering: Lowering) -> None:
         if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3 or not node.input[2]:
             continue
         bias, scale = graph.array(node.input[2]), _accumulator_scale(graph, node)
-        readers = graph.consumers(node.output[0])
-        if bias is None or scale is None or bias.ndim != 1 or [r.op_type for r in readers] != ["QuantizeLinear"]:
+        if bias is None or scale is None or bias.ndim != 1:
             continue
+        quantised = [reader.op_type for reader in graph.consumers(node.output[0])] == ["QuantizeLinear"]
+        if node.op_type == "Conv" and not quantised:
+            continue  # it has no integer kernel with a float output, other than Gemm
         integers = np.rint(bias.astype(np.float64) / scale)
         if np.abs(integers).max(initial=0) > 2**31 - 1:
             continue
@@ -201,13 +228,11 @@ def _integer_biases(graph: OnnxGraph, lowering: Lowering) -> None:
             graph.add_initializer(f"{name}_scale", scale),
             graph.add_initializer(f"{name}_zero_point", np.zeros(len(scale), np.int32)),
         ]
-        node.input[2] = graph.add_node("DequantizeLinear", inputs, f"{graph.unique(name)}_dequantized", axis=0).output[0]
-        lowering.tensors.append(
-            TensorLowering(
-                name, "bias", 32, [float(entry) for entry in scale], 0, "int32", not error, error,
-                "rounded to units of the accumulator (input scale times weight scale)" if error else "",
-            )  # fmt: skip
-        )
+        bias_output = f"{graph.unique(name)}_dequantized"
+        node.input[2] = graph.add_node("DequantizeLinear", inputs, bias_output, axis=0).output[0]
+        why = "rounded to units of the accumulator (input scale times weight scale)" if error else ""
+        scales = [float(entry) for entry in scale]
+        lowering.tensors.append(TensorLowering(name, "bias", 32, scales, 0, "int32", not error, error, why))
 
 
 def _accumulator_scale(graph: OnnxGraph, node: onnx.NodeProto) -> NDArray[np.float32] | None:

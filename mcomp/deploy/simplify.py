@@ -2,36 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
 from mcomp.deploy.marking import DOMAIN
+from mcomp.deploy.onnx_graph import OnnxGraph, attribute
+
+UNKNOWN = None
+Numbers = list[int | None]
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": lambda a, b: int(a / b),  # ONNX truncates
+}
 
 
 def fix_reshapes(proto: onnx.ModelProto) -> int:
-    """Give every ``Reshape`` with at most one unknown output dimension a constant shape, in place.
+    """Give every ``Reshape`` with at most one unknown target dimension a constant shape, in place.
 
     ``x.view(x.size(0), …)`` is exported as a chain of Shape, Gather and Concat that reads ``x`` a second time; a
     constant with -1 for the batch says the same. Returns how many were replaced.
     """
+    count = 0
+    while (fixed := _fix_once(proto)) > 0:
+        count += fixed  # each one may make the shapes behind it known
+    return count
+
+
+def _fix_once(proto: onnx.ModelProto) -> int:
+    graph = OnnxGraph(proto)
     shapes = _inferred(proto)
     count = 0
     for index, node in enumerate(proto.graph.node):
-        if node.op_type != "Reshape" or node.output[0] not in shapes:
+        if node.op_type != "Reshape" or graph.array(node.input[1]) is not None or attribute(node, "allowzero", 0):
             continue
-        dims = shapes[node.output[0]]
-        if sum(size < 1 for size in dims) > 1:
+        target = _value(graph, shapes, node.input[1]) or shapes.get(node.output[0])
+        if not target or sum(size is UNKNOWN or size < 1 for size in target) > 1:
             continue
+        constant = [-1 if size is UNKNOWN else size for size in target]
         name = f"reshape_{index}.shape"
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(dims, np.int64), name))
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(constant, np.int64), name))
         node.input[1] = name
         count += 1
     return count
 
 
-def _inferred(proto: onnx.ModelProto) -> dict[str, list[int]]:
-    """Tensor to its shape, -1 where it is not a number; markers count as the identity."""
+def _value(graph: OnnxGraph, shapes: dict[str, Numbers], tensor: str) -> Numbers | None:
+    """The numbers of an integer tensor that is computed from shapes; None where that is not understood."""
+    constant = graph.array(tensor)
+    if constant is not None:
+        return [int(number) for number in constant.reshape(-1)]
+    node = graph.producer(tensor)
+    if node is None:
+        return None
+    if node.op_type == "Shape":
+        known = shapes.get(node.input[0])
+        return None if known is None else known[attribute(node, "start", 0) : attribute(node, "end", len(known))]
+    parts = [_value(graph, shapes, name) for name in node.input]
+    first = parts[0] if parts else None
+    if node.op_type in ("Unsqueeze", "Squeeze", "Cast", "Identity"):
+        return first
+    if any(part is None for part in parts):
+        return None
+    given: list[Any] = parts
+    if node.op_type == "Concat":
+        return [number for part in given for number in part]
+    if node.op_type == "Gather":
+        return [given[0][index] for index in given[1]]
+    if node.op_type in _ARITHMETIC and len(given[0]) == len(given[1]) == 1:
+        a, b = given[0][0], given[1][0]
+        return [UNKNOWN if a is UNKNOWN or b is UNKNOWN or b == 0 else _ARITHMETIC[node.op_type](a, b)]
+    return None
+
+
+def _inferred(proto: onnx.ModelProto) -> dict[str, Numbers]:
+    """Tensor to its shape; markers count as the identity."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     for node in copy.graph.node:
@@ -40,7 +90,9 @@ def _inferred(proto: onnx.ModelProto) -> dict[str, list[int]]:
             del node.attribute[:]
     found = shape_inference.infer_shapes(copy, data_prop=True).graph
     return {
-        value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim]
-        for value in [*found.value_info, *found.output]
+        value.name: [
+            dim.dim_value if dim.HasField("dim_value") else UNKNOWN for dim in value.type.tensor_type.shape.dim
+        ]
+        for value in [*found.input, *found.value_info, *found.output]
         if value.type.tensor_type.HasField("shape")
     }

@@ -119,7 +119,7 @@ class Execution:
             text = f"waiting for process {process}, which computes `{stage.id}`"
             self.events.emit("notice", stage.id, text=text)
 
-        with self.store.lock(key, wait=self.wait, on_wait=waiting):
+        with self.store.lock(key, wait=self.wait, on_wait=waiting, should_stop=stop):
             planned = plan_stage(stage, upstream, self.store, self.keys)
             if planned.status == "hit":  # another process finished it while we waited
                 return self._outcome(planned, "hit")

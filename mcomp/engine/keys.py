@@ -149,10 +149,27 @@ def _model_part(recipe: Recipe, code_cache: Path | None) -> dict[str, Any]:
     if recipe.model.weights is not None:
         part["weights"] = _weights_digest(recipe.base_dir / recipe.model.weights)
     source = registry.user_file(recipe.model.name, recipe.base_dir)
+    origin = recipe.model.name.partition(":")[0]
     if source is not None:
         part["code"] = code_digest(source, None, cache_path=code_cache)
         part["name"] = recipe.model.name.rpartition(":")[2]  # the file's digest stands for its path
+    elif origin in ("torchvision", "timm"):
+        part["package"] = metadata.version(origin)
+    elif recipe.model.name in registry.MODELS:
+        part["code"] = _own_code(registry.MODELS[recipe.model.name].module, code_cache)
     return part
+
+
+def _own_code(module: str, code_cache: Path | None) -> str:
+    """How a built-in model or loader enters the key: by version when released, else by its tokens."""
+    from mcomp import __version__
+    from mcomp.engine.code_digest import code_digest, is_released
+
+    if is_released("mcomp"):
+        return f"release {__version__}"
+    root = Path(__file__).parents[1]
+    file = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return code_digest(file, "mcomp", cache_path=code_cache)
 
 
 def _weights_digest(path: Path) -> str:
@@ -163,7 +180,7 @@ def _weights_digest(path: Path) -> str:
     if not target.is_file():
         raise PreflightError(
             f"`model.weights` names `{path}`, which does not exist",
-            code="MC230",
+            code="MC237",
             hint="give a state_dict file or an artifact folder; a path is relative to the recipe",
         )
     return sha256_file(target)
@@ -184,4 +201,6 @@ def _data_part(recipe: Recipe, cache_dir: Path | None, code_cache: Path | None) 
     if source is not None:
         part["code"] = code_digest(source, None, cache_path=code_cache)
         part["options"]["name"] = name.rpartition(":")[2]
+    else:
+        part["code"] = _own_code("mcomp.data.loading", code_cache)
     return part

@@ -37,11 +37,6 @@ class GateOutcome:
             "unit": self.unit,
         }
 
-    def sentence(self) -> str:
-        """``top1 max_drop vs finetune: 0.31 points (limit 1)``."""
-        against = f" vs {self.versus}" if self.versus else ""
-        unit = f" {self.unit}" if self.unit else ""
-        return f"{self.metric} {self.rule}{against}: {self.value:.6g}{unit} (limit {self.limit:g})"
 
 
 @dataclass
@@ -116,6 +111,6 @@ class RunResult:
         return found
 
     def _repr_html_(self) -> str:
-        from mcomp.report.table import result_html
+        from mcomp.engine.summary import result_html
 
         return result_html(self.as_dict())

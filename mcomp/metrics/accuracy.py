@@ -95,7 +95,7 @@ def _check_logits(logits: object, targets: Tensor) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.size(0) != targets.size(0):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise StageError(
-            f"the model returned {found} for a batch of {targets.size(0)} images, expected ({targets.size(0)}, classes)",
+            f"the model returned {found} for {targets.size(0)} images, expected ({targets.size(0)}, classes)",
             code="MC403",
             hint="wrap the model so that its forward returns one logit per class",
         )

@@ -62,13 +62,13 @@ def _macs_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     tensors = {name: tensor.detach().to("meta") for name, tensor in named}
     with FlopCounterMode(display=False) as counter:
         functional_call(model, tensors, tuple(tensor.to("meta") for tensor in inputs))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def _macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     with FlopCounterMode(display=False) as counter:
         model(*inputs)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 @contextmanager

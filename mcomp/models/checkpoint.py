@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             hint=f"did you mean `{close[0]}`?" if close else "paths are relative to the recipe; nothing is downloaded",
         )
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # whatever the protocol, a plain state_dict loads and anything else is refused below
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PreflightError(
             f"`{path}` is not a plain state_dict",
@@ -75,8 +78,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             why="it holds pickled objects, which could run code, or is no torch file at all",
             hint="save it again with `torch.save(model.state_dict(), path)`",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise PreflightError(f"cannot read `{path}`: {str(error).splitlines()[0]}", code="MC237") from error
+    except Exception as error:  # damaged bytes make the reader trip in many ways
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise PreflightError(
+            f"cannot read `{path}` as a checkpoint: {said}",
+            code="MC237",
+            hint="the file may be cut short; copy it again",
+        ) from error
     state = _unwrap(loaded)
     if state is None:
         raise PreflightError(
@@ -95,10 +103,9 @@ def model_of_artifact(folder: Path, builder: dict[str, Any], *, trust: bool, bas
     """
     if not (folder / "manifest.json").is_file():
         raise PreflightError(f"`{folder}` is not an artifact: it has no manifest.json", code="MC237")
-    # The artifact imports the models; this one way back is taken at run time only, as in `surgery.replay`.
-    artifact = importlib.import_module("mcomp.artifact")
-    model = artifact.load_artifact(folder, trust=trust, base_dir=base_dir)
-    assert isinstance(model, nn.Module)
+    from mcomp.artifact import load_artifact  # which itself builds models
+
+    model = load_artifact(folder, trust=trust, base_dir=base_dir)
     found = provenance(model).builder or {}
     if found.get("name") != builder["name"]:
         raise PreflightError(
@@ -112,7 +119,9 @@ def model_of_artifact(folder: Path, builder: dict[str, Any], *, trust: bool, bas
         if found.get("kwargs", {}).get(key, value) != value
     }
     if differing:
-        said = ", ".join(f"{key} {json.dumps(new)} (artifact: {json.dumps(old)})" for key, (new, old) in differing.items())
+        said = ", ".join(
+            f"{key} {json.dumps(new)} (artifact: {json.dumps(old)})" for key, (new, old) in differing.items()
+        )
         raise PreflightError(f"artifact `{folder}` was built with other options: {said}", code="MC237")
     return model
 
@@ -166,7 +175,9 @@ def _advice(
 
 
 def _names(keys: list[str]) -> str:
-    return ", ".join(f"`{key}`" for key in keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
+    return ", ".join(f"`{key}`" for key in keys[:_SHOWN]) + (
+        f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    )
 
 
 def _shape(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def scaled(plan: Sequence[ConvPlan], width: float) -> list[ConvPlan]:
             step.shuffle,
             step.pool,
         )
-        for step, consumer in zip(plan, plan[1:], strict=False)
+        for step, consumer in itertools.pairwise(plan)
     ]
     return [*out, plan[-1]]
 

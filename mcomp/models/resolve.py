@@ -59,7 +59,7 @@ def build(
         raise PreflightError(
             f"model `{wanted.name}` has num_classes {classes}, the data set has {num_classes} classes",
             code="MC238",
-            hint="leave `num_classes` out: it follows the data set",
+            hint=f"set `num_classes: {num_classes}`, or leave it out: it follows the data set",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -27,6 +27,7 @@ class Site:
         axis: axis of the parameter; -1 while not known.
         labels: ``[slots]`` label of each slot; of ``values`` sites in the parameter's own shape until settled.
         groups: number of convolution groups into which the slots fall.
+        operation: index of the op that first met it.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Site:
     axis: int
     labels: Tensor
     groups: int = 1
+    operation: int = 0
 
 
 @dataclass
@@ -58,17 +60,19 @@ class LabelSpace:
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Nothing that carries one of these labels can be pruned."""
-        self.fixed.append((_narrowed(labels).unique(), reason))
+        self.fixed.append((distinct(narrowed(labels)), reason))
 
     def couple(self, a: Tensor, b: Tensor) -> None:
         """Elements at the same position stay or go together. The shapes broadcast."""
-        a, b = torch.broadcast_tensors(a, b)
+        shape = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
+        a, b = a.expand(shape), b.expand(shape)
         for dim in range(a.ndim):
             if a.shape[dim] > 1 and a.stride(dim) == 0 and b.stride(dim) == 0:
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
         different = a != b
         if bool(different.any()):
-            self._pairs.append(torch.stack([a[different], b[different]]).unique(dim=1))
+            pairs = distinct((a[different] << 32) + b[different])
+            self._pairs.append(torch.stack([pairs >> 32, pairs & 0xFFFFFFFF]))
 
     def classes(self) -> Tensor:
         """``[labels]``: the smallest label of each label's coupled class."""
@@ -92,6 +96,14 @@ def connected(size: int, pairs: Tensor) -> Tensor:
         root = hooked
 
 
+def distinct(values: Tensor) -> Tensor:
+    """The different values, ascending."""
+    ordered = values.flatten().sort().values
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
+
+
 def varies(labels: Tensor, dim: int) -> bool:
     """Whether elements along ``dim`` carry different labels."""
     if labels.shape[dim] <= 1 or labels.stride(dim) == 0:
@@ -108,7 +120,8 @@ def compressed(labels: Tensor) -> Tensor:
     return labels.expand(shape)
 
 
-def _narrowed(labels: Tensor) -> Tensor:
+def narrowed(labels: Tensor) -> Tensor:
+    """The same labels without their repetition: size 1 along every stride-0 dimension."""
     for dim in range(labels.ndim):
         if labels.stride(dim) == 0 and labels.shape[dim] > 1:
             labels = labels.narrow(dim, 0, 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mcomp.pruning.labels import compressed, varies
+from mcomp.pruning.labels import compressed, distinct, narrowed, varies
 from mcomp.pruning.tracing import Tracer, Weight
 
 Rule = Callable[[Tracer, Any, Sequence[Any], dict[str, Any], Any], bool]
@@ -56,7 +56,8 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 @_rule("copy_", "fill_", "zero_", "_to_copy", "clone", "detach", "alias", "lift_fresh", "contiguous", "hardswish")
-@_rule("hardswish_", "_prelu_kernel", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
+@_rule("bernoulli_", "uniform_", "normal_", "hardswish_", "_prelu_kernel", "zeros_like", "ones_like")
+@_rule("full_like", "empty_like", "rand_like", "randn_like")
 def _pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
     """Elements that meet stay together; one that is spread over several channels cannot go with any of them."""
     if not isinstance(out, Tensor):
@@ -91,6 +92,14 @@ def _is_spread(labels: Tensor, spread: Tensor, other: Tensor) -> bool:
     return False
 
 
+@_rule("native_dropout", "alpha_dropout")
+def _dropout(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
+    labels = tracer.labels_of(args[0])
+    for result in tree_leaves(out):
+        tracer.mark(result, labels)
+    return True
+
+
 @_rule("t", "transpose")
 def _transpose(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
     if args[0].ndim == 2 and tracer.weight(args[0]) is not None:
@@ -122,20 +131,26 @@ def _viewed(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, An
     return True
 
 
+@_rule("as_strided_")
+def _restrided(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
+    """Global pooling restrides its ``(N, C, 1, 1)`` result for channels-last inputs; the order of elements stays."""
+    labels = tracer.labels_of(args[0])
+    return bool(out.ndim > 2 and out[0, 0].numel() == 1 and labels.shape == out.shape and out.is_contiguous())
+
+
 @_rule("slice", "select", "split", "split_with_sizes", "unbind", "narrow", "index_select", "index", "chunk")
 @_rule("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
 def _pieces(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
     """Labels are cut like values; which channels fell into which piece is noted where they differ."""
     labels = tracer.labels_of(args[0])
     cut = func(labels, *args[1:], **kwargs)
-    all_of_it = labels.unique().numel()
+    all_of_it = distinct(narrowed(labels)).numel()
     results = [(out, cut)] if isinstance(out, Tensor) else list(zip(out, cut, strict=True))
     for index, (tensor, piece) in enumerate(results):
         tracer.mark(tensor, piece)
-        found = compressed(piece)
-        slots = found[tuple(slice(0, 1) if found.stride(dim) == 0 else slice(None) for dim in range(found.ndim))]
-        if slots.unique().numel() < all_of_it:
-            tracer.piece(index, slots.flatten())
+        slots = narrowed(compressed(piece)).flatten()
+        if distinct(slots).numel() < all_of_it:
+            tracer.piece(index, slots)
     return True
 
 
@@ -148,8 +163,9 @@ def _convolution(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[st
         return False
     incoming = tracer.per_channel(tracer.labels_of(x), 1)
     out_axis = 1 if transposed else 0
-    rows = tracer.site(weight.name, "rows", out_axis, out.shape[1], 1 if _depthwise(tensor, groups) else groups)
-    if _depthwise(tensor, groups):
+    depthwise = tracer.depthwise(weight.name, groups, tensor.shape[1])
+    rows = tracer.site(weight.name, "rows", out_axis, out.shape[1], 1 if depthwise else groups)
+    if depthwise:
         tracer.space.couple(rows.labels.reshape(groups, -1), incoming[:, None])
     else:
         columns = tracer.site(weight.name, "columns", 1 - out_axis, incoming.numel(), groups)
@@ -158,10 +174,6 @@ def _convolution(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[st
         tracer.space.couple(tracer.labels_of(bias), rows.labels)
     tracer.mark(out, rows.labels.reshape([-1, *[1] * (out.ndim - 2)]).expand(out.shape))
     return True
-
-
-def _depthwise(weight: Tensor, groups: int) -> bool:
-    return groups > 1 and weight.shape[1] == 1
 
 
 @_rule("mm", "addmm")
@@ -196,17 +208,25 @@ def _batch_norm(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str
     return True
 
 
+#: Ops that work on the last dimensions only, and on how many.
 _SPATIAL = {
-    f"{name}{n}d{suffix}": n
+    name.format(n=n): n
     for n in (1, 2, 3)
-    for name in ("avg_pool", "_adaptive_avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "max_pool", "mkldnn_max_pool")
-    for suffix in ("", "_with_indices")
-} | {
-    f"upsample_{mode}": int(mode[-2])
-    for mode in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d", "bicubic2d", "linear1d", "trilinear3d")
-} | {f"_upsample_nearest_exact{n}d": n for n in (1, 2, 3)} | {f"reflection_pad{n}d": n for n in (1, 2, 3)} | {
-    f"replication_pad{n}d": n for n in (1, 2, 3)
+    for name in (
+        "avg_pool{n}d",
+        "adaptive_avg_pool{n}d",
+        "_adaptive_avg_pool{n}d",
+        "adaptive_max_pool{n}d",
+        "max_pool{n}d",
+        "max_pool{n}d_with_indices",
+        "mkldnn_max_pool{n}d",
+        "upsample_nearest{n}d",
+        "_upsample_nearest_exact{n}d",
+        "reflection_pad{n}d",
+        "replication_pad{n}d",
+    )
 }
+_SPATIAL |= {"upsample_linear1d": 1, "upsample_bilinear2d": 2, "upsample_bicubic2d": 2, "upsample_trilinear3d": 3}
 
 
 @_rule(*_SPATIAL)
@@ -221,13 +241,15 @@ def _spatial(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, A
 def _pad(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
     labels, padding = tracer.labels_of(args[0]), args[1]
     padded = [labels.ndim - 1 - i for i in range(len(padding) // 2) if padding[2 * i] or padding[2 * i + 1]]
+    if any(varies(labels, dim) for dim in padded):
+        return False
     return _over(tracer, labels, padded, out)
 
 
 @_rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "any", "linalg_vector_norm", "_softmax", "cumsum")
 @_rule("_log_softmax", "logsumexp", "argmax", "var_mean")
 def _reduced(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
-    """Over positions, each channel keeps to itself; over channels, they are mixed."""
+    """Over positions, each channel keeps to itself; over channels, those that are mixed stay or go together."""
     labels = tracer.labels_of(args[0])
     if isinstance(args[1] if len(args) > 1 else None, Tensor):
         return _pointwise(tracer, func, args, kwargs, out)
@@ -240,10 +262,11 @@ def _reduced(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, A
 
 def _over(tracer: Tracer, labels: Tensor, dims: Sequence[int], out: Any) -> bool:
     """Mark results that have the labels of ``labels`` with ``dims`` resized, or reduced away."""
-    if any(varies(labels, dim) for dim in dims):
-        return False
     for dim in dims:
-        labels = labels.narrow(dim, 0, 1)
+        first = labels.narrow(dim, 0, 1)
+        if varies(labels, dim):
+            tracer.space.couple(labels, first)
+        labels = first
     for result in tree_leaves(out):
         if isinstance(result, Tensor):
             kept = labels

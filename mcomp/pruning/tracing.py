@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from mcomp.pruning.labels import LabelSpace, Role, Site, compressed, varies
+from mcomp.pruning.labels import LabelSpace, Role, Site, compressed, distinct, varies
 
 # A parameter used element by element beyond this size is a table, not a value per channel.
 _LARGEST_VALUES = 1 << 16
@@ -46,7 +46,9 @@ class Trace:
         whole: class to the reason why it can't be pruned.
         operations: all ops, in order.
         gammas: names of batch-norm scale parameters.
+        depthwise: names of convolution weights that take one input channel per group.
         outputs: shapes of the network's outputs.
+        trained: whether a second pass in train mode was followed as well.
     """
 
     sites: dict[tuple[str, Role, int], Site]
@@ -54,7 +56,9 @@ class Trace:
     whole: dict[int, str]
     operations: list[Operation]
     gammas: list[str]
+    depthwise: frozenset[str]
     outputs: list[torch.Size]
+    trained: bool = False
 
 
 class TraceFailure(Exception):
@@ -71,20 +75,23 @@ class _Seen:
     sites: dict[tuple[str, Role, int], Site] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
     gammas: dict[str, None] = field(default_factory=dict)
+    depthwise: set[str] = field(default_factory=set)
     operations: list[Operation] = field(default_factory=list)
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
     """Carries labels along while the ops of a forward run; :mod:`mcomp.pruning.operators` knows the ops."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, model: nn.Module, like: Trace | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._like = like
         self.space = LabelSpace()
         self.seen = _Seen()
         self.module = ""
         self._labels: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._views: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._names, tied = _names(model)
+        self._parameters = {self._names[id(parameter)] for parameter in model.parameters()}
         for name, reason in tied.items():
             self.freeze(name, reason)
 
@@ -102,9 +109,9 @@ class Tracer(TorchDispatchMode):
 
     def labels_of(self, tensor: Tensor) -> Tensor:
         """The labels of ``tensor``, in its shape."""
-        found = self._labels.get(tensor)
+        found = self._labels.get(tensor)  # type: ignore[no-untyped-call]
+        assert found is None or isinstance(found, Tensor)
         if found is not None and found.shape == tensor.shape:
-            assert isinstance(found, Tensor)
             return found
         if found is not None:
             self.space.fix(found, f"a tensor changes its shape in place in `{self.module}`")
@@ -119,7 +126,7 @@ class Tracer(TorchDispatchMode):
         key: tuple[str, Role, int] = (name, "values", -1)
         if key not in self.seen.sites:
             labels = self.space.fresh(tensor.numel()).reshape(tensor.shape)
-            self.seen.sites[key] = Site(name, "values", -1, labels)
+            self.seen.sites[key] = Site(name, "values", -1, labels, operation=self._operation)
         return self.seen.sites[key].labels
 
     def mark(self, tensor: Tensor, labels: Tensor) -> None:
@@ -131,7 +138,7 @@ class Tracer(TorchDispatchMode):
         name = self._names.get(id(tensor))
         if name is not None:
             return Weight(name)
-        found = self._views.get(tensor)
+        found = self._views.get(tensor)  # type: ignore[no-untyped-call]
         assert found is None or isinstance(found, Weight)
         return found
 
@@ -143,7 +150,7 @@ class Tracer(TorchDispatchMode):
         """The site of a weight's axis, made on first use."""
         key = (name, role, axis)
         if key not in self.seen.sites:
-            self.seen.sites[key] = Site(name, role, axis, self.space.fresh(slots), groups)
+            self.seen.sites[key] = Site(name, role, axis, self.space.fresh(slots), groups, self._operation)
         site = self.seen.sites[key]
         if site.groups != groups:
             self.freeze(name, f"`{name}` is used with {site.groups} and with {groups} groups")
@@ -151,8 +158,12 @@ class Tracer(TorchDispatchMode):
 
     def piece(self, index: int, labels: Tensor) -> None:
         """Note which channels fall into one piece of a split: after pruning the same must fall into it."""
-        key = f"#{len(self.seen.operations)}.{index}"
-        self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, labels)
+        key = f"#{self._operation}.{index}"
+        self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, labels, operation=self._operation)
+
+    @property
+    def _operation(self) -> int:
+        return len(self.seen.operations) - 1
 
     def freeze(self, name: str, reason: str) -> None:
         """Nothing may be cut from this parameter."""
@@ -161,6 +172,15 @@ class Tracer(TorchDispatchMode):
     def gamma(self, name: str) -> None:
         """This parameter is the scale of a batch norm."""
         self.seen.gammas[name] = None
+
+    def depthwise(self, name: str, groups: int, columns: int) -> bool:
+        """Whether a convolution has a group for each channel.
+
+        In a narrow network it is what it was in the wide one: a group may be left with one channel by pruning.
+        """
+        if self._like is None and groups > 1 and columns == 1:
+            self.seen.depthwise.add(name)
+        return name in (self.seen.depthwise if self._like is None else self._like.depthwise)
 
     def per_channel(self, labels: Tensor, dim: int) -> Tensor:
         """``[channels]`` labels along ``dim``; whatever differs elsewhere within a channel is coupled."""
@@ -172,7 +192,12 @@ class Tracer(TorchDispatchMode):
                 labels = first
         return labels.flatten()
 
-    def finish(self, outputs: Any) -> Trace:
+    def unmet(self) -> bool:
+        """Whether the model has parameters that no op has used yet."""
+        met = {site.key for site in self.seen.sites.values()} | self.seen.frozen.keys()
+        return any(name not in met for name in self._names.values() if name in self._parameters)
+
+    def finish(self, outputs: Any, trained: bool) -> Trace:
         """Fix what leaves the network, settle which axis of each parameter is cut, and name the classes."""
         tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
         for tensor in tensors:
@@ -191,16 +216,25 @@ class Tracer(TorchDispatchMode):
                 self.space.fix(site.labels, self.seen.frozen[site.key])
         whole: dict[int, str] = {}
         for labels, reason in self.space.fixed:
-            for found in classes[labels].unique().tolist():
+            for found in distinct(classes[labels]).tolist():
                 whole.setdefault(found, reason)
         shapes = [tensor.shape for tensor in tensors]
-        return Trace(sites, classes, whole, self.seen.operations, list(self.seen.gammas), shapes)
+        return Trace(
+            sites,
+            classes,
+            whole,
+            self.seen.operations,
+            list(self.seen.gammas),
+            frozenset(self.seen.depthwise),
+            shapes,
+            trained,
+        )
 
     def _settled(self, site: Site, classes: Tensor) -> Site:
         """A parameter with one label per element, cut along the single axis on which its classes differ."""
         labels = site.labels
         if labels.ndim == 0:
-            return Site(site.key, "values", 0, labels.reshape(1))
+            return replace(site, axis=0, labels=labels.reshape(1))
         axes = [dim for dim in range(labels.ndim) if varies(classes[labels], dim)]
         if len(axes) > 1:
             self.space.fix(labels, f"parameter `{site.key}` differs along more than its channels")
@@ -209,29 +243,61 @@ class Tracer(TorchDispatchMode):
         for dim in range(labels.ndim):
             if dim != axis:
                 labels = labels.narrow(dim, 0, 1)
-        return Site(site.key, "values", axis, labels.flatten())
+        return replace(site, axis=axis, labels=labels.flatten())
 
 
-def trace_labels(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+def trace_labels(model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None = None) -> Trace:
     """Run ``model`` once on ``inputs`` and follow the labels.
+
+    Where parameters were not met on the way (auxiliary heads that only exist in training), it runs again in train
+    mode: they must still fit after pruning.
 
     Args:
         model: in eval mode, on the CPU; hooks are put on it and taken off again.
         inputs: a batch that it accepts.
+        like: trace of the network from which ``model`` was pruned.
 
     Raises:
         TraceFailure: the forward raised.
     """
-    tracer = Tracer(model)
+    tracer = Tracer(model, like)
+    outputs = [_run(tracer, model, inputs)]
+    if tracer.unmet() if like is None else like.trained:
+        try:
+            with _train_mode(model):
+                outputs.append(_run(tracer, model, inputs))
+        except TraceFailure:
+            if like is not None:
+                raise
+            # these inputs do not suit training (an auxiliary head may be too deep for them): start afresh without it
+            tracer = Tracer(model, like)
+            return tracer.finish([_run(tracer, model, inputs)], trained=False)
+    return tracer.finish(outputs, trained=len(outputs) > 1)
+
+
+def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     for tensor in inputs:
         tracer.mark(tensor, tracer.space.opaque(tensor.shape, "meets the network's input"))
     with torch.no_grad(), _module_names(model, tracer):
         try:
             with tracer:
-                outputs = model(*inputs)
+                return model(*inputs)
         except Exception as error:  # a user's forward may raise anything
             raise TraceFailure(error, tracer.seen.operations) from error
-    return tracer.finish(outputs)
+
+
+@contextmanager
+def _train_mode(model: nn.Module) -> Iterator[None]:
+    """Train mode for one pass that leaves no trace: buffers and the random state come back as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        model.eval()
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, str]]:

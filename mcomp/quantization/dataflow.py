@@ -38,6 +38,8 @@ _MOVING_CALLS = frozenset(
     }
 )  # fmt: skip
 
+_SPLITTING_CALLS = frozenset({"chunk", "split"})
+
 # Never negative, whatever goes in.
 _POSITIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
 _POSITIVE_CALLS = frozenset(
@@ -58,9 +60,10 @@ _KEEPING_MODULES = (
     nn.ReplicationPad2d,
     ActivationQuantizer,
 )
+_WITH_NUMBERS = frozenset({"add", "add_", "iadd", "mul", "mul_", "imul", "maximum", "pad"})
 _KEEPING_CALLS = _MOVING_CALLS | {
     "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean", "sum", "cat",
-    "concat", "stack", "add", "add_", "iadd", "mul", "mul_", "imul", "maximum",
+    "concat", "stack", *_WITH_NUMBERS,
 }  # fmt: skip
 
 
@@ -70,7 +73,15 @@ def moves_values(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         module = modules[str(node.target)]
         upsampling = isinstance(module, nn.Upsample) and module.mode in ("nearest", "nearest-exact")
         return isinstance(module, _MOVING_MODULES) or type(module).__name__ == "StochasticDepth" or upsampling
-    return node.op in ("call_function", "call_method") and call_name(node) in _MOVING_CALLS
+    if node.op not in ("call_function", "call_method") or call_name(node) not in _MOVING_CALLS:
+        return False
+    return call_name(node) != "getitem" or _selects_values(node)
+
+
+def _selects_values(node: fx.Node) -> bool:
+    """Whether an indexing takes part of a tensor; an integer index may as well take one of several results."""
+    holder, index = node.args
+    return not isinstance(index, int) or (isinstance(holder, fx.Node) and call_name(holder) in _SPLITTING_CALLS)
 
 
 def source(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
@@ -91,26 +102,33 @@ def is_nonnegative(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _nonnegative(node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.Node, bool]) -> bool:
+    if moves_values(node, modules):  # sizes may be inputs too; the first one is the tensor
+        return bool(node.all_input_nodes) and known[node.all_input_nodes[0]]
     if node.op == "call_module":
         module = modules[str(node.target)]
         if isinstance(module, nn.Hardtanh):  # ReLU6 is one
-            return module.min_val >= 0
-        if isinstance(module, _POSITIVE_MODULES):
-            return True
-        keeps = isinstance(module, _KEEPING_MODULES) or moves_values(node, modules)
-    elif node.op in ("call_function", "call_method"):
-        name = call_name(node)
-        if name in ("hardtanh", "clamp", "clip"):
-            low = node.kwargs.get("min_val", node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None))
-            return isinstance(low, (int, float)) and low >= 0
-        if name in _POSITIVE_CALLS:
-            return True
-        keeps = name in _KEEPING_CALLS
-    else:
+            return bool(module.min_val >= 0)
+        smooth = isinstance(module, nn.Upsample) and module.mode != "bicubic"
+        keeps = isinstance(module, _KEEPING_MODULES) or smooth
+        return isinstance(module, _POSITIVE_MODULES) or (keeps and all(known[each] for each in node.all_input_nodes))
+    if node.op not in ("call_function", "call_method"):
         return False
-    numbers = [value for value in node.args if isinstance(value, (int, float))]
-    scales = keeps and call_name(node) in ("add", "add_", "iadd", "mul", "mul_", "imul", "maximum")
-    return keeps and all(known[each] for each in node.all_input_nodes) and not (scales and min(numbers, default=0) < 0)
+    name = call_name(node)
+    if name in ("hardtanh", "clamp", "clip"):
+        low = node.kwargs.get("min_val", node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None))
+        return isinstance(low, (int, float)) and low >= 0
+    if name in _POSITIVE_CALLS:
+        return True
+    if name == "interpolate":
+        keeps = str(node.kwargs.get("mode")) != "bicubic"
+    else:
+        keeps = name in _KEEPING_CALLS and not (name in _WITH_NUMBERS and _has_negative(node))
+    return keeps and all(known[each] for each in node.all_input_nodes)
+
+
+def _has_negative(node: fx.Node) -> bool:
+    """Whether a plain number among the arguments is below 0."""
+    return any(isinstance(value, (int, float)) and value < 0 for value in [*node.args, *node.kwargs.values()])
 
 
 def call_name(node: fx.Node) -> str:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  torch's own convention
+from torch.nn import functional as F
 
 from mcomp.quantization.integers import IntegerWeight, dequantize, storage_dtype
 from mcomp.quantization.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, constructor_arguments
@@ -28,7 +28,7 @@ class FoldedLayer(nn.Module):
 
     weight_int: Tensor
     weight_scale: Tensor
-    bias: nn.Parameter | None
+    bias: Any  # nn.Parameter or None
     bits: int
     _kept: tuple[Any, Tensor] | None = None
 
@@ -70,20 +70,25 @@ class FoldedQuantConv1d(FoldedLayer, nn.Conv1d):
     """A convolution over integers; the float32 result equals that of an integer engine before rounding."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.dequantized_weight(), self.bias)
+        """The convolution with the dequantised weight."""
+        output: Tensor = self._conv_forward(input, self.dequantized_weight(), self.bias)
+        return output
 
 
 class FoldedQuantConv2d(FoldedLayer, nn.Conv2d):
     """A convolution over integers; the float32 result equals that of an integer engine before rounding."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.dequantized_weight(), self.bias)
+        """The convolution with the dequantised weight."""
+        output: Tensor = self._conv_forward(input, self.dequantized_weight(), self.bias)
+        return output
 
 
 class FoldedQuantLinear(FoldedLayer, nn.Linear):
     """A matrix product over integers."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """The product with the dequantised weight."""
         return F.linear(input, self.dequantized_weight(), self.bias)
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  torch's own convention
+from torch.nn import functional as F
 
 from mcomp.quantization.integers import IntegerWeight
 from mcomp.quantization.quantizers.weight import WeightQuantizer
@@ -21,14 +21,14 @@ class QuantizedLayer(nn.Module):
     changes (seen by its version counter; ``train()`` drops it too, for edits through ``.data``).
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any  # nn.Parameter; torch types it differently in convolutions and linear layers
+    bias: Any
     weight_quantizer: WeightQuantizer
     _kept: tuple[Any, Tensor] | None = None
 
     def quantized_weight(self) -> Tensor:
         """The weight that the layer multiplies with."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.training or (torch.is_grad_enabled() and weight.requires_grad) or weight.is_inference():
             quantised: Tensor = self.weight_quantizer(weight)
             return quantised
@@ -66,7 +66,9 @@ class QuantConv1d(QuantizedLayer, nn.Conv1d):
         self.weight_quantizer = weight_quantizer
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.quantized_weight(), self.bias)
+        """The convolution with the quantised weight."""
+        output: Tensor = self._conv_forward(input, self.quantized_weight(), self.bias)
+        return output
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
@@ -77,7 +79,9 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         self.weight_quantizer = weight_quantizer
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.quantized_weight(), self.bias)
+        """The convolution with the quantised weight."""
+        output: Tensor = self._conv_forward(input, self.quantized_weight(), self.bias)
+        return output
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
@@ -88,10 +92,9 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         self.weight_quantizer = weight_quantizer
 
     def forward(self, input: Tensor) -> Tensor:
+        """The product with the quantised weight."""
         return F.linear(input, self.quantized_weight(), self.bias)
 
-
-Quantizable = nn.Conv1d | nn.Conv2d | nn.Linear
 
 QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Conv1d: QuantConv1d,

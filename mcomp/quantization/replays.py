@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 @register_replay("quantize")
 def _quantize(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]) -> nn.Module:
-    from mcomp.quantization.conversion import quantize
+    from mcomp.quantization.config import QuantizeConfig
+    from mcomp.quantization.conversion import convert
+    from mcomp.quantization.tracing import trace
 
     options = {key: value for key, value in entry.items() if key not in ("op", "float_layers")}
-    return quantize(model, example_inputs, **options)
+    return convert(model, trace(model), QuantizeConfig(**options))
 
 
 @register_replay("fuse")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
@@ -30,13 +30,13 @@ class TracedModel(fx.GraphModule):
     """A graph module that keeps its provenance when copied (``fx.GraphModule`` keeps only what it knows)."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedModel:
-        copied: TracedModel = super().__deepcopy__(memo)
+        copied = cast(TracedModel, super().__deepcopy__(memo))
         if ATTRIBUTE in self.__dict__:
             copied.__dict__[ATTRIBUTE] = copy.deepcopy(self.__dict__[ATTRIBUTE], memo)
         return copied
 
     def __copy__(self) -> TracedModel:
-        copied: TracedModel = super().__copy__()
+        copied = cast(TracedModel, super().__copy__())
         if ATTRIBUTE in self.__dict__:
             copied.__dict__[ATTRIBUTE] = copy.deepcopy(self.__dict__[ATTRIBUTE])
         return copied

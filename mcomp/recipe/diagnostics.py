@@ -154,4 +154,3 @@ def _cells(text: str) -> int:
 
 def _plural(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
-

@@ -17,7 +17,7 @@ from yaml.scanner import Scanner
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.scalars import resolve
 from mcomp.recipe.syntax import explain_reader, explain_syntax
-from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, clone, count
+from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, characters, clone, count
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 50
@@ -61,6 +61,7 @@ class _Builder:
         self._faults = faults
         self._anchors: dict[str, Node | None] = {}
         self._nodes = 0
+        self._repeated = 0
         try:
             self._events = _Events(text)
         except yaml.reader.ReaderError as error:
@@ -84,7 +85,7 @@ class _Builder:
 
     def _next(self) -> Any:
         try:
-            return self._events.get_event()
+            return self._events.get_event()  # type: ignore[no-untyped-call]
         except yaml.MarkedYAMLError as error:
             self._fail(*explain_syntax(error, self._source))
         except (ValueError, OverflowError):  # PyYAML on `"\U00110000"` and on `%YAML` with thousands of digits
@@ -103,7 +104,7 @@ class _Builder:
             self._fail(f"nested deeper than {MAX_DEPTH} levels", mark)
         self._count(1, mark)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor, mark, depth)
+            return self._alias(event.anchor or "", mark, depth)
         if event.tag is not None:
             self._faults.error(
                 "MC102",
@@ -141,7 +142,10 @@ class _Builder:
         name = node.text
         if name == "<<" and not node.quoted:
             self._faults.error(
-                "MC102", "merge keys (`<<`) are not part of YAML 1.2", node.mark, hint="write the keys out, or use `vars`"
+                "MC102",
+                "merge keys (`<<`) are not part of YAML 1.2",
+                node.mark,
+                hint="write the keys out, or use `vars`",
             )
             return
         if name in into.entries:
@@ -181,6 +185,9 @@ class _Builder:
             )
             return ScalarNode(None, mark, "", poisoned=True)
         self._count(count(target) - 1, mark)
+        self._repeated += characters(target)
+        if self._repeated > MAX_BYTES:
+            self._fail("more than 1 MiB of text once aliases are followed", mark)
         if depth + _height(target) - 1 > MAX_DEPTH:
             self._fail(f"nested deeper than {MAX_DEPTH} levels once aliases are followed", mark)
         return clone(target)

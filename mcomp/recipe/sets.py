@@ -16,7 +16,9 @@ from mcomp.recipe.stage_entries import KEYWORDS, outline
 from mcomp.recipe.suggest import did_you_mean, listed
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null, walk
 
-_STEP = re.compile(r"(?:^|\.)(?P<name>[^.\[\]=\"']+)|\[(?P<index>\d{1,6})\]|\[(?P<quote>[\"'])(?P<quoted>.*?)(?P=quote)\]")
+_STEP = re.compile(
+    r"(?:^|\.)(?P<name>[^.\[\]=\"']+)|\[(?P<index>\d{1,6})\]|\[(?P<quote>[\"'])(?P<quoted>.*?)(?P=quote)\]"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def _parse(source: Source, faults: Faults) -> Assignment | None:
         value = ScalarNode(None, Mark(source, 1, position + 1), "")
     if "\n" in text or (not isinstance(value, ScalarNode) and text[value.mark.column - 1] not in "[{"):
         faults.error(
-            "MC110", "the value must be a single value, `[…]` or `{…}`", Mark(source, 1, position + 2), hint="quote text that holds `: `"
+            "MC110",
+            "the value must be a single value, `[…]` or `{…}`",
+            Mark(source, 1, position + 2),
+            hint="quote text that holds `: `",
         )
         return None
     return Assignment(tuple(steps), value)

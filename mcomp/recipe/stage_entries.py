@@ -57,7 +57,7 @@ def take_apart(stages: ListNode, faults: Faults) -> list[Entry]:
 
 
 def name_stages(entries: list[Entry], faults: Faults) -> None:
-    """Give each entry its id: the explicit one, or the stage's name, ``name_2`` …"""
+    """Give each entry its id: the explicit one, or the stage's name, then ``name_2`` and so on."""
     uses: Counter[str] = Counter()
     taken: dict[str, tuple[Entry, Mark]] = {}
     for entry in entries:
@@ -102,7 +102,9 @@ def _take_apart(item: Node, faults: Faults) -> Entry:
         if isinstance(item.value, str) and item.value:
             entry.uses = item.value
         elif not item.poisoned:
-            faults.error("MC106", "a stage is named by text", item.mark, hint="e.g. `- bn_fuse`, `- prune: {ratio: 0.4}`")
+            faults.error(
+                "MC106", "a stage is named by text", item.mark, hint="e.g. `- bn_fuse`, `- prune: {ratio: 0.4}`"
+            )
         return entry
     if isinstance(item, ListNode):
         faults.error("MC106", "a stage cannot be a list", item.mark, hint="e.g. `- prune: {ratio: 0.4}`")

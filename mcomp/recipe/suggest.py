@@ -1,4 +1,4 @@
-"""\"Did you mean\" for any name that is not known."""
+"""What a name that is not known was probably meant to be."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     folded = {_fold(candidate): candidate for candidate in reversed(names)}
     if _fold(name) in folded:
         return folded[_fold(name)]
-    found = difflib.get_close_matches(_fold(name), folded, n=1, cutoff=0.6)
-    if found:
-        return folded[found[0]]
     letters = sorted(_fold(name))
-    return next((candidate for key, candidate in folded.items() if sorted(key) == letters), None)
+    for key, candidate in folded.items():
+        if sorted(key) == letters:  # two letters swapped; difflib rates that low
+            return candidate
+    found = difflib.get_close_matches(_fold(name), folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,13 +13,15 @@ FRESH = frozenset({"float", "bn"})
 
 #: trait: (what a model that has it is like, what was done to it that took it away, what was done that gave it)
 _WORDS = {
-    "float": ("whose weights are floating-point", "turned them into integers", "made them so"),
+    "float": ("whose weights are floating-point", "quantised them", "made them so"),
     "bn": ("whose batch norms are not folded", "folded them", "put them in"),
     "quantized": ("that is quantised", "undid that", "quantised it"),
     "pruned": ("that is pruned", "undid that", "pruned it"),
     "fused": ("whose batch norms are folded", "undid that", "folded them"),
     "folded": ("whose batch norms are folded", "undid that", "folded them"),
     "sparse": ("that was trained towards sparsity", "undid that", "trained it so"),
+    "onnx": ("that was written as ONNX already", "undid that", "wrote it"),
+    "engine": ("that was built into an engine already", "undid that", "built it"),
     "calibrated": ("that is calibrated", "undid that", "calibrated it"),
 }
 
@@ -63,9 +65,9 @@ def check_order(entries: list[Entry], stages: list[type[Stage] | None], faults: 
             model = _Model(given={}, opaque=True)
             continue
         _needs(entry, stage, model, faults)
-        for trait in stage.traits.destroys:
+        for trait in sorted(stage.traits.destroys):
             model.given.pop(trait, None)
-            model.taken[trait] = entry
+            model.taken.setdefault(trait, entry)
         for trait in stage.traits.provides:
             model.given[trait] = entry
             model.taken.pop(trait, None)
@@ -73,22 +75,25 @@ def check_order(entries: list[Entry], stages: list[type[Stage] | None], faults: 
 
 def _needs(entry: Entry, stage: type[Stage], model: _Model, faults: Faults) -> None:
     """At most one diagnostic per stage: the first trait that does not fit."""
-    for trait in sorted(stage.traits.requires):
-        if trait in model.taken:
-            _taken(entry, trait, model.taken[trait], faults)
+    for trait, by in model.taken.items():  # the earliest culprit: moving before it is enough
+        if trait in stage.traits.requires:
+            _taken(entry, trait, by, faults)
             return
+    for trait in sorted(stage.traits.requires):
         if trait not in model.given and trait not in model.assumed and not model.opaque:
             model.assumed.add(trait)  # the next stage that needs it too has the same cause
             _never(entry, trait, faults)
             return
     for trait in sorted(stage.traits.conflicts):
-        by = model.given.get(trait)
-        if by is not None:
-            _conflict(entry, trait, by, faults)
+        giver = model.given.get(trait)
+        if giver is not None:
+            _conflict(entry, trait, giver, faults)
             return
         if trait in model.given:
             like = _like(trait)
-            faults.error("MC113", f"`{entry.uses}` ({entry.place}) cannot take a model {like}, as a fresh one is", entry.mark)
+            faults.error(
+                "MC113", f"`{entry.uses}` ({entry.place}) cannot take a model {like}, as a fresh one is", entry.mark
+            )
             return
 
 
@@ -98,18 +103,22 @@ def _taken(entry: Entry, trait: str, by: Entry, faults: Faults) -> None:
         "MC113",
         f"`{entry.uses}` ({entry.place}) needs a model {_like(trait)}, but `{by.uses}` ({by.place}) {did}",
         entry.mark,
-        hint=f"move `{entry.uses}` before `{by.uses}`",
+        hint=_move(entry, by),
     )
+
+
+def _move(entry: Entry, by: Entry) -> str:
+    same = entry.uses == by.uses
+    return f"remove one of the two `{by.uses}`" if same else f"move `{entry.uses}` before `{by.uses}`"
 
 
 def _conflict(entry: Entry, trait: str, by: Entry, faults: Faults) -> None:
     did = _WORDS[trait][2] if trait in _WORDS else f"provides `{trait}`"
-    again = entry.uses == by.uses
     faults.error(
         "MC113",
         f"`{entry.uses}` ({entry.place}) cannot take a model {_like(trait)}, and `{by.uses}` ({by.place}) {did}",
         entry.mark,
-        hint=f"remove one of the two `{by.uses}`" if again else f"move `{entry.uses}` before `{by.uses}`",
+        hint=_move(entry, by),
     )
 
 

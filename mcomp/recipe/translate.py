@@ -139,7 +139,7 @@ def _one_per_union(found: Sequence[_Fault]) -> list[_Fault]:
         apart = [group for group in members.values() if not any(one.is_type and one.path == at for one in group)]
         deeper = [group for group in apart if any(one.path != at or one.kind == "missing" for one in group)]
         if deeper:
-            kept += min(deeper, key=len)
+            kept += sorted(deeper, key=len)[0]
         else:
             literals = [one for group in members.values() for one in group if one.kind in ("literal_error", "enum")]
             limits = [one for group in apart for one in group]
@@ -149,7 +149,8 @@ def _one_per_union(found: Sequence[_Fault]) -> list[_Fault]:
 
 def _entry(section: Section, path: Path) -> tuple[Mark, Node | None]:
     """The key's mark and the value at a path; the section's own where the path is empty."""
-    mark, node = section.key, section.node
+    mark = section.key
+    node: Node | None = section.node
     for step in path:
         if isinstance(node, MapNode) and isinstance(step, str):
             entry: MapEntry | None = node.entries.get(step)
@@ -194,7 +195,9 @@ def _missing(paths: Sequence[Path], unknown: Sequence[Path], section: Section, f
         mark, _ = _entry(section, parent)
         what = f"`{dotted(parent)}` of {section.what}" if parent else section.what
         nouns = section.noun if len(names) == 1 else f"{section.noun}s"
-        faults.error("MC105", f"{what} needs the {nouns} {' and '.join(f'`{name}`' for name in names)}", mark, hint=section.hint)
+        faults.error(
+            "MC105", f"{what} needs the {nouns} {' and '.join(f'`{name}`' for name in names)}", mark, hint=section.hint
+        )
 
 
 def _wrong_value(path: Path, group: Sequence[_Fault], section: Section, faults: Faults) -> None:
@@ -209,7 +212,9 @@ def _wrong_value(path: Path, group: Sequence[_Fault], section: Section, faults: 
         text = next(_sentence(one) for one in group if not one.is_type)
         faults.error("MC104", f"{name}: {text}", mark, hint=_used_at(node))
         return
-    wanted = expected_at(section.model, path) or " or ".join(dict.fromkeys(_wanted(one, path, section) for one in group))
+    wanted = expected_at(section.model, path) or " or ".join(
+        dict.fromkeys(_wanted(one, path, section) for one in group)
+    )
     label = ""
     if isinstance(node, ScalarNode) and isinstance(node.value, str):
         label = did_you_mean(node.value, [choice for one in group for choice in _choices(one)])

@@ -136,6 +136,11 @@ def count(node: Node) -> int:
     return sum(1 for _ in walk(node))
 
 
+def characters(node: Node) -> int:
+    """Length of all text below ``node``: what a copy would cost once it is written out."""
+    return sum(len(one.text) for one in walk(node) if isinstance(one, ScalarNode))
+
+
 def is_poisoned(node: Node) -> bool:
     """True if something in here was reported already."""
     return any(item.poisoned for item in walk(node))

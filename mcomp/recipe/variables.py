@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mcomp.recipe.diagnostics import Faults, shown
+from mcomp.recipe.loader import MAX_BYTES, MAX_NODES
 from mcomp.recipe.suggest import closest, listed
 from mcomp.recipe.tree import (
     ListNode,
@@ -13,13 +14,17 @@ from mcomp.recipe.tree import (
     Mark,
     Node,
     ScalarNode,
+    characters,
     clone,
+    count,
     is_null,
     walk,
 )
 
 _USE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Keys beside `vars`.
+TOP_LEVEL = ("version", "name", "seed", "model", "data", "stages", "device", "precision", "plugins", "metadata")
 ESCAPED, PLAIN = "$${", "${"
 
 
@@ -37,9 +42,13 @@ def substitute(root: MapNode, faults: Faults, used_before: set[str]) -> None:
         faults: receives unknown variables, and unused ones as warnings.
         used_before: variables used before ``--set`` was applied; those are not called unused.
     """
+    # a misspelled `vars:` is one fault; its variables would be many
+    misspelled = "vars" not in root.entries and any(
+        closest(key, (*TOP_LEVEL, "vars")) == "vars" for key in root.entries
+    )
     variables = _definitions(root, faults)
     root.entries.pop("vars", None)
-    substitution = _Substitution(variables, faults)
+    substitution = _Substitution(variables, Faults() if misspelled else faults)
     for entry in root.entries.values():
         entry.value = substitution.apply(entry.value)
     for name, entry in variables.items():
@@ -57,7 +66,9 @@ def _definitions(root: MapNode, faults: Faults) -> dict[str, MapEntry]:
     found = {}
     for name, entry in section.entries.items():
         if not _NAME.fullmatch(name):
-            faults.error("MC108", f"`{shown(name)}` cannot name a variable", entry.key, hint="use letters, digits and `_`")
+            faults.error(
+                "MC108", f"`{shown(name)}` cannot name a variable", entry.key, hint="use letters, digits and `_`"
+            )
             continue
         inner = used(entry.value)
         if inner:
@@ -74,6 +85,8 @@ class _Substitution:
         self._variables = variables
         self._faults = faults
         self.spent: set[str] = set()
+        self._nodes = MAX_NODES
+        self._characters = MAX_BYTES
 
     def apply(self, node: Node) -> Node:
         if isinstance(node, ListNode):
@@ -90,6 +103,8 @@ class _Substitution:
         if whole and whole[1] is not None:
             entry = self._find(whole[1], node)
             if entry is None:
+                return node
+            if not self._afford(entry.value, node):
                 return node
             value = clone(entry.value)
             _remember(value, node.mark)
@@ -108,11 +123,25 @@ class _Substitution:
             return ""
         value = entry.value
         if not isinstance(value, ScalarNode) or value.value is None:
-            kind = "empty" if isinstance(value, ScalarNode) else "a list" if isinstance(value, ListNode) else "a mapping"
+            kind = (
+                "empty" if isinstance(value, ScalarNode) else "a list" if isinstance(value, ListNode) else "a mapping"
+            )
             self._fault(node, f"variable `{found[1]}` is {kind} and cannot stand inside text", hint="use it alone")
+            return ""
+        if not self._afford(value, node):
             return ""
         node.poisoned |= value.poisoned
         return value.text
+
+    def _afford(self, value: Node, node: ScalarNode) -> bool:
+        """False once variables, written out, have grown past what a recipe may be."""
+        self._nodes -= count(value)
+        self._characters -= characters(value)
+        if self._nodes >= 0 and self._characters >= 0:
+            return True
+        if not node.poisoned:
+            self._fault(node, f"more than {MAX_NODES} values or 1 MiB of text once variables are filled in")
+        return False
 
     def _find(self, name: str, node: ScalarNode) -> MapEntry | None:
         if name in self._variables:

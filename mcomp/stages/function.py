@@ -102,10 +102,9 @@ def validated(stage: type[Stage], options: dict[str, Any]) -> StageOptions:
     try:
         return stage.Options.model_validate(_as_lists(options))
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        messages = [_fault(stage, fault) for fault in faults]
+        faults = _causes(stage, error.errors(include_url=False))
         raise UsageError(
-            "; ".join(messages),
+            "; ".join(_fault(stage, fault) for fault in faults),
             code=_CODES.get(faults[0]["type"], "MC233"),
             hint=f"`help(mcomp.stages.{stage.name})` lists the options",
         ) from None
@@ -114,12 +113,24 @@ def validated(stage: type[Stage], options: dict[str, Any]) -> StageOptions:
 _CODES = {"extra_forbidden": "MC232", "missing": "MC234"}
 
 
+def _causes(stage: type[Stage], faults: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without the option that is missing only because its name was misspelt; unknown names first."""
+    meant = {_meant(stage, fault) for fault in faults if fault["type"] == "extra_forbidden"}
+    kept = [fault for fault in faults if fault["type"] != "missing" or fault["loc"][-1] not in meant]
+    return sorted(kept, key=lambda fault: fault["type"] != "extra_forbidden")
+
+
+def _meant(stage: type[Stage], fault: ErrorDetails) -> str | None:
+    """The option that an unknown name was probably meant to be."""
+    near = difflib.get_close_matches(str(fault["loc"][-1]), stage.Options.model_fields, n=1)
+    return near[0] if near and len(fault["loc"]) == 1 else None
+
+
 def _fault(stage: type[Stage], fault: ErrorDetails) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), stage.Options.model_fields, n=1)
-        guess = f", did you mean `{near[0]}`?" if near and len(fault["loc"]) == 1 else ""
-        return f"unknown option `{path}` for stage `{stage.name}`{guess}"
+        meant = _meant(stage, fault)
+        return f"unknown option `{path}` for stage `{stage.name}`" + (f", did you mean `{meant}`?" if meant else "")
     if fault["type"] == "missing":
         return f"stage `{stage.name}` needs the option `{path}`"
     message = fault["msg"].removeprefix("Value error, ")

@@ -99,8 +99,7 @@ class Store:
         self._prepare()
         with atomic.storage_errors(folder / MANIFEST):
             complete = staging.seal(folder, manifest, MANIFEST)
-        hashed = {name: complete["files"][name]["sha256"] for name in complete.get("hashed_files", [])}
-        digest = sha256_json({"identity": complete["identity"], "files": hashed})
+        digest = _digest_of(complete)
         atomic.write_json(folder / MANIFEST, {**complete, "digest": digest})
         target = self._object_path(digest)
         atomic.make_folder(target.parent)
@@ -135,7 +134,10 @@ class Store:
         manifest = self.manifest(digest)
         if manifest is None:
             return [f"object {digest[:16]}: no readable {MANIFEST}"]
-        return staging.faults(self._object_path(digest), manifest, deep)
+        found = staging.faults(self._object_path(digest), manifest, deep)
+        if deep and _digest_of(manifest) != digest:
+            found.append(f"its {MANIFEST} describes another object")
+        return found
 
     def quarantine(self, digest: str, why: str) -> None:
         """Move an object out of the way, with the reason beside it."""
@@ -254,6 +256,12 @@ class Store:
             self.notify(f"{why}; it could not be moved to `{folder}`: {getattr(error, 'message', error)}")
             return
         self.notify(f"{why}; moved to `{folder}`")
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    """The name of an object: what it says it is, and the content of the files that belong to that."""
+    hashed = {name: manifest["files"].get(name, {}).get("sha256") for name in manifest.get("hashed_files", [])}
+    return sha256_json({"identity": manifest.get("identity"), "files": hashed})
 
 
 def _checked(name: str) -> str:

@@ -32,11 +32,22 @@ def check_outputs(model: nn.Module, data: Data, device: str) -> None:
     """One forward pass of two samples in eval mode, before anything is changed.
 
     Raises:
-        StageError: the outputs are not ``(N, number of classes)``.
+        StageError: the model cannot take the images, or its outputs are not ``(N, number of classes)``.
     """
     model.eval()
-    with torch.no_grad():
-        outputs = logits(model(*(tensor.to(device) for tensor in data.example_inputs)))
+    batch = [tensor.to(device) for tensor in data.example_inputs]
+    try:
+        with torch.no_grad():
+            scores = model(*batch)
+    except Exception as error:
+        shape = " x ".join(str(size) for size in batch[0].shape[1:])
+        raise StageError(
+            f"the model cannot take images of shape {shape}",
+            code="MC403",
+            why=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            hint="set `image_size` and `channels` of the data to what the model expects",
+        ) from error
+    outputs = logits(scores)
     if outputs.ndim != 2:
         raise StageError(
             f"the model gives outputs of shape {tuple(outputs.shape)}, not (images, classes)",

@@ -31,7 +31,7 @@ class TrainSettings(Options):
         0.0, ge=0, description="epochs of linear warm-up, fractions allowed; 0 with one_cycle: 30 % of the run"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    grad_clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; none when left out")
+    grad_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null for no limit")
     batch_size: int | None = Field(None, ge=1, description="images per step; the data set's own when left out")
     augment: bool = Field(True, description="use the data set's augmentation")
     checkpoint_every: int = Field(

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
+from mcomp.quantization.config import OFF
 from mcomp.quantization.integers import MIN_SCALE, QParams
 from mcomp.quantization.observers import FloatHistogram
-
-OFF = 32
 
 
 class ActivationQuantizer(nn.Module):
@@ -36,9 +35,7 @@ class ActivationQuantizer(nn.Module):
     scale: Tensor
     initialised: Tensor
 
-    def __init__(
-        self, bits: int, signed: bool, levels: int | None = None, *, nonnegative_input: bool = False
-    ) -> None:
+    def __init__(self, bits: int, signed: bool, levels: int | None = None, *, nonnegative_input: bool = False) -> None:
         super().__init__()
         self.bits = bits
         self.signed = signed
@@ -79,6 +76,7 @@ class ActivationQuantizer(nn.Module):
         return QParams(float(self.scale), 0, self.qmin, self.qmax)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The quantised tensor, in the type of ``x``."""
         if self.bits == OFF:
             return x
         if self.observer is not None:
@@ -92,6 +90,7 @@ class ActivationQuantizer(nn.Module):
         return snap(x, self.scale, self.qmin, self.qmax)
 
     def extra_repr(self) -> str:
+        """Bits, levels and scale."""
         state = f"scale={float(self.scale):.4g}" if self._ready else "no range yet"
         return f"bits={self.bits}, levels={self.qmin}..{self.qmax}, {state}"
 

@@ -7,17 +7,15 @@ public formulas; they differ in the activation only (the latter multiplies by 0.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcomp.errors import UsageError
+from mcomp.quantization.config import OFF, Variant, check_bits, check_variant
 from mcomp.quantization.integers import MIN_SCALE, along_first
-from mcomp.quantization.quantizers.activation import OFF, ActivationQuantizer
+from mcomp.quantization.quantizers.activation import ActivationQuantizer
 from mcomp.quantization.quantizers.weight import WeightQuantizer
-
-Variant = Literal["int_exact", "paper", "micronet"]
 
 MICRONET_GAIN = 0.1
 
@@ -27,8 +25,8 @@ class DoReFaWeight(WeightQuantizer):
 
     * ``int_exact``: ``q = round(n * W / max|W|)``, ``n = 2**(bits-1) - 1``; the result is ``q * max|W| / n`` and the
       gradient passes straight through (nothing is ever clipped).
-    * ``paper``, ``micronet``: ``u = tanh(W)``, ``t = u / (2 max|u|) + 1/2``, ``2 round((2**bits-1) t) / (2**bits-1) - 1``,
-      with the gradient of the scaling by ``max|u|`` included.
+    * ``paper``, ``micronet``: ``u = tanh(W)``, ``t = u / (2 max|u|) + 1/2``, ``m = 2**bits - 1``; the result is
+      ``2 round(m t) / m - 1``, with the gradient of the scaling by ``max|u|`` included.
 
     A weight of zeros stays zeros.
 
@@ -62,6 +60,7 @@ class DoReFaWeight(WeightQuantizer):
         return self.bits if self.variant == "int_exact" else self.bits + 1
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The quantised weight, float32."""
         if self.bits == OFF:
             return weight
         weight = weight.float()
@@ -89,6 +88,7 @@ class DoReFaWeight(WeightQuantizer):
         return f"odd multiples of 1/{top}, no zero: {self.integer_bits} signed bits, {fits}"
 
     def extra_repr(self) -> str:
+        """Bits and variant."""
         return f"bits={self.bits}, variant={self.variant}, per_channel={self.per_channel}"
 
 
@@ -127,6 +127,7 @@ class DoReFaActivation(ActivationQuantizer):
             self.set_clip(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The quantised tensor, in the type of ``x``."""
         if self.variant == "int_exact" or self.bits == OFF:
             return super().forward(x)
         gain = MICRONET_GAIN if self.variant == "micronet" else 1.0
@@ -135,18 +136,14 @@ class DoReFaActivation(ActivationQuantizer):
 
 
 def _check(bits: int, variant: str) -> None:
-    if bits != OFF and not 2 <= bits <= 16:
-        raise UsageError(f"dorefa has no {bits}-bit grid", code="MC220", hint="use 2..16 bits, or 32 for off")
-    if variant not in get_args(Variant):
-        raise UsageError(
-            f"dorefa has no variant `{variant}`", code="MC220", hint=f"one of: {', '.join(get_args(Variant))}"
-        )
+    check_bits(bits, "bits")
+    check_variant(variant)
 
 
 def _linear_codes(weight: Tensor, bits: int, per_channel: bool) -> tuple[Tensor, Tensor]:
     top = 2 ** (bits - 1) - 1
     if per_channel:
-        largest = weight.flatten(1).abs().amax(1)
+        largest = weight.reshape(weight.shape[0], -1).abs().amax(1)
     else:
         low, high = torch.aminmax(weight)
         largest = torch.maximum(-low, high).reshape(1)
@@ -202,7 +199,7 @@ class _PaperActivation(torch.autograd.Function):
         unit = x.float() * gain
         ctx.save_for_backward((unit > 0) & (unit < 1))
         ctx.gain = gain
-        return torch.div(unit, scale).clamp_(0, top).round_().mul_(scale).to(x.dtype)
+        return unit.clamp_(0, 1).mul_(top).round_().mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
+from mcomp.quantization.config import OFF
 from mcomp.quantization.integers import IntegerWeight
-
-OFF = 32
 
 
 class WeightQuantizer(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -10,12 +10,6 @@ from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageR
 from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from torch import nn
-
-#: A channel counts as nearly off when its |γ| is below this share of the network's median |γ|.
-SMALL = 0.1
 
 
 @register
@@ -30,7 +24,6 @@ class SparseTrain(Stage):
     class Options(TrainSettings, StageOptions):
         """Those of :class:`mcomp.training.TrainSettings`, and the pull."""
 
-        lr: float = Field(0.05, gt=0, description="peak learning rate")
         penalty: float = Field(1e-3, gt=0, description="strength of the pull on batch-norm scales")
         mode: Literal["decoupled", "subgradient"] = Field(
             "decoupled", description="shrink scales after each step (any optimiser), or add the pull to their gradient"
@@ -52,25 +45,15 @@ class SparseTrain(Stage):
         return found
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
-        """Train on ``ctx.data.train``; report accuracy on test and how many scales are nearly zero."""
+        """Train on ``ctx.data.train``; report accuracy on test, the median |γ| and the percentage nearly zero."""
         from mcomp.pruning import BNPenalty
 
         result = train(ctx, options, BNPenalty(options.penalty, mode=options.mode))
-        median, small = gamma_figures(result.model)
-        result.metrics |= {"gamma_median": median, "gamma_small": small}
+        last = result.details["history"][-1]
+        result.metrics |= {"gamma_median": last["gamma_quantiles"][2], "gamma_small": last["gamma_small"]}
+        if last["collapsed"]:
+            layers = ", ".join(f"`{name}`" for name in last["collapsed"])
+            result.notes.append(
+                f"all scales of {layers} are nearly zero: lower `penalty` to keep them"
+            )
         return result
-
-
-def gamma_figures(model: nn.Module) -> tuple[float, float]:
-    """Median |γ| over all batch-norm channels, and the percentage of channels below :data:`SMALL` of it."""
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    scales = [
-        norm.weight.detach().abs().flatten() for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.affine
-    ]
-    if not scales:
-        return 0.0, 0.0
-    every = torch.cat(scales)
-    median = every.median().item()
-    return median, 100.0 * (every <= SMALL * median).float().mean().item()

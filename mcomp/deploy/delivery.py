@@ -1,0 +1,217 @@
+"""The way every deployed file goes: quantise if need be, write, check the rules, run, compare, time."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from mcomp.deploy.lowering import Lowering
+from mcomp.deploy.onnx_session import OnnxSession
+from mcomp.deploy.onnx_writer import to_onnx
+from mcomp.deploy.qdq_rules import Target, Violation, check_qdq
+from mcomp.deploy.settings import NEEDS_CALIBRATION, CalibrationOptions, DeployOptions
+from mcomp.deploy.verification import Verification, compare_latency, verify
+from mcomp.errors import StageError
+
+if TYPE_CHECKING:
+    from mcomp.data import Data
+    from mcomp.metrics import Latency
+
+#: Largest level of an unsigned activation: TensorRT has no uint8.
+LEVELS: dict[Target, int] = {"tensorrt": 127, "onnxruntime": 255}
+
+
+@dataclass
+class Delivery:
+    """A verified file.
+
+    Attributes:
+        model: the quantised model that the file was made of.
+        calibrated: names of activation quantisers whose range was found now.
+        lowering: the file and its table.
+        fp32: the float file of the incoming model.
+        violations: broken performance rules; an error is raised instead.
+        verification: None without data.
+        latency: of ``int8`` and ``fp32``, measured in turns.
+        files: name to path.
+    """
+
+    model: nn.Module
+    calibrated: list[str]
+    lowering: Lowering
+    fp32: Lowering
+    violations: list[Violation]
+    verification: Verification | None
+    latency: dict[str, Latency]
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float | int | str]:
+        """Figures in the project's units."""
+        int8, fp32 = self.latency["int8"], self.latency["fp32"]
+        found: dict[str, float | int | str] = {
+            "bytes": self.lowering.bytes,
+            "fp32_bytes": self.fp32.bytes,
+            "latency_ms": round(int8.median_ms, 4),
+            "latency_fp32_ms": round(fp32.median_ms, 4),
+            "latency_backend": "onnxruntime",
+            "latency_batch": int8.batch,
+            "latency_threads": int8.threads,
+            "speedup": round(fp32.median_ms / int8.median_ms, 3),
+            "exact": "yes" if self.lowering.exact else "no",
+            "max_abs_error": self.lowering.max_abs_error,
+            "violations": len(self.violations),
+        }
+        if self.verification is not None:
+            found |= {
+                "top1": self.verification.top1,
+                "top1_backend": "onnxruntime",
+                "top1_simulated": self.verification.simulated_top1,
+                "loss": self.verification.loss,
+                "agreement": self.verification.agreement,
+                "sqnr_db": round(self.verification.sqnr_db, 2),
+            }
+        return found
+
+    def notes(self) -> list[str]:
+        """Sentences for the reader of the table."""
+        notes = []
+        if self.calibrated:
+            notes.append(f"{len(self.calibrated)} activation ranges were calibrated, not trained")
+        notes += self.lowering.notes
+        rules: dict[str, list[str]] = {}
+        for violation in self.violations:
+            rules.setdefault(violation.rule, []).append(violation.node)
+        for rule, nodes in rules.items():
+            first = next(violation for violation in self.violations if violation.rule == rule)
+            notes.append(f"{rule} at {len(nodes)} nodes (first `{nodes[0]}`): {first.message}; {first.fix}")
+        return notes
+
+    def details(self) -> dict[str, Any]:
+        """JSON-able tables for the report."""
+        return {
+            "lowering": self.lowering.as_dict(),
+            "violations": [asdict(violation) for violation in self.violations],
+            "latency": {name: asdict(found) for name, found in self.latency.items()},
+        }
+
+
+def deliver(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    data: Data | None,
+    folder: Path,
+    *,
+    target: Target,
+    file_name: str,
+    options: DeployOptions,
+    seed: int = 0,
+    status: Callable[[str], None] = lambda text: None,
+) -> Delivery:
+    """Write ``folder/file_name`` for ``target`` and prove it.
+
+    Args:
+        model: float, quantised or folded; not changed.
+        example_inputs: a batch that the model accepts.
+        data: for calibration (train) and figures (test); None skips both.
+        folder: existing; also takes ``qparams.json`` and ``model.fp32.onnx``.
+        target: the lowering profile and the rules it is held to.
+        file_name: e.g. ``model.int8.onnx``.
+        options: calibration and measurement.
+        seed: of the calibration sample.
+        status: told what is going on.
+
+    Raises:
+        StageError: a range is missing (MC435), or the file breaks a rule of the target (MC436).
+        BackendMissingError: ONNX Runtime is not installed.
+    """
+    quantised, calibrated = _quantised(model, example_inputs, data, target, options.calibration, seed, status)
+    status(f"writing {file_name}")
+    scales = f"calibrated: {options.calibration.method}" if options.calibration and calibrated else "trained"
+    lowering = to_onnx(quantised, example_inputs, folder / file_name, target, metadata={"mcomp.scales": scales})
+    fp32 = to_onnx(model, example_inputs, folder / "model.fp32.onnx", "float")
+    violations = check_qdq(lowering.path, target)
+    _refuse_errors(violations, target)
+    qparams = folder / "qparams.json"
+    qparams.write_text(json.dumps(lowering.as_dict(), indent=1))
+    status("running the file in ONNX Runtime")
+    sessions = {"int8": OnnxSession(lowering.path, options.threads), "fp32": OnnxSession(fp32.path, options.threads)}
+    checked = (
+        sessions["int8"] if target == "onnxruntime" else OnnxSession(lowering.path, options.threads, simulate=True)
+    )
+    verification = None if data is None else verify(checked.predict, quantised, data.test)
+    latency = compare_latency(sessions, example_inputs, options.latency_batch, options.latency_runs)
+    files = {file_name: lowering.path, "qparams.json": qparams, "model.fp32.onnx": fp32.path}
+    return Delivery(quantised, calibrated, lowering, fp32, violations, verification, latency, files)
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """True if a layer or tensor of ``model`` is quantised."""
+    from mcomp.quantization import ActivationQuantizer
+
+    return any(
+        isinstance(module, ActivationQuantizer) or callable(getattr(module, "integer_weight", None))
+        for module in model.modules()
+    )
+
+
+def _quantised(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    data: Data | None,
+    target: Target,
+    calibration: CalibrationOptions | None,
+    seed: int,
+    status: Callable[[str], None],
+) -> tuple[nn.Module, list[str]]:
+    """The model with every range known, and the names of those that were found now; trained ranges stay."""
+    from mcomp.quantization import ActivationQuantizer, calibrate, fold_batch_norms, quantize
+
+    post_training = not is_quantised(model)
+    if post_training:
+        if calibration is None or data is None:
+            raise StageError(
+                "a float model cannot be deployed as INT8 without calibration data",
+                code="MC435",
+                hint=NEEDS_CALIBRATION if data is not None else "pass `data=`, and `calibration=`",
+            )
+        status("quantising the float model per channel")
+        folded = fold_batch_norms(model, example_inputs).model
+        model = quantize(
+            folded, example_inputs, per_channel=True, first_layer_float=False, levels=LEVELS[target]
+        ).eval()
+    waiting = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, ActivationQuantizer) and module.bits < 32 and not bool(module.initialised)
+    ]
+    if waiting:
+        if calibration is None or data is None:
+            raise StageError(
+                f"{len(waiting)} activation quantisers have no range, first `{waiting[0]}`",
+                code="MC435",
+                hint="give `calibration: {method: entropy, samples: 512}`",
+            )
+        model = copy.deepcopy(model)
+        status(f"calibrating {len(waiting)} activation ranges on {calibration.samples} images")
+        sample = data.train.subset(calibration.samples, seed=seed)
+        calibrate(model, sample.batches(), method=calibration.method)
+    if post_training:
+        model = fold_batch_norms(model, example_inputs).model
+    return model.eval(), waiting
+
+
+def _refuse_errors(violations: list[Violation], target: Target) -> None:
+    errors = [violation for violation in violations if violation.severity == "error"]
+    if errors:
+        first = errors[0]
+        raise StageError(
+            f"the file breaks {len(errors)} rules of {target}, first {first.rule} at `{first.node}`: {first.message}",
+            code="MC436",
+            hint=first.fix,
+        )

@@ -1,0 +1,69 @@
+"""Run an ONNX file in ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mcomp.errors import BackendMissingError, StageError
+
+if TYPE_CHECKING:
+    from mcomp.data import Split
+
+
+class OnnxSession:
+    """An ONNX file ready to run.
+
+    Args:
+        path: the file.
+        threads: of one operator; operators run one after the other.
+        simulate: compute Q/DQ exactly as written, in float, in place of integer kernels, which round biases; so a
+            graph for another runtime is checked.
+        save_optimized: where to write the graph as ONNX Runtime rewrote it, to see which kernels it took.
+
+    Raises:
+        BackendMissingError: MC610, onnxruntime is not installed.
+        StageError: MC434, the file cannot be loaded.
+    """
+
+    def __init__(
+        self, path: str | Path, threads: int = 1, *, simulate: bool = False, save_optimized: Path | None = None
+    ) -> None:
+        if find_spec("onnxruntime") is None:
+            raise BackendMissingError("ONNX Runtime is not installed", code="MC610", hint="pip install onnxruntime")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # without VNNI, u8 x s8 products saturate in 16 bits; this takes exact kernels there
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        if simulate:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if save_optimized is not None:
+            options.optimized_model_filepath = str(save_optimized)
+        self.path, self.threads = Path(path), threads
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class but Exception
+            raise StageError(
+                f"ONNX Runtime cannot load `{path}`",
+                code="MC434",
+                why=str(error).strip().splitlines()[0],
+                hint="check the file with `mcomp check-qdq`",
+            ) from error
+        self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
+
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """The first output for a batch of any size: float32 tensors in, float32 tensor out, on the CPU."""
+        feed = {name: tensor.detach().cpu().numpy() for name, tensor in zip(self.input_names, inputs, strict=True)}
+        return torch.from_numpy(self._session.run(None, feed)[0])
+
+    def logits(self, split: Split, batch_size: int = 256) -> Tensor:
+        """``(samples, classes)`` over a whole split, in its order."""
+        return torch.cat([self.predict(images) for images, _ in split.batches(batch_size)])

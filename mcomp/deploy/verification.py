@@ -1,0 +1,90 @@
+"""Compare a written file with the model it was made of: accuracy, agreement, noise, and speed beside its float self."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcomp.deploy.onnx_session import OnnxSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mcomp.data import Split
+    from mcomp.metrics import Latency
+
+#: A file that computes the simulated values bit for bit has no noise; this stands for it in reports.
+NOISELESS_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a file said about a split, against the simulated model.
+
+    Attributes:
+        top1: percent, of the file.
+        loss: mean cross-entropy of the file, in nats.
+        simulated_top1: percent, of the model in torch.
+        agreement: percent of samples for which both predict the same class.
+        sqnr_db: signal to noise of the file's logits against the model's; at most :data:`NOISELESS_DB`.
+    """
+
+    top1: float
+    loss: float
+    simulated_top1: float
+    agreement: float
+    sqnr_db: float
+
+
+def verify(run: Callable[[Tensor], Tensor], model: nn.Module, split: Split, batch_size: int = 256) -> Verification:
+    """Run both over ``split``, in float32 on the CPU.
+
+    Args:
+        run: the file, e.g. :meth:`OnnxSession.predict`: ``(N, C, H, W)`` to ``(N, classes)``.
+        model: the simulated model, in eval mode.
+        split: e.g. ``data.test``.
+        batch_size: samples per call.
+    """
+    from mcomp.metrics import sqnr_db, top1_agreement
+
+    deployed, simulated, labels = [], [], []
+    with torch.inference_mode():
+        for images, targets in split.batches(batch_size):
+            deployed.append(run(images).float().cpu())
+            simulated.append(model(images).float())
+            labels.append(targets)
+    logits, reference, truth = torch.cat(deployed), torch.cat(simulated), torch.cat(labels)
+    noise = sqnr_db(reference, logits)
+    return Verification(
+        top1=top1_agreement(logits, truth),
+        loss=F.cross_entropy(logits, truth).item(),
+        simulated_top1=top1_agreement(reference, truth),
+        agreement=top1_agreement(logits, reference),
+        sqnr_db=max(-NOISELESS_DB, min(noise, NOISELESS_DB)) if not math.isnan(noise) else -NOISELESS_DB,
+    )
+
+
+def compare_latency(
+    files: dict[str, OnnxSession], example_inputs: tuple[Tensor, ...], batch: int = 1, runs: int = 30
+) -> dict[str, Latency]:
+    """Time several files in turns, so that their ratio holds on a busy machine. Milliseconds per call."""
+    from mcomp.metrics import interleaved
+
+    inputs = tuple(batch_of(tensor, batch) for tensor in example_inputs)
+    calls = {name: _call(session, inputs) for name, session in files.items()}
+    return interleaved(calls, runs=runs, batch=batch)
+
+
+def _call(session: OnnxSession, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    return lambda: session.predict(*inputs)
+
+
+def batch_of(tensor: Tensor, batch: int) -> Tensor:
+    """Repeated or cut to ``batch`` samples."""
+    repeats = -(-batch // tensor.size(0))
+    return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:batch].contiguous()

@@ -1,0 +1,167 @@
+"""Put quantisers into a copy of a model: quantised layers, and one activation quantiser per tensor."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from mcomp import surgery
+from mcomp.errors import StageError
+from mcomp.quantization.calibration import Batch, calibrate
+from mcomp.quantization.config import QuantizeConfig, Variant
+from mcomp.quantization.folded import FoldedLayer
+from mcomp.quantization.layers import QuantizedLayer, quantized_like
+from mcomp.quantization.modules import evaluating, relative_error, replace_module
+from mcomp.quantization.plan import TensorPlan, make_plan
+from mcomp.quantization.quantizers.activation import ActivationQuantizer
+from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN, DoReFaActivation, DoReFaWeight
+from mcomp.quantization.tracing import TracedModel, trace
+
+#: Where activation quantisers live in the converted model: ``activation_quantizers.<node>``.
+HOME = "activation_quantizers"
+
+_SAME = 1e-5
+
+
+def quantize(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    scheme: str = "dorefa",
+    w_bits: int = 8,
+    a_bits: int = 8,
+    variant: Variant = "int_exact",
+    levels: int = 255,
+    skip: Sequence[str] = (),
+    first_layer_float: bool = True,
+    overrides: Mapping[str, Mapping[str, int]] | None = None,
+    per_channel: bool = False,
+    tanh: bool = False,
+    calibration: Iterable[Batch] | None = None,
+) -> nn.Module:
+    """A copy of ``model`` that computes with quantised weights and activations, ready for training.
+
+    Convolutions and linear layers read their weight through a quantiser. Every tensor that feeds one gets a
+    single activation quantiser where its values are made (behind the ReLU, in front of pools, flattens and
+    channel shuffles, which commute with it); everything that reads the tensor reads the quantised one.
+    Batch norms stay; :func:`mcomp.quantization.fold_batch_norms` folds them afterwards.
+
+    Args:
+        model: any module that ``torch.fx`` can trace; not changed.
+        example_inputs: one batch that the model accepts, run once to prove that the graph computes the same.
+        scheme: ``dorefa``.
+        w_bits: 2..16, or 32 for float weights.
+        a_bits: 2..16, or 32 for float activations.
+        variant: ``int_exact``, ``paper`` or ``micronet``, see :mod:`mcomp.quantization.quantizers.dorefa`.
+        levels: largest level of unsigned 8-bit activations: 255, or 127 for engines without unsigned INT8.
+        skip: name patterns (``fnmatch``) of layers that stay float, input included.
+        first_layer_float: keep the first layer and its input float.
+        overrides: pattern to ``{"w_bits": n, "a_bits": n}``; the first pattern that matches counts.
+        per_channel: one weight scale per output channel (``int_exact``).
+        tanh: warp weights by tanh first (``int_exact``).
+        calibration: batches to set activation ranges with; see :func:`mcomp.quantization.calibrate`.
+
+    Returns:
+        A graph module, with the surgery recorded. Uncalibrated ranges are set by the first training batch.
+
+    Raises:
+        StageError: the model cannot be traced (the user's line is named), is quantised already, or a pattern
+            matches no layer.
+        UsageError: an option has a value that does not exist.
+    """
+    config = QuantizeConfig(
+        scheme,
+        w_bits,
+        a_bits,
+        variant,
+        levels,
+        list(skip),
+        first_layer_float,
+        {pattern: dict(own) for pattern, own in (overrides or {}).items()},
+        per_channel,
+        tanh,
+    )
+    traced = trace(copy.deepcopy(model))
+    _prove_same(model, traced, example_inputs)
+    converted = convert(model, traced, config)
+    if calibration is not None:
+        calibrate(converted, calibration)
+    return converted
+
+
+def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig) -> TracedModel:
+    """The structural half of :func:`quantize`, run on ``traced``, the graph of ``model`` or of its copy."""
+    _refuse_quantised(model)
+    plan = make_plan(traced, model, config)
+    for name, bits in plan.weights.items():
+        quantizer = DoReFaWeight(bits, config.variant, per_channel=config.per_channel, tanh=config.tanh)
+        replace_module(traced, name, quantized_like(traced.get_submodule(name), quantizer))
+    for tensor in plan.tensors:
+        _insert(traced, tensor, config)
+    traced.graph.lint()
+    traced.recompile()
+    surgery.inherit(traced, model)
+    surgery.record(traced, "quantize", **asdict(config), float_layers=plan.float_layers)
+    return traced
+
+
+def _refuse_quantised(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, (ActivationQuantizer, QuantizedLayer, FoldedLayer)):
+            raise StageError(
+                f"the model is quantised already, at `{name}`",
+                code="MC422",
+                hint="start from the float model that it was made of",
+            )
+
+
+def _prove_same(model: nn.Module, traced: TracedModel, example_inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a graph that computes something else than the module, e.g. because it froze a Python branch."""
+    with evaluating(model), evaluating(traced), torch.inference_mode():
+        expected, found = model(*example_inputs), traced(*example_inputs)
+    difference = relative_error(found, expected)
+    if difference != difference:
+        raise StageError(
+            f"the output of `{type(model).__name__}` holds nan before it is quantised",
+            code="MC424",
+            hint="check the checkpoint and the example inputs",
+        )
+    if not difference <= _SAME:
+        raise StageError(
+            f"the graph of `{type(model).__name__}` computes something else than the module: {difference:.1e} apart",
+            code="MC420",
+            why="its forward() depends on something that changes from call to call",
+            hint="make forward() a pure function of its inputs in eval mode",
+        )
+
+
+def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig) -> None:
+    """Place a quantiser behind the node and let all its readers read the quantised tensor."""
+    node = tensor.node
+    # the factor of the older formula becomes a node of its own, so that the quantiser stays a plain integer grid
+    grid: Variant = "paper" if config.variant == "micronet" else config.variant
+    quantizer = DoReFaActivation(
+        tensor.bits,
+        grid,
+        signed=not tensor.nonnegative,
+        levels=config.levels if tensor.bits == 8 else None,
+        nonnegative_input=tensor.nonnegative,
+    ).train(traced.training)
+    path = quantizer.name = f"{HOME}.{node.name}"
+    device = next((parameter.device for parameter in traced.parameters()), torch.device("cpu"))
+    traced.add_submodule(path, quantizer.to(device))
+    last = node
+    if node.op == "placeholder":  # arguments come first in a graph
+        last = [each for each in traced.graph.nodes if each.op == "placeholder"][-1]
+    with traced.graph.inserting_after(last):
+        quantised = traced.graph.call_module(path, (node,))
+    node.replace_all_uses_with(quantised, delete_user_cb=lambda user: user is not quantised)
+    if config.variant == "micronet":
+        with traced.graph.inserting_before(quantised):
+            scaled = traced.graph.call_function(operator.mul, (node, MICRONET_GAIN))
+        quantised.args = (scaled,)

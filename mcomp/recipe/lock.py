@@ -1,0 +1,89 @@
+"""A resolved recipe as YAML text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mcomp.recipe.diagnostics import visible
+from mcomp.recipe.paths import WELL_KNOWN, absolute, path_options
+from mcomp.recipe.scalars import resolve
+from mcomp.recipe.variables import ESCAPED, PLAIN
+
+if TYPE_CHECKING:
+    from mcomp.recipe.model import Recipe, RecipeStage
+
+
+def lock_text(recipe: Recipe) -> str:
+    """Everything that the recipe says, with nothing left to look up elsewhere."""
+    from mcomp.models import registry
+
+    lines = [f"# resolved from {visible(recipe.path)}"]
+    head: dict[str, Any] = {
+        "version": recipe.version,
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "device": recipe.device,
+        "precision": recipe.precision,
+        "model": _flat(recipe.model_options, recipe, registry.needs_trust(recipe.model.name)),
+        "data": _flat(recipe.data, recipe, ":" in str(getattr(recipe.data, "name", ""))),
+    }
+    if recipe.plugins:
+        head["plugins"] = [str(path) for path in recipe.plugins]
+    if recipe.metadata:
+        head["metadata"] = recipe.metadata
+    lines += [f"{key}: {flow(value)}" for key, value in head.items()]
+    lines.append("stages:")
+    for stage in recipe.stages:
+        lines += _stage(stage, recipe)
+    return "\n".join(lines) + "\n"
+
+
+def _flat(options: Any, recipe: Recipe, user_code: bool) -> dict[str, Any]:
+    names = path_options(type(options), WELL_KNOWN)
+    if user_code and str(options.name).rpartition(":")[0].endswith(".py"):
+        names = {*names, "name"}
+    dumped: dict[str, Any] = options.model_dump(mode="json", exclude_none=True, by_alias=True)
+    return absolute(dumped, names, recipe.base_dir)
+
+
+def _stage(stage: RecipeStage, recipe: Recipe) -> list[str]:
+    dumped = stage.options.model_dump(mode="json", by_alias=True)
+    options = absolute(dumped, path_options(type(stage.options)), recipe.base_dir)
+    lines = [f"  - {stage.uses}: {flow(options)}", f"    id: {flow(stage.id)}"]
+    if stage.gates:
+        gates = [gate.model_dump(mode="json", exclude_none=True) for gate in stage.gates]
+        lines.append(f"    gates: {flow(gates)}")
+    if stage.seed is not None:
+        lines.append(f"    seed: {stage.seed}")
+    if not stage.cache:
+        lines.append("    cache: false")
+    return lines
+
+
+def flow(value: Any) -> str:
+    """One value in YAML flow style: JSON, with YAML's spelling of what JSON lacks."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{quoted(str(key), key=True)}: {flow(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return json.dumps(value)
+
+
+def quoted(text: str, *, key: bool = False) -> str:
+    """A string in double quotes, or as it is where it could be nothing else."""
+    if key and text.isascii() and text.isidentifier() and resolve(text) == text:
+        return text
+    if not key:
+        text = text.replace(PLAIN, ESCAPED)
+    # JSON leaves some characters alone that YAML does not take, or takes for line ends
+    return "".join(
+        char if char.isprintable() else f"\\U{ord(char):08X}" if ord(char) > 0x7E else char
+        for char in json.dumps(text, ensure_ascii=False)
+    )

@@ -1,0 +1,65 @@
+"""INT8 for any CPU, through ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcomp.deploy.settings import NEEDS_CALIBRATION, DeployOptions
+from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.registry import register
+
+#: What every deploying stage measures of its file in ONNX Runtime.
+DEPLOY_METRICS = frozenset(
+    {
+        "top1", "top1_simulated", "loss", "agreement", "sqnr_db", "fp32_bytes", "latency_fp32_ms", "speedup",
+        "max_abs_error", "violations",
+    }
+)  # fmt: skip
+
+
+@register
+class OnnxInt8(Stage):
+    """Write an INT8 ONNX file for ONNX Runtime, run it, and compare it with the simulated model."""
+
+    name, version = "onnx_int8", 1
+    traits = Traits(provides={"onnx"}, metrics=DEPLOY_METRICS)
+
+    class Options(DeployOptions, StageOptions):
+        """Those of :class:`mcomp.deploy.settings.DeployOptions`."""
+
+    @classmethod
+    def check(cls, options: Any, around: Surroundings) -> list[Finding]:
+        """A float model needs calibration data."""
+        return missing_calibration(cls.name, options, around)
+
+    def run(self, ctx: StageContext, options: Any) -> StageResult:
+        """Write ``model.int8.onnx`` and measure it on test."""
+        from mcomp.deploy.delivery import deliver
+
+        found = deliver(
+            ctx.model,
+            ctx.example_inputs,
+            ctx.data,
+            ctx.work_dir,
+            target="onnxruntime",
+            file_name="model.int8.onnx",
+            options=options,
+            seed=ctx.seed,
+            status=lambda text: ctx.report("status", text=text),
+        )
+        return StageResult(
+            model=found.model, metrics=found.metrics(), files=found.files, notes=found.notes(), details=found.details()
+        )
+
+
+def missing_calibration(stage: str, options: DeployOptions, around: Surroundings) -> list[Finding]:
+    """The static fault of deploying a float model with nothing to find its ranges on."""
+    if "quantized" in around.have or options.calibration is not None:
+        return []
+    return [
+        Finding(
+            f"{stage} on a float model needs calibration data: {NEEDS_CALIBRATION}",
+            option=("calibration",),
+            code="MC121",
+        )
+    ]

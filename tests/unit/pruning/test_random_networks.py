@@ -1,0 +1,54 @@
+"""Laws that hold for every network: pruned == masked, nothing happens to the input model, widths divide."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mcomp import surgery
+from mcomp.pruning import prune
+from tests.unit.pruning.pruning_nets import Chain, chains, digest, images, masked_output, seeded
+
+SETTINGS = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
+
+
+def check_laws(model: Chain, ratio: float, regular: int, scope: str) -> None:
+    model = model.double()
+    x = images(count=3).double()
+    before = digest(model)
+    result = prune(model, (x,), ratio=ratio, regular=regular, scope=scope)  # type: ignore[arg-type]
+    assert digest(model) == before
+    assert "_mcomp_provenance" not in model.__dict__ or not surgery.provenance(model).log
+    expected = masked_output(model, result.kept, x)
+    with torch.no_grad():
+        found = result.model(x)
+    assert float((found - expected).abs().max()) <= 1e-9 * float(expected.abs().max())
+    for layer, indices in result.kept.items():
+        module = result.model.get_submodule(layer)
+        assert len(indices) == len(set(indices)) == module.weight.shape[0]
+        assert len(indices) % regular == 0
+    rebuilt = surgery.replay(
+        seeded(Chain(model.steps, model.flat), 9).double(), surgery.provenance(result.model).log[0], (x,)
+    )
+    rebuilt.load_state_dict(result.model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(rebuilt(x), found)
+
+
+@settings(max_examples=25, **SETTINGS)
+@given(chains(), st.sampled_from([0.2, 0.5, 0.8]), st.sampled_from([1, 2, 4]), st.sampled_from(["global", "per_layer"]))
+def test_a_pruned_network_computes_what_the_masked_one_computes(
+    model: Chain, ratio: float, regular: int, scope: str
+) -> None:
+    check_laws(model, ratio, regular, scope)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, **SETTINGS)
+@given(chains(), st.floats(0.05, 0.95), st.sampled_from([1, 2, 4, 8]), st.sampled_from(["global", "per_layer"]))
+def test_six_hundred_pruned_networks_compute_what_the_masked_ones_compute(
+    model: Chain, ratio: float, regular: int, scope: str
+) -> None:
+    check_laws(model, ratio, regular, scope)

@@ -1,0 +1,309 @@
+"""Pruning networks that are awkward in one way each: exact, or left whole with the reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcomp import surgery
+from mcomp.errors import McompError, StageError, StoreError, UsageError
+from mcomp.models import lenet, nin, nin_gc
+from mcomp.pruning import prune
+from tests.unit.pruning.pruning_nets import Net, block, digest, head, images, masked_output, seeded
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("regular", [1, 8, 16])
+@pytest.mark.parametrize("ratio", [0.4, 0.8])
+@pytest.mark.parametrize("build", [nin, nin_gc])
+def test_nin_computes_the_same_as_with_its_channels_masked(build: Any, ratio: float, regular: int) -> None:
+    model = seeded(build(width=0.25)).double()
+    x = images(16).double()
+    result = prune(model, (x,), ratio=ratio, regular=regular)
+    masks = {}
+    for layer, kept in result.kept.items():
+        norm, mask = model.get_submodule(layer.replace("conv", "relu")), torch.zeros(10000, dtype=torch.float64)
+        mask[kept] = 1
+        masks[layer] = norm.register_forward_hook(lambda _m, _i, y, mask=mask: y * mask[: y.shape[1], None, None])
+    with torch.no_grad():
+        assert relative(result.model(x), model(x)) < 1e-10
+    assert all(len(kept) % regular == 0 for kept in result.kept.values())
+    assert result.macs_after < result.macs_before
+    assert result.params_after < result.params_before
+
+
+def test_group_counts_survive_and_widths_follow_the_weights() -> None:
+    model = seeded(nin_gc(width=0.25))
+    result = prune(model, (images(16),), ratio=0.5, regular=8)
+    for name, module in result.model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.groups == model.get_submodule(name).groups
+            assert tuple(module.weight.shape[:2]) == (module.out_channels, module.in_channels // module.groups)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_features == len(module.weight) == len(module.running_mean)
+
+
+def test_the_strongest_channels_are_kept() -> None:
+    model = seeded(nn.Sequential(block(3, 16), block(16, 8), head(8)))
+    result = prune(model, (images(),), ratio=0.5, scope="per_layer")
+    gamma = model.get_submodule("0.1").weight.detach()
+    assert result.kept["0.0"] == sorted(gamma.sort(descending=True).indices[:7].tolist())
+
+
+def flat(s: Any, x: Tensor) -> Tensor:
+    return s.h(s.b(s.a(x)).view(-1, 16 * 64))
+
+
+def zeroed(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    y[:, :4].zero_()
+    return s.h(s.b(y))
+
+
+def shuffled_concat(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    return s.h(s.b(torch.cat([torch.tanh(y[:, :8]), y[:, 8:]], 1)))
+
+
+AWKWARD = {
+    "a width written into a view": (Net(flat, a=block(3, 8), b=block(8, 16), h=nn.Linear(1024, 5)), {"b.0"}),
+    "a width written into a slice": (
+        Net(lambda s, x: s.h(s.b(s.a(x)[:, :8])), a=block(3, 16), b=block(8, 16), h=head(16)),
+        {"a.0"},
+    ),
+    "a slice that is written to": (Net(zeroed, a=block(3, 16), b=block(16, 16), h=head(16)), set()),
+    "a slice treated apart": (Net(shuffled_concat, a=block(3, 16), b=block(16, 16), h=head(16)), {"a.0"}),
+    "a module run twice": (
+        Net(lambda s, x: s.h(s.c(s.b(s.b(s.a(x))))), a=block(3, 16), b=block(16, 16), c=block(16, 16), h=head(16)),
+        set(),
+    ),
+    "a scale per channel": (
+        Net(lambda s, x: s.h(s.b(s.p(s.a(x)) * s.g)), a=block(3, 16), p=nn.PReLU(16),
+            g=nn.Parameter(torch.rand(1, 16, 1, 1)), b=block(16, 16), h=head(16)),
+        set(),
+    ),
+    "a constant per channel": (
+        Net(lambda s, x: s.h(s.b(s.a(x) + torch.arange(16.0).view(1, 16, 1, 1))), a=block(3, 16), b=block(16, 16),
+            h=head(16)),
+        {"a.0"},
+    ),
+    "an attention map over positions": (
+        Net(lambda s, x: s.h(s.a(x) * s.e(x).sigmoid()), a=block(3, 16), e=nn.Conv2d(3, 1, 1), h=head(16)),
+        {"e"},
+    ),
+    "a transposed convolution": (
+        Net(lambda s, x: s.h(s.t(s.a(x))), a=block(3, 16),
+            t=nn.Sequential(nn.ConvTranspose2d(16, 12, 2, 2), nn.BatchNorm2d(12)), h=head(12)),
+        set(),
+    ),
+    "a pixel shuffle": (Net(lambda s, x: s.h(F.pixel_shuffle(s.a(x), 2)), a=block(3, 16), h=head(4)), set()),
+    "a softmax over channels": (
+        Net(lambda s, x: s.h(s.b(s.a(x).softmax(1))), a=block(3, 16), b=block(16, 16), h=head(16)), {"a.0"}),
+    "a group norm": (
+        Net(lambda s, x: s.h(s.b(s.n(s.a(x)))), a=block(3, 16), n=nn.GroupNorm(4, 16), b=block(16, 16), h=head(16)),
+        {"a.0"},
+    ),
+    "a decision by value": (
+        Net(lambda s, x: s.h(s.b(y) if (y := s.a(x)).mean() > 0 else s.b(-y)), a=block(3, 16), b=block(16, 16),
+            h=head(16)),
+        {"a.0"},
+    ),
+    "several outputs": (
+        Net(lambda s, x: {"a": [s.h(s.b(s.a(x)))], "n": 3}, a=block(3, 16), b=block(16, 16), h=head(16)), set()),
+    "channels last": (
+        Net(lambda s, x: s.h(s.b(s.a(x))), a=block(3, 16), b=block(16, 16), h=head(16)).to(
+            memory_format=torch.channels_last),  # type: ignore[call-overload]
+        set(),
+    ),
+    "half precision": (
+        Net(lambda s, x: s.h(s.b(s.a(x))), a=block(3, 16), b=block(16, 16), h=head(16)).bfloat16(), set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_an_awkward_network_is_pruned_exactly_or_left_whole(name: str) -> None:
+    model, whole = AWKWARD[name]
+    seeded(model)
+    before = digest(model)
+    x = images().contiguous(memory_format=torch.channels_last) if name == "channels last" else images()
+    result = prune(model, (x,), ratio=0.5, importance="l1")
+    assert digest(model) == before
+    assert result.kept
+    assert not whole & result.kept.keys()
+    noted = [note for note in result.notes if "is an output of the network" not in note]
+    assert all(any(f"`{layer}`" in note for note in noted) for layer in whole)
+    assert len(noted) == len(whole)
+    assert result.max_error <= 1e-5
+
+
+def test_half_precision_stays_half_precision() -> None:
+    model = seeded(nn.Sequential(block(3, 16), head(16))).half()
+    result = prune(model, (images(),), ratio=0.5)
+    assert {parameter.dtype for parameter in result.model.parameters()} == {torch.float16}
+
+
+def test_code_that_reads_the_width_as_a_number_is_refused() -> None:
+    model = Net(lambda s, x: s.h(s.b((y := s.a(x)) / y.shape[1])), a=block(3, 16), b=block(16, 16), h=head(16))
+    with pytest.raises(StageError, match="pruning changed what the network computes") as caught:
+        prune(seeded(model), (images(),), ratio=0.5)
+    assert caught.value.code == "MC413"
+
+
+def test_tied_weights_are_left_whole_by_name() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+            self.second.weight = self.first.weight
+            self.wide, self.out = nn.Linear(16, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.out(self.wide(self.second(self.first(self.start(x).relu()).relu()).relu()).relu())
+            return y
+
+    result = prune(Tied().eval(), (torch.randn(2, 8),), ratio=0.5, importance="l1")
+    assert set(result.kept) == {"wide"}
+    assert any("`first.weight` and `second.weight` are one tied tensor" in note for note in result.notes)
+
+
+def test_an_auxiliary_head_that_only_trains_still_fits() -> None:
+    def forward(s: Any, x: Tensor) -> Any:
+        y = s.a(x)
+        return (s.h(y), s.aux(y)) if s.training else s.h(y)
+
+    model = seeded(Net(forward, a=block(3, 16), h=head(16), aux=head(16)))
+    result = prune(model, (images(),), ratio=0.5)
+    main, extra = result.model.train()(images())
+    assert main.shape == extra.shape == (2, 5)
+
+
+def test_dead_channels_are_pruned_first_and_change_nothing() -> None:
+    model = seeded(nn.Sequential(block(3, 16), block(16, 16), head(16)))
+    with torch.no_grad():
+        for name in ("0.1", "1.1"):
+            norm = model.get_submodule(name)
+            norm.weight[:8], norm.bias[:8] = 0, 0
+    result = prune(model, (images(),), ratio=0.45)
+    with torch.no_grad():
+        assert relative(result.model(images()), model(images())) < 1e-5
+    assert result.kept["0.0"] == list(range(8, 16))
+
+
+def test_a_ratio_that_would_empty_a_layer_leaves_its_best_channel() -> None:
+    model = seeded(nn.Sequential(block(3, 16), block(16, 16), head(16)))
+    with torch.no_grad():
+        model.get_submodule("0.1").weight.mul_(1e-3)
+    result = prune(model, (images(),), ratio=0.6)
+    assert result.kept["0.0"] == [int(model.get_submodule("0.1").weight.argmax())]
+    assert len(prune(model, (images(),), ratio=0.6, min_channels=5).kept["0.0"]) == 5
+
+
+def test_ignored_layers_stay_whole_and_a_pattern_without_a_layer_is_refused() -> None:
+    model = seeded(nn.Sequential(block(3, 16), block(16, 16), head(16)))
+    result = prune(model, (images(),), ratio=0.5, ignore=["0.*"])
+    assert set(result.kept) == {"1.0"}
+    assert "left whole: `0.0`: matches `ignore` pattern `0.*`" in result.notes
+    with pytest.raises(UsageError, match="matches no layer"):
+        prune(model, (images(),), ratio=0.5, ignore=["0.00"])
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -1, float("nan")])
+def test_a_ratio_outside_its_range_is_refused(ratio: float) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        prune(lenet(), (images(32),), ratio=ratio)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"regular": 0}, "`regular` is 0"),
+        ({"min_channels": 0}, "`min_channels` is 0"),
+        ({"importance": "l7"}, "`importance` is `l7`"),
+        ({"scope": "local"}, "`scope` is `local`"),
+    ],
+)
+def test_other_arguments_outside_their_range_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        prune(lenet(), (images(32),), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "code"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), images(), "MC411"),
+        (nn.Sequential(nn.ReLU()), images(), "MC411"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), head(8)), images(), "MC412"),
+        (nn.Sequential(nn.Linear(7, 8), nn.Linear(8, 5)), images(), "MC410"),
+        (nn.Sequential(nn.Linear(3, 8, dtype=torch.complex64), nn.Linear(8, 5)), images(), "MC410"),
+        (nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 5)), images(), "MC410"),
+    ],
+    ids=["only an output", "no layer", "no batch norm", "wrong input", "complex", "lazy"],
+)
+def test_a_model_that_cannot_be_pruned_is_refused_with_a_code(model: nn.Module, x: Tensor, code: str) -> None:
+    with pytest.raises(McompError) as caught:
+        prune(model, (x,))
+    assert caught.value.code == code
+
+
+def test_a_network_that_diverged_is_refused() -> None:
+    model = seeded(nn.Sequential(block(3, 8), head(8)))
+    with torch.no_grad():
+        model.get_submodule("0.1").weight[3] = float("nan")
+    with pytest.raises(StageError, match="NaN or infinite"):
+        prune(model, (images(),))
+
+
+def test_a_network_whose_output_ignores_the_pruned_layers_is_refused() -> None:
+    model = seeded(nn.Sequential(block(3, 8), block(8, 8), head(8)))
+    with torch.no_grad():
+        model.get_submodule("1.0").weight.zero_()
+        model.get_submodule("2.2").weight.zero_()
+    with pytest.raises(StageError, match="blind") as caught:
+        prune(model, (images(),), importance="random")
+    assert caught.value.code == "MC414"
+
+
+def test_a_surgery_log_is_json_and_replays_on_a_fresh_model() -> None:
+    model = seeded(nin_gc(width=0.25))
+    result = prune(model, (images(16),), ratio=0.5, regular=8)
+    entry = json.loads(json.dumps(surgery.provenance(result.model).log[0]))
+    assert entry["op"] == "prune"
+    assert entry["kept"] == result.kept
+    rebuilt = surgery.replay(copy.deepcopy(model), entry, (images(16),))
+    with torch.no_grad():
+        assert torch.equal(rebuilt.eval()(images(16)), result.model(images(16)))
+    with pytest.raises(StoreError, match="does not fit"):
+        surgery.replay(nin(width=0.25), entry, (images(16),))
+
+
+def test_a_pruned_network_can_be_pruned_again() -> None:
+    model = seeded(nin_gc(width=0.25))
+    once = prune(model, (images(16),), ratio=0.3)
+    twice = prune(once.model, (images(16),), ratio=0.3)
+    assert [entry["op"] for entry in surgery.provenance(twice.model).log] == ["prune", "prune"]
+    rebuilt: nn.Module = nin_gc(width=0.25)
+    for entry in surgery.provenance(twice.model).log:
+        rebuilt = surgery.replay(rebuilt, entry, (images(16),))
+    rebuilt.load_state_dict(twice.model.state_dict())
+
+
+def test_a_pruned_network_trains_on() -> None:
+    result = prune(seeded(nn.Sequential(block(3, 16), block(16, 16), head(16))), (images(),), ratio=0.5)
+    result.model.train()(images()).sum().backward()
+    assert all(parameter.grad is not None for parameter in result.model.parameters())
+
+
+def test_masking_in_the_tests_agrees_with_the_self_check() -> None:
+    model = seeded(nn.Sequential(block(3, 16), block(16, 16), head(16)))
+    result = prune(model, (images(),), ratio=0.5)
+    with torch.no_grad():
+        assert relative(result.model(images()), masked_output(model, result.kept, images())) < 1e-5
