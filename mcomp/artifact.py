@@ -214,7 +214,8 @@ def _identity(origin: Provenance, manifest: Manifest) -> dict[str, Any]:
     return {
         "builder": builder,
         "tensors": sha256_json(manifest["tensors"]),
-        **{name: manifest[name] for name in ("surgery", "input_shape", "preprocessing", "class_names")},
+        "surgery": sha256_json(manifest["surgery"]),  # a list of kept channels is long; once in the manifest is enough
+        **{name: manifest[name] for name in ("input_shape", "preprocessing", "class_names")},
     }
 
 

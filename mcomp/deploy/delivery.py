@@ -134,7 +134,7 @@ def deliver(
     status(f"writing {file_name}")
     scales = f"calibrated: {options.calibration.method}" if options.calibration and calibrated else "trained"
     lowering = to_onnx(quantised, example_inputs, folder / file_name, target, metadata={"mcomp.scales": scales})
-    fp32 = to_onnx(model, example_inputs, folder / "model.fp32.onnx", "float")
+    fp32 = to_onnx(quantised if is_quantised(model) else model, example_inputs, folder / "model.fp32.onnx", "float")
     violations = check_qdq(lowering.path, target)
     _refuse_errors(violations, target)
     qparams = folder / "qparams.json"

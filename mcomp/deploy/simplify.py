@@ -12,8 +12,9 @@ from onnx import numpy_helper, shape_inference
 from mcomp.deploy.marking import DOMAIN
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
 
-UNKNOWN = None
-Numbers = list[int | None]
+#: A number, the name of a dynamic axis, or None where nothing is known.
+Number = int | str | None
+Numbers = list[Number]
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
@@ -23,10 +24,11 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
 
 
 def fix_reshapes(proto: onnx.ModelProto) -> int:
-    """Give every ``Reshape`` with at most one unknown target dimension a constant shape, in place.
+    """Give every ``Reshape`` whose target is known but for the batch a constant shape, in place.
 
     ``x.view(x.size(0), …)`` is exported as a chain of Shape, Gather and Concat that reads ``x`` a second time; a
-    constant with -1 for the batch says the same. Returns how many were replaced.
+    constant says the same with 0 (the input's own size on this axis) or -1 for the batch. Returns how many were
+    replaced.
     """
     count = 0
     while (fixed := _fix_once(proto)) > 0:
@@ -41,15 +43,25 @@ def _fix_once(proto: onnx.ModelProto) -> int:
     for index, node in enumerate(proto.graph.node):
         if node.op_type != "Reshape" or graph.array(node.input[1]) is not None or attribute(node, "allowzero", 0):
             continue
-        target = _value(graph, shapes, node.input[1]) or shapes.get(node.output[0])
-        if not target or sum(size is UNKNOWN or size < 1 for size in target) > 1:
+        constant = _constant(_value(graph, shapes, node.input[1]), shapes.get(node.input[0], []))
+        if constant is None:
             continue
-        constant = [-1 if size is UNKNOWN else size for size in target]
         name = f"reshape_{index}.shape"
         proto.graph.initializer.append(numpy_helper.from_array(np.asarray(constant, np.int64), name))
         node.input[1] = name
         count += 1
     return count
+
+
+def _constant(target: Numbers | None, source: Numbers) -> list[int] | None:
+    """The target as ONNX writes it; None where more than one size stays open."""
+    if target is None:
+        return None
+    kept = [
+        0 if isinstance(size, str) and source[axis : axis + 1] == [size] else size for axis, size in enumerate(target)
+    ]
+    constant = [size if isinstance(size, int) else -1 for size in kept]
+    return constant if constant.count(-1) <= 1 else None
 
 
 def _value(graph: OnnxGraph, shapes: dict[str, Numbers], tensor: str) -> Numbers | None:
@@ -76,7 +88,8 @@ def _value(graph: OnnxGraph, shapes: dict[str, Numbers], tensor: str) -> Numbers
         return [given[0][index] for index in given[1]]
     if node.op_type in _ARITHMETIC and len(given[0]) == len(given[1]) == 1:
         a, b = given[0][0], given[1][0]
-        return [UNKNOWN if a is UNKNOWN or b is UNKNOWN or b == 0 else _ARITHMETIC[node.op_type](a, b)]
+        known = isinstance(a, int) and isinstance(b, int) and not (b == 0 and node.op_type == "Div")
+        return [_ARITHMETIC[node.op_type](a, b) if known else None]
     return None
 
 
@@ -91,7 +104,8 @@ def _inferred(proto: onnx.ModelProto) -> dict[str, Numbers]:
     found = shape_inference.infer_shapes(copy, data_prop=True).graph
     return {
         value.name: [
-            dim.dim_value if dim.HasField("dim_value") else UNKNOWN for dim in value.type.tensor_type.shape.dim
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+            for dim in value.type.tensor_type.shape.dim
         ]
         for value in [*found.input, *found.value_info, *found.output]
         if value.type.tensor_type.HasField("shape")

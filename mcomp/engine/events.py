@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from mcomp.store.atomic import storage_errors
+
 Event = dict[str, Any]
 
 
@@ -26,14 +28,16 @@ class EventLog:
 
     def __init__(self, path: Path | None, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
+        self._path = path
         self._file: IO[str] | None = path.open("a", encoding="utf-8") if path else None
 
     def emit(self, kind: str, stage: str | None = None, **fields: Any) -> None:
         """Send one event."""
         event: Event = {"event": kind, "time": round(time.time(), 3), "stage": stage, **fields}
-        if self._file is not None and kind != "step":
-            self._file.write(json.dumps(event, default=str) + "\n")
-            self._file.flush()
+        if self._file is not None and self._path is not None and kind != "step":
+            with storage_errors(self._path):
+                self._file.write(json.dumps(event, default=str) + "\n")
+                self._file.flush()
         for listener in self._listeners:
             listener(event)
 

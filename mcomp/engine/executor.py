@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.events import EventLog, Listener
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mcomp.recipe import Recipe
     from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
+    from mcomp.store.runs import Run
 
 
 class Execution:
@@ -53,34 +55,38 @@ class Execution:
         last_key = self.plan.stages[-1].key or self.plan.stages[0].key or ""
         run = self.store.new_run(self.recipe.name, last_key[:8])
         run.write_text("recipe.lock.yaml", self.recipe.lock())
-        self.events = EventLog(run.path / "events.jsonl", self.listeners)
-        plan = [{"id": planned.stage.id, "status": planned.status} for planned in self.plan.stages]
-        self.events.emit("run_started", run=run.id, name=self.recipe.name, plan=plan)
+        with closing(EventLog(run.path / "events.jsonl", self.listeners)) as self.events:
+            plan = [{"id": planned.stage.id, "status": planned.status} for planned in self.plan.stages]
+            self.store.notify = lambda text: self.events.emit("notice", text=text)
+            self.events.emit("run_started", run=run.id, name=self.recipe.name, plan=plan)
+            status, code = self._guarded(run)
+            self._skip_rest()
+            result = RunResult(
+                run=run.id,
+                name=self.recipe.name,
+                status=status,
+                exit_code=code,
+                seconds=time.perf_counter() - started,
+                stages=self.outcomes,
+                error=self._error,
+                folder=str(run.path),
+            )
+            run.write_json("result.json", result.as_dict())
+            self.events.emit("run_finished", result=result.as_dict(), folder=str(run.path), error=self._error)
+        return result
+
+    def _guarded(self, run: Run) -> tuple[RunStatus, int]:
+        """Run the stages; a failure becomes the run's status, its traceback a file."""
         try:
             with stop_on_signals(lambda text: self.events.emit("notice", text=text)) as stop:
-                status, code = self._stages(stop)
+                return self._stages(stop)
         except (InterruptedRun, KeyboardInterrupt) as error:
             number = error.signal_number if isinstance(error, InterruptedRun) else 2
-            status, code = "interrupted", 128 + number
+            return "interrupted", 128 + number
         except McompError as error:
-            run.write_text("traceback.txt", traceback.format_exc())
-            status, code = "failed", error.exit_code
             self._error = error.as_dict() | {"text": str(error)}
-        self._skip_rest()
-        result = RunResult(
-            run=run.id,
-            name=self.recipe.name,
-            status=status,
-            exit_code=code,
-            seconds=time.perf_counter() - started,
-            stages=self.outcomes,
-            error=self._error,
-            folder=str(run.path),
-        )
-        run.write_json("result.json", result.as_dict())
-        self.events.emit("run_finished", result=result.as_dict(), folder=str(run.path), error=self._error)
-        self.events.close()
-        return result
+            run.write_text("traceback.txt", traceback.format_exc())
+            return "failed", error.exit_code
 
     @property
     def bench(self) -> Workbench:

@@ -27,6 +27,19 @@ def above_threshold(scores: dict[str, Tensor], ratio: float, scope: Scope) -> di
     return {name: int((found > threshold).sum()) for name, found in scores.items()}
 
 
+def tied_channels(scores: dict[str, Tensor], kept: dict[str, int], ratio: float) -> int:
+    """How many channels went beyond ``ratio`` because they tie with a threshold; 0 for the usual one per threshold.
+
+    Args:
+        scores: group to ``[channels]``.
+        kept: what :func:`above_threshold` said of them.
+        ratio: in (0, 1).
+    """
+    count = sum(found.numel() for found in scores.values())
+    beyond = count - math.floor(count * ratio + 1e-9) - sum(kept.values())
+    return beyond if beyond > 2 * len(scores) else 0
+
+
 def _threshold(scores: Tensor, ratio: float) -> Tensor:
     count = scores.numel()
     # 0.29 * 100 is 28.999…: the index a person expects is 29

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
-from mcomp.pruning.allocation import Scope, above_threshold, rounded
+from mcomp.pruning.allocation import Scope, above_threshold, rounded, tied_channels
 from mcomp.pruning.channel_groups import ChannelGroup, ChannelGroups
 from mcomp.pruning.channel_surgery import Cut, cut_channels, shared_copy
-from mcomp.pruning.matching import Mismatch, balanced_base, blamed_for_failure, choose, narrow_shapes
+from mcomp.pruning.matching import Mismatch, balanced_base, blamed_for_failure, choose, narrow_shapes, split_groups
 from mcomp.pruning.tracing import TraceFailure, trace_labels
 
 NO_NORM = "has no batch norm, and `importance: bn_gamma` ranks by it (`importance: l1` does not need one)"
@@ -31,6 +31,7 @@ class Fitting:
     min_channels: int
     balanced: set[str] = field(default_factory=set)
     uncut: dict[str, str] = field(default_factory=dict)
+    ties: int = 0
 
     def run(self) -> list[Cut]:
         """The cuts; empty where every count rounds up to the whole width.
@@ -46,19 +47,29 @@ class Fitting:
                 self._give_way(mismatch, {name for name, kept in counts.items() if kept < len(self.scores[name])})
 
     def notes(self) -> list[str]:
-        """One sentence per reason, naming the layers it keeps whole."""
+        """One sentence per reason, naming the layers it keeps whole, and one on ties."""
         layers: dict[str, list[str]] = {}
         for group in self.groups:
             reason = group.whole or self.uncut.get(group.name, "")
             if reason:
                 layers.setdefault(reason, []).extend(group.producers)
-        return [f"left whole: {', '.join(f'`{name}`' for name in names)}: {reason}" for reason, names in layers.items()]
+        notes = [
+            f"left whole: {', '.join(f'`{name}`' for name in names)}: {reason}" for reason, names in layers.items()
+        ]
+        if self.ties:
+            notes.append(
+                f"{self.ties} channels tie with the threshold and went beyond the ratio {self.ratio:g}; "
+                "train with `sparse_train` first, or rank by `importance: l1`"
+            )
+        return notes
 
     def _counts(self) -> dict[str, int]:
         prunable = self.groups.prunable
         if not prunable:
             raise nothing_to_prune(self.groups)
-        above = above_threshold({group.name: self.scores[group.name] for group in prunable}, self.ratio, self.scope)
+        scores = {group.name: self.scores[group.name] for group in prunable}
+        above = above_threshold(scores, self.ratio, self.scope)
+        self.ties = tied_channels(scores, above, self.ratio)
         self.uncut = {}
         counts = {}
         for group in prunable:
@@ -88,16 +99,21 @@ class Fitting:
         try:
             routed = trace_labels(narrow, self.inputs, like=self.groups.trace)
         except TraceFailure as failure:
-            last = failure.operations[-1]
-            names = [operation.name for operation in failure.operations]
-            blamed = blamed_for_failure(self.groups, names, len(names) - 1, last.module) & cut_groups
-            where = f"`{last.module}`" if last.module else "its `forward`"
-            raise Mismatch(blamed, f"the code of {where} does not accept this width ({failure.cause})") from failure
+            raise self._refused(failure, cut_groups) from failure
         return choose(self.groups, routed, self.scores, cut_groups)
+
+    def _refused(self, failure: TraceFailure, cut_groups: set[str]) -> Mismatch:
+        """The network's code raised at the new widths: blame the groups it was working on."""
+        names = [operation.name for operation in failure.operations]
+        module = failure.operations[-1].module if names else ""
+        blamed = blamed_for_failure(self.groups, names, module) & cut_groups
+        where = f"`{module}`" if module else "its `forward`"
+        return Mismatch(blamed, f"the code of {where} does not accept this width ({failure.cause})")
 
     def _give_way(self, mismatch: Mismatch, cut_groups: set[str]) -> None:
         """Ask the blamed groups for counts that keep every share; leave whole those that did so already."""
-        blamed = mismatch.groups & cut_groups
+        # a split moves when any of its channels go, and then what fails may be the layers of another group
+        blamed = mismatch.groups & cut_groups or split_groups(self.groups) & cut_groups
         if not blamed:
             raise StageError(
                 f"the network cannot be pruned exactly: {mismatch.reason}",

@@ -200,10 +200,17 @@ def _slots(site: Site, trace: Trace, thin: Site, narrow: Trace, wide_of: Tensor,
     return indices
 
 
-def blamed_for_failure(groups: ChannelGroups, narrow: list[str], at: int, module: str) -> set[str]:
-    """Groups whose channels the op at which the narrow network raised was working on."""
+def split_groups(groups: ChannelGroups) -> set[str]:
+    """Groups of which some split takes a part."""
+    labels = [site.labels for site in groups.trace.sites.values() if site.role == "piece"]
+    return groups_of_labels(groups, torch.cat(labels)) if labels else set()
+
+
+def blamed_for_failure(groups: ChannelGroups, narrow: list[str], module: str) -> set[str]:
+    """Groups whose channels the last op of ``narrow``, at which the narrow network raised in ``module``, worked on."""
     operations = groups.trace.operations
-    same = at < len(operations) and operations[at].name == narrow[at]
+    at = len(narrow) - 1
+    same = 0 <= at < len(operations) and operations[at].name == narrow[at]
     suspects = [operations[at]] if same else [op for op in operations if op.module == module]
     labels = [found.flatten() for op in suspects for found in op.labels]
     return groups_of_labels(groups, torch.cat(labels)) if labels else set()

@@ -50,7 +50,7 @@ def as_function(stage: type[Stage]) -> Callable[..., StageResult]:
     if clash:
         raise UsageError(
             f"option `{clash[0]}` of stage `{stage.name}` cannot be an argument: the function has one of that name",
-            code="MC231",
+            code="MC271",
             hint="rename the option, or run the stage from a recipe",
         )
 
@@ -105,12 +105,12 @@ def validated(stage: type[Stage], options: dict[str, Any]) -> StageOptions:
         faults = _causes(stage, error.errors(include_url=False))
         raise UsageError(
             "; ".join(_fault(stage, fault) for fault in faults),
-            code=_CODES.get(faults[0]["type"], "MC233"),
+            code=_CODES.get(faults[0]["type"], "MC273"),
             hint=f"`help(mcomp.stages.{stage.name})` lists the options",
         ) from None
 
 
-_CODES = {"extra_forbidden": "MC232", "missing": "MC234"}
+_CODES = {"extra_forbidden": "MC272", "missing": "MC274"}
 
 
 def _causes(stage: type[Stage], faults: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -156,7 +156,7 @@ def _copied(stage: type[Stage], model: Any, data: Data | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"`mcomp.stages.{stage.name}` needs an `nn.Module` first, got {type(model).__name__}",
-            code="MC235",
+            code="MC275",
             hint='build one with `mcomp.models.build("nin_gc", num_classes=10)`, or hand over your own',
         )
     copied = copy.deepcopy(model).cpu().eval()
@@ -175,7 +175,7 @@ def _inputs(stage: type[Stage], data: Data | None, given: Tensor | tuple[Tensor,
         if data is None:
             raise UsageError(
                 f"`mcomp.stages.{stage.name}` needs `data=` or `example_inputs=`",
-                code="MC236",
+                code="MC276",
                 why="the stage runs the model to learn its structure, and a batch says what it accepts",
                 hint='pass `data=mcomp.data.load(name="digits")` or `example_inputs=torch.randn(2, 3, 32, 32)`',
             )

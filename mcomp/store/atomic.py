@@ -41,9 +41,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, obj: Any) -> None:
-    """Put ``obj`` at ``path`` as readable JSON, atomically; NaN and infinities become strings."""
-    write_text(path, json.dumps(finite(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, obj: Any, *, compact: bool = False) -> None:
+    """Put ``obj`` at ``path`` as JSON, indented unless ``compact``, atomically; NaN and infinities become strings."""
+    form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    write_text(path, json.dumps(finite(obj), ensure_ascii=False, allow_nan=False, **form) + "\n")
 
 
 def read_bytes(path: Path) -> bytes | None:

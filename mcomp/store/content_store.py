@@ -100,7 +100,7 @@ class Store:
         with atomic.storage_errors(folder / MANIFEST):
             complete = staging.seal(folder, manifest, MANIFEST)
         digest = _digest_of(complete)
-        atomic.write_json(folder / MANIFEST, {**complete, "digest": digest})
+        atomic.write_json(folder / MANIFEST, {**complete, "digest": digest}, compact=True)
         target = self._object_path(digest)
         atomic.make_folder(target.parent)
         if target.exists() and self.verify(digest):

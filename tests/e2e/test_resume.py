@@ -76,11 +76,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     number: int, code: int, recipe: Path, tmp_path: Path, uninterrupted: list[str]
 ) -> None:
     store = tmp_path / "store"
-    process = start(recipe, store)
-    wait_for_epoch(process, 2)
-    time.sleep(0.05)  # somewhere inside the third epoch
-    process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    with start(recipe, store) as process:
+        wait_for_epoch(process, 2)
+        time.sleep(0.05)  # somewhere inside the third epoch
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == code, out + err
     if number != signal.SIGKILL:
         assert "go on with: mcomp apply" in err
@@ -89,14 +89,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert found == uninterrupted
 
 
-def test_a_second_process_waits_and_computes_nothing_twice(recipe: Path, tmp_path: Path, uninterrupted: list[str]) -> None:
-    store = tmp_path / "store"
-    first = start(recipe, store)
-    wait_for_epoch(first, 1)
-    refused = run_mcomp("apply", str(recipe), "--store", str(store), "--no-wait")
+def test_a_second_process_waits_and_computes_nothing_twice(tmp_path: Path) -> None:
+    recipe, store = tmp_path / "long.yaml", tmp_path / "store"
+    recipe.write_text(RECIPE.replace("epochs: 6", "epochs: 60"))  # long enough for two more processes to start
+    with start(recipe, store) as first:
+        wait_for_epoch(first, 1)
+        refused = run_mcomp("apply", str(recipe), "--store", str(store), "--no-wait")
+        found, statuses = artifacts(recipe, store)
+        first.communicate(timeout=120)
     assert refused.returncode == 8
-    found, statuses = artifacts(recipe, store)
-    first.communicate(timeout=120)
     assert first.returncode == 0
-    assert found == uninterrupted
     assert statuses[0] == "hit"
+    assert (found, ["hit", "hit"]) == artifacts(recipe, store)

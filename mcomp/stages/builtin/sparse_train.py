@@ -53,7 +53,5 @@ class SparseTrain(Stage):
         result.metrics |= {"gamma_median": last["gamma_quantiles"][2], "gamma_small": last["gamma_small"]}
         if last["collapsed"]:
             layers = ", ".join(f"`{name}`" for name in last["collapsed"])
-            result.notes.append(
-                f"all scales of {layers} are nearly zero: lower `penalty` to keep them"
-            )
+            result.notes.append(f"all scales of {layers} are nearly zero: lower `penalty` to keep them")
         return result

@@ -92,7 +92,7 @@ class Step:
 
 
 class Chain(nn.Module):
-    """Blocks with group convolutions, shuffles, residuals, depthwise convolutions, concatenations and pools."""
+    """Blocks with group convolutions, shuffles, residuals, depthwise and shared layers, splits and concatenations."""
 
     def __init__(self, steps: list[Step], flat: bool) -> None:
         super().__init__()
@@ -102,10 +102,12 @@ class Chain(nn.Module):
             if step.kind in ("conv", "shuffled"):
                 setattr(self, f"step{index}", block(width, step.width, 3, step.groups))
                 width = step.width
-            elif step.kind == "residual":
+            elif step.kind in ("residual", "shared"):
                 setattr(self, f"step{index}", block(width, width, 1))
             elif step.kind == "depthwise":
                 setattr(self, f"step{index}", block(width, width, 3, width))
+            elif step.kind == "split":
+                setattr(self, f"step{index}", block(width // 2, width // 2))
             elif step.kind == "concat":
                 setattr(self, f"step{index}", block(width, step.width))
                 width += step.width
@@ -121,6 +123,11 @@ class Chain(nn.Module):
                 x = run(self.shuffles[str(step.groups)](x))
             elif step.kind == "residual":
                 x = x + run(x)
+            elif step.kind == "shared":
+                x = run(run(x))
+            elif step.kind == "split":
+                left, right = x.chunk(2, 1)
+                x = torch.cat([run(right), left], 1)
             elif step.kind == "concat":
                 x = torch.cat([x, run(x)], 1)
             else:
@@ -131,13 +138,16 @@ class Chain(nn.Module):
         return y
 
 
+KINDS = ["conv", "conv", "shuffled", "shuffled", "residual", "depthwise", "concat", "split", "shared"]
+
+
 @st.composite
 def chains(draw: st.DrawFn) -> Chain:
     widths = st.sampled_from([8, 16, 24, 32])
     steps = [Step("conv", draw(widths))]
     width = steps[0].width
     for _ in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["conv", "conv", "shuffled", "shuffled", "residual", "depthwise", "concat"]))
+        kind = draw(st.sampled_from(KINDS))
         new = draw(widths)
         groups = (
             draw(st.sampled_from([g for g in (1, 2, 4, 8) if width % g == 0])) if kind in ("conv", "shuffled") else 1

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcomp.pruning.allocation import above_threshold, rounded
+from mcomp.pruning.allocation import above_threshold, rounded, tied_channels
 
 scores = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50).map(torch.tensor)
 ratios = st.floats(0.01, 0.99)
@@ -33,6 +33,11 @@ def test_ties_never_keep_more_than_the_ratio_allows(layer: torch.Tensor, ratio: 
 def test_equal_scores_all_go_and_the_layer_keeps_its_minimum() -> None:
     assert above_threshold({"a": torch.ones(10)}, 0.1, "global") == {"a": 0}
     assert rounded(0, 10, 1) == 1
+
+
+def test_channels_that_tie_are_counted_only_where_they_matter() -> None:
+    for layer, ties in ((torch.ones(100), 60), (torch.arange(100.0), 0)):
+        assert tied_channels({"a": layer}, above_threshold({"a": layer}, 0.4, "global"), 0.4) == ties
 
 
 def test_a_decimal_ratio_lands_on_the_index_a_person_expects() -> None:

@@ -96,12 +96,12 @@ def test_the_signature_names_exactly_what_the_function_takes() -> None:
 @pytest.mark.parametrize(
     ("options", "words", "code"),
     [
-        ({"factr": 2}, r"unknown option `factr` for stage `scale_weights`, did you mean `factor`\?", "MC232"),
-        ({}, "stage `scale_weights` needs the option `factor`", "MC234"),
-        ({"factor": -1}, "option `factor` of stage `scale_weights`: must be greater than 0, got -1", "MC233"),
-        ({"factor": "2"}, "option `factor` of stage `scale_weights`: must be a valid number, got '2'", "MC233"),
-        ({"factor": 1, "only": ["head"]}, "the head stays as it is, got", "MC233"),
-        ({"factor": float("nan")}, "finite number", "MC233"),
+        ({"factr": 2}, r"unknown option `factr` for stage `scale_weights`, did you mean `factor`\?", "MC272"),
+        ({}, "stage `scale_weights` needs the option `factor`", "MC274"),
+        ({"factor": -1}, "option `factor` of stage `scale_weights`: must be greater than 0, got -1", "MC273"),
+        ({"factor": "2"}, "option `factor` of stage `scale_weights`: must be a valid number, got '2'", "MC273"),
+        ({"factor": 1, "only": ["head"]}, "the head stays as it is, got", "MC273"),
+        ({"factor": float("nan")}, "finite number", "MC273"),
     ],
 )
 def test_wrong_options_are_refused_in_words(options: dict[str, Any], words: str, code: str) -> None:

@@ -181,7 +181,7 @@ def test_an_object_that_lost_a_file_or_a_byte_is_no_object(store: Store) -> None
 def test_an_edited_manifest_is_found_when_looking_deep(store: Store) -> None:
     digest = put(store)
     path = store.root / "objects" / digest[:2] / digest / "manifest.json"
-    path.write_text(path.read_text().replace('"tensors": "x"', '"tensors": "y"'))
+    path.write_text(path.read_text().replace('"tensors":"x"', '"tensors":"y"'))
     assert store.verify(digest, deep=True) == ["its manifest.json describes another object"]
 
 

@@ -11,7 +11,9 @@ from torch import nn
 
 from mcomp.errors import InterruptedRun, StageError
 from mcomp.training import random_state
-from tests.unit.training.toys import Kept, ToyData, same_bits, stop_after, toy_net, train
+from mcomp.training.optimizers import build_optimizer
+from mcomp.training.snapshot import load_optimizer_state, optimizer_state
+from tests.unit.training.toys import Kept, ToyData, same_bits, settings, stop_after, toy_net, train
 
 RECIPES: list[dict[str, Any]] = [
     {"optimizer": "sgd", "schedule": "one_cycle", "grad_clip": 1.0},
@@ -155,3 +157,15 @@ def test_an_interrupt_before_the_last_lone_image_is_not_confused_by_it() -> None
 def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The history without what a clock says."""
     return [{key: row[key] for key in row.keys() - {"seconds", "images_per_s"}} for row in history]
+
+
+def test_optimiser_state_takes_the_memory_layout_of_its_parameter() -> None:
+    layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(layer, settings())
+    state = optimizer_state(optimizer)
+    momentum = torch.randn(6, 4, 3, 3)  # as a store might give it back: contiguous
+    state["state"][0]["momentum_buffer"] = momentum
+    load_optimizer_state(optimizer, state)
+    loaded = optimizer.state[layer.weight]["momentum_buffer"]
+    assert loaded.stride() == layer.weight.stride() != momentum.stride()
+    assert torch.equal(loaded, momentum)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from torch import nn
+
+import mcomp.data
+from mcomp.data import Data
+from mcomp.deploy.delivery import LEVELS, deliver
+from mcomp.deploy.settings import DeployOptions
+from mcomp.errors import BackendMissingError, StageError
+from mcomp.quantization import ActivationQuantizer, quantize
+from mcomp.stages.base import StageContext, StageResult, Surroundings
+from mcomp.stages.builtin.onnx_int8 import OnnxInt8
+from mcomp.stages.builtin.trt_int8 import TrtInt8
+from tests.unit.deploy.deploy_networks import Residual, quantised
+
+CALIBRATION = {"method": "minmax", "samples": 32}
+STAGES: list[Any] = [OnnxInt8, TrtInt8]
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return mcomp.data.load("digits", image_size=8, limit=100)
+
+
+def run(stage: Any, model: nn.Module, data: Data, folder: Path, **options: Any) -> StageResult:
+    context = StageContext(model, data.example_inputs, data, folder, stage_id=stage.name)
+    return stage().run(context, stage.Options(latency_runs=2, **options))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_quantised_model_goes_out_with_all_its_figures(stage: Any, data: Data, tmp_path: Path) -> None:
+    result = run(stage, quantised(levels=127), data, tmp_path)
+    assert result.metrics["top1_backend"] == "onnxruntime"
+    assert result.metrics["agreement"] >= 97
+    assert result.metrics["exact"] == "yes"
+    assert result.metrics["bytes"] < result.metrics["fp32_bytes"]
+    assert set(stage.traits.metrics) - set(result.metrics) <= {
+        "engine_top1", "engine_agreement", "engine_latency_ms", "engine_int8_layers"
+    }  # fmt: skip
+    assert all(path.exists() for path in result.files.values())
+    assert json.loads(result.files["qparams.json"].read_text())["exact"] is True
+    json.dumps(result.details)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_float_model_is_calibrated_per_channel(stage: Any, data: Data, tmp_path: Path) -> None:
+    result = run(stage, Residual().eval(), data, tmp_path, calibration=CALIBRATION)
+    assert any("calibrated, not trained" in note for note in result.notes)
+    weights = [row for row in result.details["lowering"]["tensors"] if row["kind"] == "weight"]
+    assert len(weights) == 4
+    assert all(isinstance(row["scale"], list) for row in weights)
+    grids = [module.qmax for module in result.model.modules() if isinstance(module, ActivationQuantizer)]
+    assert max(grids) == LEVELS["tensorrt" if stage is TrtInt8 else "onnxruntime"]
+
+
+def test_calibration_leaves_trained_ranges_and_the_incoming_model_alone(data: Data, tmp_path: Path) -> None:
+    model = quantised()
+    quantisers = [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
+    before = [float(module.scale) for module in quantisers]
+    fresh = quantize(Residual().eval(), data.example_inputs, first_layer_float=False).eval()
+    run(OnnxInt8, model, data, tmp_path, calibration=CALIBRATION)
+    assert [float(module.scale) for module in quantisers] == before
+    run(OnnxInt8, fresh, data, tmp_path, calibration=CALIBRATION)
+    assert not any(module.ready for module in fresh.modules() if isinstance(module, ActivationQuantizer))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_float_model_without_calibration_is_a_static_fault(stage: Any, data: Data, tmp_path: Path) -> None:
+    options = stage.Options()
+    [finding] = stage.check(options, Surroundings(have=frozenset({"float", "bn"})))
+    assert finding.message == (
+        f"{stage.name} on a float model needs calibration data: "
+        "add `quantize` before it or give `calibration: {method: entropy, samples: 512}`"
+    )
+    assert stage.check(options, Surroundings(have=frozenset({"quantized"}))) == []
+    assert stage.check(stage.Options(calibration=CALIBRATION), Surroundings()) == []
+    with pytest.raises(StageError, match="without calibration data"):
+        run(stage, Residual().eval(), data, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_tensorrt_the_graph_the_scales_and_the_command_are_still_there(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise BackendMissingError("TensorRT is not installed", code="MC611")
+
+    monkeypatch.setattr("mcomp.deploy.tensorrt_engine.build_engine", absent)
+    result = run(TrtInt8, quantised(levels=127), data, tmp_path)
+    assert set(result.files) == {"model.trt.onnx", "qparams.json", "model.fp32.onnx", "trtexec.txt"}
+    assert any(note.startswith("engine not built: TensorRT is not installed") for note in result.notes)
+    assert any("verified_on: none" in note for note in result.notes)
+    assert result.details["engine"]["status"] == "skipped"
+    with pytest.raises(BackendMissingError) as caught:
+        run(TrtInt8, quantised(levels=127), data, tmp_path, on_missing="fail")
+    assert caught.value.exit_code == 7
+
+
+def test_the_backend_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcomp.deploy.tensorrt_api.installed_version", lambda: None)
+    monkeypatch.setattr("mcomp.training.hardware.gpu", lambda index=0: None)
+    assert TrtInt8.key_parts(TrtInt8.Options()) == {"tensorrt": "absent", "gpu": "absent"}
+    monkeypatch.setattr("mcomp.deploy.tensorrt_api.installed_version", lambda: "11.4.0")
+    monkeypatch.setattr("mcomp.training.hardware.gpu", lambda index=0: {"name": "H200", "sm": 90})
+    assert TrtInt8.key_parts(TrtInt8.Options()) == {"tensorrt": "11.4.0", "gpu": "H200"}
+
+
+def test_two_engines_on_one_line_are_refused() -> None:
+    assert TrtInt8.traits.provides == TrtInt8.traits.conflicts == {"engine"}
+
+
+def test_a_batch_range_that_is_not_in_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="not in order"):
+        TrtInt8.Options(batch={"min": 8, "opt": 4, "max": 2})
+
+
+def test_a_file_that_breaks_a_rule_is_not_delivered(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcomp.deploy import delivery, onnx_writer
+
+    def broken(*arguments: Any, **keywords: Any) -> Any:
+        lowering = onnx_writer.to_onnx(*arguments, **keywords)
+        if keywords.get("metadata"):
+            model = onnx.load(lowering.path)
+            for node in model.graph.node:
+                if node.op_type == "QuantizeLinear":
+                    del node.input[2:]
+            onnx.save(model, lowering.path)
+        return lowering
+
+    monkeypatch.setattr(delivery, "to_onnx", broken)
+    with pytest.raises(StageError, match="first E2 at"):
+        deliver(
+            quantised(), data.example_inputs, None, tmp_path,
+            target="tensorrt", file_name="m.onnx", options=DeployOptions(),
+        )  # fmt: skip
