@@ -79,12 +79,14 @@ def main() -> None:
     runs = [measure(seed) for seed in arguments.seeds]
     for run in runs:
         cold, warm = run["cold"], run["warm"]
-        print(f"seed {run['seed']}: cold {cold['wall_s']} s wall, {cold['cpu_s']} s CPU, {cold['peak_bytes'] / 1e9:.2f} GB peak;")
+        peak = f"{cold['peak_bytes'] / 1e9:.2f} GB peak"
+        print(f"seed {run['seed']}: cold {cold['wall_s']} s wall, {cold['cpu_s']} s CPU, {peak};")
         print(f"  warm {warm['wall_s']} s wall, {warm['cpu_s']} s CPU, {run['warm_hits']} hits")
         for stage, seconds in run["stage_cpu_s"].items():
             top1 = run["top1"].get(stage)
             print(f"  {stage:<14} {seconds:7.2f} CPU s   top-1 {'–' if top1 is None else f'{top1:.2f} %'}")
-        print(f"  params {100 * run['params_ratio']:.1f} %, INT8 file {run['int8_bytes']} bytes, agreement {run['agreement']:.2f} %")
+        sizes = f"params {100 * run['params_ratio']:.1f} %, INT8 file {run['int8_bytes']} bytes"
+        print(f"  {sizes}, agreement {run['agreement']:.2f} %")
     result = {
         "recipe": RECIPE,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

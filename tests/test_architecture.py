@@ -123,7 +123,10 @@ HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "tensorrt"}
         ("from mcomp.cli.main import main\nmain(['--help'])", HEAVY | {"numpy", "rich", "pydantic", "yaml"}),
         ("from mcomp.cli.main import main\nmain(['apply', '--help'])", HEAVY | {"numpy", "rich"}),
         ("from mcomp.cli.main import main\nmain(['validate', 'recipes/nin_gc_prune_quant.yaml'])", HEAVY | {"rich"}),
-        ("from mcomp.cli.main import main\nmain(['plan', 'recipes/nin_gc_prune_quant.yaml', '--store', 'absent'])", HEAVY),
+        (
+            "from mcomp.cli.main import main\nmain(['plan', 'recipes/nin_gc_prune_quant.yaml', '--store', 'absent'])",
+            HEAVY,
+        ),
         ("from mcomp.cli.main import main\nmain(['stages', 'prune'])", HEAVY),
         ("from mcomp.cli.main import main\nmain(['schema'])", HEAVY),
     ],

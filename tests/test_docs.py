@@ -70,7 +70,12 @@ def test_the_python_of_the_readme_runs_in_order(place: Path) -> None:
     script = "\n".join(block for block in blocks("python") if "@register" not in block)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

@@ -98,7 +98,9 @@ def _guarded(parsed: argparse.Namespace) -> int:
     except McompError as error:
         if parsed.traceback:
             raise
-        errors = [found.as_dict() for found in error.diagnostics] if isinstance(error, RecipeError) else [error.as_dict()]
+        errors = (
+            [found.as_dict() for found in error.diagnostics] if isinstance(error, RecipeError) else [error.as_dict()]
+        )
         if as_json:
             _print_json({"status": "refused", "exit_code": error.exit_code, "errors": errors})
         else:

@@ -21,8 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([{"run": record.id, "path": str(record.path), **_facts(record.result)} for record in records])
         return 0
-    from mcomp.report.table import print_table
     from mcomp.engine.units import top1_text
+    from mcomp.report.table import print_table
 
     body = []
     for record in records:

@@ -60,7 +60,7 @@ class OnnxGraph:
     def unique(self, prefix: str) -> str:
         """``prefix``, or with a number where it was asked for before."""
         count = self._taken[prefix] = self._taken.get(prefix, -1) + 1
-        return f"{prefix}_{count}" if count else prefix
+        return f"{prefix}.repeat{count}" if count else prefix
 
     def add_node(self, op_type: str, inputs: Iterable[str], output: str, **attributes: Any) -> onnx.NodeProto:
         """Append a node named after its output; order is put right by :meth:`finish`."""
@@ -81,6 +81,13 @@ class OnnxGraph:
                         node.input[index] = new
         if old in self.outputs:
             self.add_node("Identity", [new], old)
+
+    def drop_identities(self) -> None:
+        """Remove ``Identity`` nodes; exporters share equal initialisers through them, where runtimes want constants."""
+        for node in [each for each in self.nodes if each.op_type == "Identity"]:
+            if node.output[0] not in self.outputs:
+                self.remove(node)
+                self.redirect(node.output[0], node.input[0])
 
     def finish(self) -> onnx.ModelProto:
         """Drop what no output needs, sort, and write back to the model."""

@@ -70,6 +70,7 @@ def to_onnx(
     proto, marked = export_float(prepare, example_inputs, min(opset or DEFAULT_OPSET, DEFAULT_OPSET))
     fix_reshapes(proto)
     graph = OnnxGraph(proto)
+    graph.drop_identities()
     lowering = Lowering(Path(path), profile)
     lower_markers(graph, marked, target, lowering)
     proto = _finish(graph, _needed_opset(lowering, opset))

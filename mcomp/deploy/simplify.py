@@ -88,8 +88,9 @@ def _value(graph: OnnxGraph, shapes: dict[str, Numbers], tensor: str) -> Numbers
         return [given[0][index] for index in given[1]]
     if node.op_type in _ARITHMETIC and len(given[0]) == len(given[1]) == 1:
         a, b = given[0][0], given[1][0]
-        known = isinstance(a, int) and isinstance(b, int) and not (b == 0 and node.op_type == "Div")
-        return [_ARITHMETIC[node.op_type](a, b) if known else None]
+        if not (isinstance(a, int) and isinstance(b, int)) or (b == 0 and node.op_type == "Div"):
+            return [None]
+        return [_ARITHMETIC[node.op_type](a, b)]
     return None
 
 

@@ -44,9 +44,7 @@ def check_gate(gate: Gate, stage_id: str, metrics: Mapping[str, Metrics]) -> lis
         outcomes.append(GateOutcome(gate.metric, "max_drop", gate.max_drop, drop, passed, gate.vs, unit))
     if gate.max_ratio is not None:
         ratio = value / reference if reference else float("inf")
-        outcomes.append(
-            GateOutcome(gate.metric, "max_ratio", gate.max_ratio, ratio, ratio <= gate.max_ratio, gate.vs)
-        )
+        outcomes.append(GateOutcome(gate.metric, "max_ratio", gate.max_ratio, ratio, ratio <= gate.max_ratio, gate.vs))
     return outcomes
 
 

@@ -88,7 +88,9 @@ def plan_stage(
         return PlannedStage(stage, "run", "`cache: false`", key, preimage)
     record = store.action(key)
     if record is not None:
-        faults = ["gone from the store"] if store.object(record["artifact"]) is None else store.verify(record["artifact"])
+        faults = (
+            ["gone from the store"] if store.object(record["artifact"]) is None else store.verify(record["artifact"])
+        )
         if not faults:
             return PlannedStage(stage, "hit", f"same key {key[:8]}", key, preimage, record)
         return PlannedStage(stage, "run", f"its artifact is damaged: {faults[0]}", key, preimage)

@@ -38,7 +38,6 @@ class GateOutcome:
         }
 
 
-
 @dataclass
 class StageOutcome:
     """One stage of a finished, failed or interrupted run."""

@@ -16,6 +16,7 @@ class StopFlag:
         self.number = 0
 
     def __call__(self) -> int:
+        """The signal's number, or zero."""
         return self.number
 
 

@@ -12,7 +12,7 @@ COLUMNS = ("stage", "top-1 %", "params", "MACs", "bytes", "latency", "status")
 
 def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row of texts per stage, in the order of :data:`COLUMNS`."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for stage in result["stages"]:
         metrics = stage["metrics"]
         status = stage["status"]
@@ -55,7 +55,5 @@ def gate_text(gate: dict[str, Any]) -> str:
 def result_html(result: dict[str, Any]) -> str:
     """A ``<table>`` of :func:`rows`; every text escaped."""
     head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(result)
-    )
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(result))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from mcomp.engine.metering import common_metrics
 from mcomp.engine.planning import PlannedStage
 from mcomp.engine.results import StageOutcome
 from mcomp.engine.signals import StopFlag
-from mcomp.errors import PreflightError, StageError
+from mcomp.errors import PreflightError, StageError, StoreError
 from mcomp.stages.base import COMMON_METRICS, StageContext, StageResult
 from mcomp.surgery import provenance
 from mcomp.training.hardware import resolve_device, resolve_precision
@@ -83,6 +82,7 @@ class Workbench:
         """
         model = self.initial_model()
         shape = tuple(self.example_inputs[0].shape)
+        now = f"`data.image_size` (now {shape[-2]}x{shape[-1]}) or `data.channels` (now {shape[1]})"
         try:
             with torch.inference_mode():
                 output = model(*self.example_inputs)
@@ -90,7 +90,7 @@ class Workbench:
             raise PreflightError(
                 f"model `{self.recipe.model.name}` cannot take an input of shape {shape}: {error}",
                 code="MC260",
-                hint=f"set `data.image_size` (now {shape[-2]}x{shape[-1]}) or `data.channels` (now {shape[1]}) to what it expects",
+                hint=f"set {now} to what it expects",
             ) from error
         if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < self.data.num_classes:
             found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -111,7 +111,9 @@ class Workbench:
             return model
         folder = self.store.object(artifact)
         if folder is None:
-            raise StageError(f"artifact {artifact[:12]} is gone from the store", code="MC402", hint="run again")
+            raise StoreError(
+                f"artifact {artifact[:12]} is gone from the store", code="MC309", hint="run the same command again"
+            )
         return load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir)
 
     def execute(
@@ -132,7 +134,7 @@ class Workbench:
         if not isinstance(result, StageResult):
             raise StageError(
                 f"stage `{stage.uses}` returned {type(result).__name__}, not a StageResult",
-                code="MC403",
+                code="MC408",
                 hint="end `run` with `return StageResult(model=…)`",
             )
         artifact, files, sizes = self._commit(result)
@@ -172,9 +174,7 @@ class Workbench:
         from mcomp.store.snapshot import load_snapshot, save_snapshot
 
         stage = planned.stage
-        earlier: dict[str, Callable[[], nn.Module]] = {
-            outcome.id: (lambda digest=outcome.artifact: self.model_of(digest)) for outcome in done
-        }
+        earlier = {outcome.id: partial(self.model_of, outcome.artifact) for outcome in done}
         files = work / "files"
         files.mkdir(exist_ok=True)
         return StageContext(
@@ -219,5 +219,3 @@ def _undeclared(uses: str, names: set[str] | frozenset[str]) -> list[str]:
 
 def _progress(state: dict[str, Any]) -> dict[str, Any]:
     return {name: state[name] for name in ("epoch", "epochs", "step", "steps") if isinstance(state.get(name), int)}
-
-

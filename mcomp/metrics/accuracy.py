@@ -35,7 +35,7 @@ class Evaluation:
     labels: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a model moved to a GPU and back in it could not be trained again
 def evaluate(model: nn.Module, split: Split, *, device: str = "cpu", batch_size: int = 256) -> Evaluation:
     """Run ``model`` over ``split`` in order, in eval mode and float32, and leave it as it was found.
 

@@ -21,7 +21,7 @@ class Site:
     """A place with one slot per channel: an axis of a parameter, or one piece of a split.
 
     Attributes:
-        key: dotted name of the parameter; ``#op.piece`` for a piece.
+        key: dotted name of the parameter; ``#split.piece`` for a piece.
         role: ``rows`` (output channels of a weight), ``columns`` (its input channels), ``values`` (an element per
             channel, as in a batch norm) or ``piece``.
         axis: axis of the parameter; -1 while not known.

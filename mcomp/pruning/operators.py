@@ -146,11 +146,12 @@ def _pieces(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, An
     cut = func(labels, *args[1:], **kwargs)
     all_of_it = distinct(narrowed(labels)).numel()
     results = [(out, cut)] if isinstance(out, Tensor) else list(zip(out, cut, strict=True))
-    for index, (tensor, piece) in enumerate(results):
+    parts: list[Tensor | None] = []
+    for tensor, piece in results:
         tracer.mark(tensor, piece)
         slots = narrowed(compressed(piece)).flatten()
-        if distinct(slots).numel() < all_of_it:
-            tracer.piece(index, slots)
+        parts.append(slots if distinct(slots).numel() < all_of_it else None)
+    tracer.pieces(parts)
     return True
 
 

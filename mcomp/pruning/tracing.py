@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -76,6 +76,7 @@ class _Seen:
     frozen: dict[str, str] = field(default_factory=dict)
     gammas: dict[str, None] = field(default_factory=dict)
     depthwise: set[str] = field(default_factory=set)
+    splits: int = 0
     operations: list[Operation] = field(default_factory=list)
 
 
@@ -156,10 +157,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
             self.freeze(name, f"`{name}` is used with {site.groups} and with {groups} groups")
         return site
 
-    def piece(self, index: int, labels: Tensor) -> None:
-        """Note which channels fall into one piece of a split: after pruning the same must fall into it."""
-        key = f"#{self._operation}.{index}"
-        self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, labels, operation=self._operation)
+    def pieces(self, labels: Sequence[Tensor | None]) -> None:
+        """Note which channels fall into each piece of a split: after pruning the same must fall into it.
+
+        Splits are counted, not ops: copies come and go with the width.
+        """
+        for index, found in enumerate(labels):
+            if found is not None:
+                key = f"#{self.seen.splits}.{index}"
+                self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, found, operation=self._operation)
+        self.seen.splits += 1
 
     @property
     def _operation(self) -> int:

@@ -90,7 +90,9 @@ def load_file(path: Path) -> list[str]:
         raise
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"plug-in `{path.name}` failed to import: {type(error).__name__}: {error}", code="MC211") from error
+        raise UsageError(
+            f"plug-in `{path.name}` failed to import: {type(error).__name__}: {error}", code="MC211"
+        ) from error
     found = [key for key, value in _STAGES.items() if before.get(key) is not value]
     if not found:
         raise UsageError(

@@ -122,7 +122,9 @@ def test_an_edited_model_file_is_a_miss(place: Path) -> None:
 
 
 def test_a_residual_net_is_pruned_exactly_or_refused_by_name(place: Path) -> None:
-    recipe = RECIPE.format(data='{name: "arrays.py:build"}').replace("  - quantize: {epochs: 1}", "  - prune: {ratio: 0.5}")
+    recipe = RECIPE.format(data='{name: "arrays.py:build"}').replace(
+        "  - quantize: {epochs: 1}", "  - prune: {ratio: 0.5}"
+    )
     (place / "own.yaml").write_text(recipe.partition("  - bn_fuse")[0])
     done = run_mcomp("apply", "own.yaml", "--trust", "--json", cwd=place)
     if done.returncode == 0:

@@ -21,7 +21,7 @@ name: resume
 model: {name: lenet}
 data: {name: digits, image_size: 16, batch_size: 16}
 stages:
-  - train: {epochs: 6}
+  - train: {epochs: 30}
   - prune: {ratio: 0.3, importance: l1}
 """
 
@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 def test_a_second_process_waits_and_computes_nothing_twice(tmp_path: Path) -> None:
     recipe, store = tmp_path / "long.yaml", tmp_path / "store"
-    recipe.write_text(RECIPE.replace("epochs: 6", "epochs: 60"))  # long enough for two more processes to start
+    recipe.write_text(RECIPE.replace("epochs: 30", "epochs: 90"))  # long enough for two more processes to start
     with start(recipe, store) as first:
         wait_for_epoch(first, 1)
         refused = run_mcomp("apply", str(recipe), "--store", str(store), "--no-wait")

@@ -79,6 +79,33 @@ def test_every_inner_convolution_becomes_an_integer_kernel_in_onnxruntime(tmp_pa
     assert not found["Conv"] + found["FusedConv"] + found["Relu"]
 
 
+def test_equal_biases_stay_constants_of_their_own_layers(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1))
+    for layer in model[::2]:
+        nn.init.zeros_(layer.bias)
+    lowering = to_onnx(quantised(model, levels=127), (images(2),), tmp_path / "m.onnx", "tensorrt")
+    assert not kinds(lowering.path)["Identity"]
+    assert not check_qdq(lowering.path)
+
+
+def test_one_tensor_moved_along_several_branches_is_quantised_again_on_each(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.stem(x))
+            pooled = nn.functional.max_pool2d(x, 2)
+            small = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
+            return (self.a(pooled) + self.b(small)).mean((2, 3))
+
+    model, x = quantised(Branches()), images(4)
+    lowering = to_onnx(model, (x[:2],), tmp_path / "m.onnx")
+    assert kinds(lowering.path)["QuantizeLinear"] == 4
+    assert sqnr_db(simulated(model, x), OnnxSession(lowering.path).predict(x)) > 40
+
+
 def test_a_tensor_with_two_readers_has_one_quantiser(tmp_path: Path) -> None:
     model = quantised(Residual(), levels=127)
     lowering = to_onnx(model, (images(2),), tmp_path / "m.onnx", "tensorrt")
