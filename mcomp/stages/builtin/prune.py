@@ -22,11 +22,10 @@ class Prune(Stage):
         requires={"float", "bn"},
         provides={"pruned"},
         metrics={"top1", "loss", "params", "macs", "channels_kept", "max_error"},
-        needs_data=False,
     )
 
     class Options(StageOptions):
-        ratio: float = Field(0.5, gt=0, lt=1, description="share of the prunable channels to cut")
+        ratio: float = Field(gt=0, lt=1, description="share of the prunable channels to cut")
         regular: int = Field(1, ge=1, description="every pruned width is a multiple of this")
         importance: Literal["bn_gamma", "l1", "l2", "random"] = Field(
             "bn_gamma", description="what ranks channels: |γ| of their batch norm, a norm of their filters, or chance"
