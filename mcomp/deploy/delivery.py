@@ -89,7 +89,8 @@ class Delivery:
             rules.setdefault(violation.rule, []).append(violation.node)
         for rule, nodes in rules.items():
             first = next(violation for violation in self.violations if violation.rule == rule)
-            notes.append(f"{rule} at {len(nodes)} nodes (first `{nodes[0]}`): {first.message}; {first.fix}")
+            where = f"`{nodes[0]}`" if len(nodes) == 1 else f"{len(nodes)} nodes (first `{nodes[0]}`)"
+            notes.append(f"{rule} at {where}: {first.message}; {first.fix}")
         return notes
 
     def details(self) -> dict[str, Any]:

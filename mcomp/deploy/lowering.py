@@ -90,7 +90,7 @@ class TensorLowering:
 class Lowering:
     """A written file and what it holds. ``exact`` speaks of activations and weights; biases have their own rows.
 
-    ``bytes`` is the file's size on disk; ``exporter`` the route of torch that made the float graph.
+    ``bytes`` is the file's size on disk.
     """
 
     path: Path

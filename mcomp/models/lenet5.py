@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from mcomp.models.builders import records_builder
+
 
 class LeNet(nn.Module):
     """Two convolutions and three linear layers; the last feature map is averaged to 2 x 2 cells first.
@@ -45,6 +47,7 @@ class LeNet(nn.Module):
         return logits
 
 
+@records_builder
 def lenet(num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> LeNet:
     """LeNet-5: 6 and 16 channels, 120 and 84 units, all multiplied by ``width``.
 

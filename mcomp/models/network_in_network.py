@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from mcomp.models.builders import records_builder
 from mcomp.models.channel_shuffle import ChannelShuffle
 
 
@@ -66,6 +67,7 @@ class NIN(nn.Module):
         return logits
 
 
+@records_builder
 def nin(num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> NIN:
     """Network in Network with the original channel plan 192, 160, 96, 192 x 5, classes.
 
@@ -88,6 +90,7 @@ def nin(num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> NIN:
     return NIN(scaled(plan, width), in_channels)
 
 
+@records_builder
 def nin_gc(num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> NIN:
     """Network in Network with group convolutions 1, 2, 2, 16, 4, 4, 32, 8, 1 and channel shuffles between them.
 

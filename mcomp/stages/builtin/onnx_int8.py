@@ -11,8 +11,8 @@ from mcomp.stages.registry import register
 #: What every deploying stage measures of its file in ONNX Runtime.
 DEPLOY_METRICS = frozenset(
     {
-        "top1", "top1_simulated", "loss", "agreement", "sqnr_db", "fp32_bytes", "latency_fp32_ms", "speedup",
-        "max_abs_error", "violations",
+        "top1", "top1_backend", "top1_simulated", "loss", "agreement", "sqnr_db", "fp32_bytes", "latency_fp32_ms",
+        "latency_backend", "latency_batch", "latency_threads", "speedup", "exact", "max_abs_error", "violations",
     }
 )  # fmt: skip
 

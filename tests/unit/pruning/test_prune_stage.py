@@ -37,6 +37,6 @@ def test_values_outside_their_range_are_refused(options: dict[str, float]) -> No
     ("regular", "after", "warnings"), [(8, "trt_int8", 1), (32, "trt_int8", 0), (8, "finetune", 0)]
 )
 def test_widths_that_int8_kernels_would_pad_are_warned_of(regular: int, after: str, warnings: int) -> None:
-    found = Prune.check(Prune.Options(regular=regular), Surroundings(after=(after,)))
+    found = Prune.check(Prune.Options(ratio=0.5, regular=regular), Surroundings(after=(after,)))
     assert [finding.severity for finding in found] == ["warning"] * warnings
     assert all("regular: 16" in finding.hint for finding in found)
