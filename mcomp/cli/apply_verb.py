@@ -50,12 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _last_words(result: RunResult, arguments: argparse.Namespace) -> None:
+    from mcomp.recipe.diagnostics import visible
+
     again = shlex.join(["mcomp", *arguments.argv])
     if result.status == "ok":
         sys.stdout.write(f"ok: run {result.run}, {result.seconds:.1f} s; files in {result.folder}\n")
         return
     if result.error is not None:
-        sys.stderr.write(f"{result.error['text']}\n")
+        sys.stderr.write("\n".join(visible(line) for line in result.error["text"].splitlines()) + "\n")
         if arguments.traceback:
             from pathlib import Path
 

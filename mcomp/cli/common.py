@@ -58,5 +58,7 @@ def open_store(arguments: argparse.Namespace) -> Store:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    """One JSON object to standard output; NaN and infinities as strings, for which JSON has no word."""
+    from mcomp.store.digest import finite
+
+    sys.stdout.write(json.dumps(finite(value), indent=2, default=str) + "\n")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.events import Event, Listener
+from mcomp.recipe.diagnostics import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -93,7 +94,7 @@ class PlainLines:
             line = f"[{event['stage']}] {_step_text(event)}"
         if line is not None:
             self._spoke = time.monotonic()
-            sys.stderr.write(_printable(line) + "\n")
+            sys.stderr.write(visible(line) + "\n")
 
 
 def _step_text(event: Event) -> str:
@@ -107,11 +108,6 @@ def _step_text(event: Event) -> str:
     if isinstance(event.get("eta_s"), int | float):
         parts.append(f"{event['eta_s']:.0f} s left")
     return ", ".join(parts)
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a recipe's text must not drive the terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 @contextmanager
@@ -148,7 +144,7 @@ class _BarListener:
             self._task = None
         line = None if kind == "step" else line_for(event)
         if line is not None and kind != "run_finished":
-            self._progress.console.print(escape(_printable(line)), highlight=False, soft_wrap=True)
+            self._progress.console.print(escape(visible(line)), highlight=False, soft_wrap=True)
 
     def _advance(self, event: Event) -> None:
         assert self._task is not None
@@ -156,4 +152,4 @@ class _BarListener:
         if isinstance(steps, int) and isinstance(epochs, int):
             finished = (int(event.get("epoch", 1)) - 1) * steps + int(event.get("step", 0))
             self._progress.update(self._task, completed=finished, total=steps * epochs)
-        self._progress.update(self._task, line=_printable(_step_text(event)))
+        self._progress.update(self._task, line=visible(_step_text(event)))

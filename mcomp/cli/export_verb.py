@@ -40,16 +40,28 @@ def run(arguments: argparse.Namespace) -> int:
         raise StoreError(
             f"the artifact of `{stage['id']}` is gone from the store", hint="run the recipe again to make it anew"
         )
-    target.mkdir(parents=True)
-    shutil.copytree(source, target / "model", ignore=shutil.ignore_patterns("files"))
-    names = []
-    if (source / "files").is_dir():
-        for file in sorted((source / "files").iterdir()):
-            shutil.copy2(file, target / file.name)
-            names.append(file.name)
+    names = _copy(source, target)
     listed = ", ".join(["model/", *names])
     sys.stdout.write(f"`{stage['id']}` -> {target}: {listed}\n")
     return 0
+
+
+def _copy(source: Path, target: Path) -> list[str]:
+    """Fill a neighbour of ``target``, then rename it: a half-made export never bears the name asked for."""
+    from mcomp.store.atomic import storage_errors
+
+    partial = target.with_name(f".{target.name}.partial")
+    names = []
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial / "model", ignore=shutil.ignore_patterns("files"))
+        if (source / "files").is_dir():
+            for file in sorted((source / "files").iterdir()):
+                shutil.copy2(file, partial / file.name)
+                names.append(file.name)
+        partial.rename(target)
+    return names
 
 
 def _stage(result: dict[str, Any], wanted: str | None) -> dict[str, Any]:

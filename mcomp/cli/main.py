@@ -96,8 +96,7 @@ def _guarded(parsed: argparse.Namespace) -> int:
         sys.stderr.write(f"interrupted; {error.hint}\n")
         return error.exit_status
     except McompError as error:
-        if parsed.traceback:
-            raise
+        _traceback(parsed)
         errors = (
             [found.as_dict() for found in error.diagnostics] if isinstance(error, RecipeError) else [error.as_dict()]
         )
@@ -114,13 +113,24 @@ def _guarded(parsed: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if parsed.traceback:
-            raise
-        sys.stderr.write(
-            f"error[MC000]: internal bug: {type(error).__name__}: {error}\n"
-            "  = help: run again with `--traceback` and report what it prints\n"
+        _traceback(parsed)
+        bug = McompError(
+            f"internal bug: {type(error).__name__}: {error}",
+            code="MC000",
+            hint="run again with `--traceback` and report what it prints",
         )
+        if as_json:
+            _print_json({"status": "refused", "exit_code": 1, "errors": [bug.as_dict()]})
+        else:
+            sys.stderr.write(_text(bug) + "\n")
         return 1
+
+
+def _traceback(parsed: argparse.Namespace) -> None:
+    if parsed.traceback:
+        import traceback
+
+        traceback.print_exc()
 
 
 def _text(error: object) -> str:
@@ -130,10 +140,14 @@ def _text(error: object) -> str:
         from mcomp.recipe.diagnostics import render
 
         return render(error.diagnostics)
-    return f"{error}\nnothing was run" if getattr(error, "exit_code", 0) == 4 else str(error)
+    from mcomp.recipe.diagnostics import visible
+
+    # a message may quote a path or a name of the recipe, and those must not drive the terminal
+    lines = [visible(line) for line in str(error).splitlines()]
+    return "\n".join([*lines, "nothing was run"] if getattr(error, "exit_code", 0) == 4 else lines)
 
 
 def _print_json(value: object) -> None:
-    import json
+    from mcomp.cli.common import print_json
 
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    print_json(value)

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan; nothing is run or written."""
+    """Print the plan; nothing is run."""
     from mcomp.engine import Engine
 
     recipe = load_recipe(arguments)

@@ -38,7 +38,7 @@ class Engine:
         self.listeners = tuple(listeners)
 
     def plan(self, recipe: Recipe) -> Plan:
-        """What :meth:`apply` would do now, without torch and without writing anything.
+        """What :meth:`apply` would do now, without torch; an existing store's caches of digests are all it writes.
 
         Raises:
             PreflightError: the data or a checkpoint is missing or unusable.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from mcomp.store.atomic import storage_errors
+from mcomp.store.digest import finite
 
 Event = dict[str, Any]
 
@@ -29,14 +31,28 @@ class EventLog:
     def __init__(self, path: Path | None, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
         self._path = path
-        self._file: IO[str] | None = path.open("a", encoding="utf-8") if path else None
+        self._later: deque[str] = deque()
+        self._file: IO[str] | None = None
+        if path is not None:
+            with storage_errors(path):
+                self._file = path.open("a", encoding="utf-8")
 
     def emit(self, kind: str, stage: str | None = None, **fields: Any) -> None:
-        """Send one event."""
-        event: Event = {"event": kind, "time": round(time.time(), 3), "stage": stage, **fields}
-        if self._file is not None and self._path is not None and kind != "step":
+        """Send one event, after the notices that waited for it."""
+        while self._later:
+            self._send(
+                {"event": "notice", "time": round(time.time(), 3), "stage": stage, "text": self._later.popleft()}
+            )
+        self._send({"event": kind, "time": round(time.time(), 3), "stage": stage, **fields})
+
+    def later(self, text: str) -> None:
+        """Leave a notice for the next event: a signal handler must not write to a file that is being written."""
+        self._later.append(text)
+
+    def _send(self, event: Event) -> None:
+        if self._file is not None and self._path is not None and event["event"] != "step":
             with storage_errors(self._path):
-                self._file.write(json.dumps(event, default=str) + "\n")
+                self._file.write(json.dumps(finite(event), default=str) + "\n")
                 self._file.flush()
         for listener in self._listeners:
             listener(event)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcomp.engine.damage import DamagedArtifactError
 from mcomp.engine.events import EventLog, Listener
 from mcomp.engine.gates import check_gate
 from mcomp.engine.keys import KeyMaker
@@ -15,6 +19,7 @@ from mcomp.engine.planning import Plan, PlannedStage, plan_stage
 from mcomp.engine.results import RunResult, RunStatus, StageOutcome, StageStatus
 from mcomp.engine.signals import StopFlag, stop_on_signals
 from mcomp.errors import InterruptedRun, McompError, StageError
+from mcomp.store.atomic import storage_error
 
 if TYPE_CHECKING:
     from mcomp.engine.workbench import Workbench
@@ -78,11 +83,12 @@ class Execution:
     def _guarded(self, run: Run) -> tuple[RunStatus, int]:
         """Run the stages; a failure becomes the run's status, its traceback a file."""
         try:
-            with stop_on_signals(lambda text: self.events.emit("notice", text=text)) as stop:
-                return self._stages(stop)
-        except (InterruptedRun, KeyboardInterrupt) as error:
-            number = error.signal_number if isinstance(error, InterruptedRun) else 2
-            return "interrupted", 128 + number
+            with stop_on_signals(self.events.later) as stop:
+                try:
+                    return self._stages(stop)
+                except (InterruptedRun, KeyboardInterrupt) as error:
+                    number = error.signal_number if isinstance(error, InterruptedRun) else stop() or signal.SIGINT
+                    return "interrupted", 128 + number
         except McompError as error:
             self._error = error.as_dict() | {"text": str(error)}
             run.write_text("traceback.txt", traceback.format_exc())
@@ -98,6 +104,16 @@ class Execution:
         return self._bench
 
     def _stages(self, stop: StopFlag) -> tuple[RunStatus, int]:
+        for _ in self.recipe.stages:
+            try:
+                return self._pass(stop)
+            except DamagedArtifactError as error:
+                # its stage is no hit any more, so another pass makes it anew
+                self.outcomes.clear()
+                self.events.emit("notice", text=f"{error.message} ({error.why}); the stage that made it runs again")
+        return self._pass(stop)
+
+    def _pass(self, stop: StopFlag) -> tuple[RunStatus, int]:
         upstream: str | None = None
         for stage in self.recipe.stages:
             if stop():
@@ -114,7 +130,8 @@ class Execution:
         return "ok", 0
 
     def _stage(self, stage: RecipeStage, upstream: str | None, stop: StopFlag) -> StageOutcome:
-        planned = plan_stage(stage, upstream, self.store, self.keys)
+        artifacts = {done.id: done.artifact for done in self.outcomes if done.artifact is not None}
+        planned = plan_stage(stage, upstream, artifacts, self.store, self.keys)
         if planned.status == "hit":
             return self._outcome(planned, "hit")
         assert planned.key is not None
@@ -126,7 +143,7 @@ class Execution:
             self.events.emit("notice", stage.id, text=text)
 
         with self.store.lock(key, wait=self.wait, on_wait=waiting, should_stop=stop):
-            planned = plan_stage(stage, upstream, self.store, self.keys)
+            planned = plan_stage(stage, upstream, artifacts, self.store, self.keys)
             if planned.status == "hit":  # another process finished it while we waited
                 return self._outcome(planned, "hit")
             try:
@@ -139,6 +156,8 @@ class Execution:
                 raise
             except Exception as error:
                 self._abandon(stage, key, started)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                    raise storage_error(error, Path(error.filename or self.store.root)) from error
                 raise StageError(
                     f"`{stage.id}` failed: {type(error).__name__}: {error}",
                     code="MC400",

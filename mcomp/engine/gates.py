@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -37,19 +38,21 @@ def check_gate(gate: Gate, stage_id: str, metrics: Mapping[str, Metrics]) -> lis
     if gate.max_drop is not None:
         drop = reference - value
         if gate.unit == "percent":
-            drop = 100.0 * drop / reference if reference else 0.0
+            drop = 100.0 * drop / abs(reference) if reference else math.nan
         unit = gate.unit or "points"
         # a figure is a count of images over their number: what differs in the last bit did not differ
         passed = drop <= gate.max_drop + 1e-9
         outcomes.append(GateOutcome(gate.metric, "max_drop", gate.max_drop, drop, passed, gate.vs, unit))
     if gate.max_ratio is not None:
-        ratio = value / reference if reference else float("inf")
+        ratio = value / reference if reference else math.nan
         outcomes.append(GateOutcome(gate.metric, "max_ratio", gate.max_ratio, ratio, ratio <= gate.max_ratio, gate.vs))
     return outcomes
 
 
 def _number(metrics: Mapping[str, Metrics], stage_id: str, name: str) -> float:
     value = metrics.get(stage_id, {}).get(name)
+    if value in ("nan", "inf", "-inf"):  # as the store writes them; a comparison with NaN holds for no limit
+        return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise StageError(
             f"a gate asks for `{name}` of `{stage_id}`, which reported no such figure",

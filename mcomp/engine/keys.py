@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -64,8 +65,14 @@ class KeyMaker:
     code_cache: Path | None = None
     _codes: dict[str, Any] = field(default_factory=dict)
 
-    def preimage(self, stage: RecipeStage, upstream: str | None) -> Preimage:
-        """The full preimage; ``upstream`` is the incoming artifact's digest, None for the first stage."""
+    def preimage(self, stage: RecipeStage, upstream: str | None, artifacts: Mapping[str, str]) -> Preimage:
+        """The full preimage.
+
+        Args:
+            stage: what runs.
+            upstream: the incoming artifact's digest, None for the first stage.
+            artifacts: digests of all earlier stages by id.
+        """
         return {
             "format": FORMAT,
             "stage": stage.uses,
@@ -77,6 +84,7 @@ class KeyMaker:
             "seed": self.seed(stage),
             "numerics": self.root.numerics,
             "parts": stage.cls.key_parts(stage.options),
+            "earlier": [artifacts.get(wanted) for wanted in stage.cls.reads(stage.options)],
         }
 
     def seed(self, stage: RecipeStage) -> int:
@@ -131,7 +139,7 @@ def root_of(recipe: Recipe, *, cache_dir: Path | None, code_cache: Path | None) 
 
     device = resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
-    card = gpu() if device.startswith("cuda") else None
+    card = gpu(int(device.partition(":")[2] or 0)) if device.startswith("cuda") else None
     numerics = {
         "torch": torch_series(),
         "precision": precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
 
+#: ``skip`` is what a stage with an unmet ``when`` will be.
 PlanStatus = Literal["hit", "resume", "run", "skip"]
 
 
@@ -64,40 +66,52 @@ def make_plan(recipe: Recipe, store: Store, keys: KeyMaker) -> Plan:
     plan = Plan(recipe)
     previous = _previous_preimages(store, recipe.name)
     upstream: str | None = None
+    artifacts: dict[str, str] = {}
     waiting_for: str | None = None
     for stage in recipe.stages:
         if waiting_for is not None:
             plan.stages.append(PlannedStage(stage, "run", f"follows `{waiting_for}`, which runs", None, None))
             continue
-        planned = plan_stage(stage, upstream, store, keys, previous.get(stage.id))
+        planned = plan_stage(stage, upstream, artifacts, store, keys, previous.get(stage.id))
         plan.stages.append(planned)
         if planned.status == "hit" and planned.record is not None:
-            upstream = planned.record["artifact"]
+            upstream = artifacts[stage.id] = planned.record["artifact"]
         else:
             waiting_for = stage.id
     return plan
 
 
 def plan_stage(
-    stage: RecipeStage, upstream: str | None, store: Store, keys: KeyMaker, previous: Preimage | None = None
+    stage: RecipeStage,
+    upstream: str | None,
+    artifacts: Mapping[str, str],
+    store: Store,
+    keys: KeyMaker,
+    previous: Preimage | None = None,
 ) -> PlannedStage:
-    """Look one stage up; ``upstream`` is the digest of the artifact it receives."""
-    preimage = keys.preimage(stage, upstream)
+    """Look one stage up.
+
+    Args:
+        stage: what runs.
+        upstream: digest of the artifact it receives, None for the first stage.
+        artifacts: digests of all earlier stages by id.
+        store: where to look.
+        keys: of the recipe.
+        previous: its preimage in the last run, to say what changed.
+    """
+    preimage = keys.preimage(stage, upstream, artifacts)
     key = key_of(preimage)
-    if not stage.cache:
-        return PlannedStage(stage, "run", "`cache: false`", key, preimage)
-    record = store.action(key)
+    record = store.action(key) if stage.cache else None
     if record is not None:
-        faults = (
-            ["gone from the store"] if store.object(record["artifact"]) is None else store.verify(record["artifact"])
-        )
+        faults = store.verify(record["artifact"])
         if not faults:
             return PlannedStage(stage, "hit", f"same key {key[:8]}", key, preimage, record)
         return PlannedStage(stage, "run", f"its artifact is damaged: {faults[0]}", key, preimage)
     progress = store.has_work(key)
     if progress is not None:
         return PlannedStage(stage, "resume", _resume_reason(progress), key, preimage)
-    return PlannedStage(stage, "run", _changes(previous, preimage), key, preimage)
+    reason = _changes(previous, preimage) if stage.cache else "`cache: false`"
+    return PlannedStage(stage, "run", reason, key, preimage)
 
 
 def _resume_reason(progress: dict[str, Any]) -> str:

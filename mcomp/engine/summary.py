@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from mcomp.engine.units import bytes_text, count_text, latency_text, top1_text
+from mcomp.recipe.diagnostics import visible
 
 COLUMNS = ("stage", "top-1 %", "params", "MACs", "bytes", "latency", "status")
 
@@ -22,7 +23,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
             status = "gate failed"
         found.append(
             (
-                stage["id"],
+                visible(stage["id"]),
                 top1_text(metrics.get("top1")),
                 count_text(metrics.get("params")),
                 count_text(metrics.get("macs")),
@@ -42,7 +43,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
             lines.append(f"{stage['id']}: gate {'held' if gate['passed'] else 'FAILED'}: {gate_text(gate)}")
         lines += [f"{stage['id']}: {note}" for note in stage["notes"]]
         lines += [f"{stage['id']}: {name}: {path}" for name, path in stage["files"].items()]
-    return lines
+    return [visible(line) for line in lines]
 
 
 def gate_text(gate: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from functools import cached_property, partial
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mcomp import __version__
-from mcomp.artifact import load_artifact, save_artifact
+from mcomp.artifact import TENSORS, load_artifact, save_artifact
+from mcomp.engine.damage import DamagedArtifactError
 from mcomp.engine.events import EventLog
 from mcomp.engine.keys import KeyMaker
 from mcomp.engine.metering import common_metrics
@@ -19,7 +21,9 @@ from mcomp.engine.planning import PlannedStage
 from mcomp.engine.results import StageOutcome
 from mcomp.engine.signals import StopFlag
 from mcomp.errors import PreflightError, StageError, StoreError
-from mcomp.stages.base import COMMON_METRICS, StageContext, StageResult
+from mcomp.stages.base import COMMON_METRICS, Metrics, StageContext, StageResult
+from mcomp.store.atomic import storage_errors
+from mcomp.store.digest import finite, sha256_json
 from mcomp.surgery import provenance
 from mcomp.training.hardware import resolve_device, resolve_precision
 
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
     from mcomp.data import Data
     from mcomp.recipe import Recipe
     from mcomp.store import Store
+
+
+#: Codes of an artifact that does not read back as it was written.
+DAMAGE = frozenset({"MC311", "MC312", "MC313", "MC315", "MC316"})
 
 
 class Workbench:
@@ -109,12 +117,24 @@ class Workbench:
             model = self._latest[1]
             self._latest = None  # a stage may change its model in place: hand each copy out once
             return model
+        return self._load(artifact)
+
+    def _load(self, artifact: str) -> nn.Module:
+        """Read an artifact back, weights and logits checked; what is damaged is set aside.
+
+        Raises:
+            DamagedArtifactError: it is gone or does not read back as it was written.
+        """
         folder = self.store.object(artifact)
         if folder is None:
-            raise StoreError(
-                f"artifact {artifact[:12]} is gone from the store", code="MC309", hint="run the same command again"
-            )
-        return load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir)
+            raise DamagedArtifactError(artifact, "it is gone from the store")
+        try:
+            return load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir)
+        except StoreError as error:
+            if error.code not in DAMAGE:
+                raise
+            self.store.quarantine(artifact, error.message)
+            raise DamagedArtifactError(artifact, error.message) from error
 
     def execute(
         self,
@@ -137,10 +157,12 @@ class Workbench:
                 code="MC408",
                 hint="end `run` with `return StageResult(model=…)`",
             )
-        artifact, files, sizes = self._commit(result)
-        metrics = {**common_metrics(result.model, self.example_inputs, sizes), **result.metrics}
+        artifact, files = self._commit(result)
+        # The next stage gets the model as it reads back from disk: what is cached is what was used.
+        self._latest = (artifact, self._read_back(stage.uses, artifact))
+        metrics = {**self._common(result.model, artifact), **result.metrics}
         undeclared = set(result.metrics) - stage.cls.traits.metrics - COMMON_METRICS
-        record = {
+        record: dict[str, Any] = {
             "format": 1,
             "stage": stage.uses,
             "artifact": artifact,
@@ -154,13 +176,26 @@ class Workbench:
             "threads": torch.get_num_threads(),
             "preimage": planned.preimage,
         }
-        self.store.put_action(key, record)
+        plain: dict[str, Any] = json.loads(json.dumps(finite(record)))  # now as on every later hit
+        self.store.put_action(key, plain)
         self.store.clear_work(key)
+        return plain
+
+    def _read_back(self, uses: str, artifact: str) -> nn.Module:
+        try:
+            return self._load(artifact)
+        except DamagedArtifactError as error:
+            raise StageError(
+                f"the model that `{uses}` handed on cannot be rebuilt: {error.why}",
+                code="MC409",
+                hint="a stage that changes a network's structure records it with `mcomp.surgery.record` and "
+                "registers how to replay it",
+            ) from error
+
+    def _common(self, model: nn.Module, artifact: str) -> Metrics:
         folder = self.store.object(artifact)
         assert folder is not None
-        # The next stage gets the model as it reads back from disk: what is cached is what was used.
-        self._latest = (artifact, load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir))
-        return record
+        return common_metrics(model, self.example_inputs, (folder / TENSORS).stat().st_size)
 
     def _context(
         self,
@@ -174,7 +209,8 @@ class Workbench:
         from mcomp.store.snapshot import load_snapshot, save_snapshot
 
         stage = planned.stage
-        earlier = {outcome.id: partial(self.model_of, outcome.artifact) for outcome in done}
+        wanted = stage.cls.reads(stage.options)
+        earlier = {outcome.id: partial(self.model_of, outcome.artifact) for outcome in done if outcome.id in wanted}
         files = work / "files"
         files.mkdir(exist_ok=True)
         return StageContext(
@@ -186,7 +222,6 @@ class Workbench:
             precision=self.precision,
             seed=self.keys.seed(stage),
             stage_id=stage.id,
-            surroundings=stage.surroundings,
             report=events.reporter(stage.id),
             log=lambda text: events.emit("log", stage.id, text=text),
             save=lambda state: save_snapshot(work, state, _progress(state)),
@@ -195,19 +230,22 @@ class Workbench:
             earlier=earlier,
         )
 
-    def _commit(self, result: StageResult) -> tuple[str, dict[str, str], int]:
-        with self.store.staging() as staging:
+    def _commit(self, result: StageResult) -> tuple[str, dict[str, str]]:
+        with self.store.staging() as staging, storage_errors(staging):
             manifest = save_artifact(result.model, staging, self.example_inputs)
-            tensor_bytes = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
+            # the same tensors under other code of the person's are another model
+            manifest["identity"]["origin"] = sha256_json(self.keys.root.model)
             kept: dict[str, str] = {}
             for name, path in result.files.items():
-                target = staging / "files" / path.name
+                if Path(name).name != name:
+                    raise StageError(f"`{name}` cannot name a file of a stage", code="MC407", hint="leave out folders")
+                target = staging / "files" / name
                 target.parent.mkdir(exist_ok=True)
                 shutil.copy2(path, target)
-                kept[name] = f"files/{path.name}"
+                kept[name] = f"files/{name}"
             manifest["hashed_files"] = sorted(kept.values())
             digest = self.store.commit(staging, manifest)
-        return digest, kept, tensor_bytes
+        return digest, kept
 
 
 def _undeclared(uses: str, names: set[str] | frozenset[str]) -> list[str]:

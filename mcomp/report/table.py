@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.summary import COLUMNS, remarks, rows
 from mcomp.engine.units import count_text
+from mcomp.recipe.diagnostics import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,5 +62,5 @@ def _print_table(console: Console, title: str, columns: tuple[str, ...], body: S
         right = index and column not in ("status", "why", "what it does", "summary")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
     for row in body:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console.print(table)

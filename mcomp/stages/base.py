@@ -111,13 +111,12 @@ class StageContext:
         seed: derived from the recipe's seed and the stage's place.
         work_dir: an existing folder; files named in the result are taken from here.
         stage_id: the id in the recipe.
-        surroundings: the stages before and after.
         report: progress, ``report(kind, **fields)``; kinds ``step``, ``epoch``, ``status``.
         log: a line for the person who watches.
         save: keep a snapshot (a dict of tensors, numbers, strings, lists, dicts), atomically.
         restore: the last snapshot of this very action, or None.
         should_stop: True once a signal asked to stop: save, then raise ``InterruptedRun``.
-        earlier: id of an earlier stage to a function that loads its model.
+        earlier: id of an earlier stage to a function that loads its model, for the ids that :meth:`Stage.reads` names.
     """
 
     model: nn.Module
@@ -128,7 +127,6 @@ class StageContext:
     precision: str = "fp32"
     seed: int = 0
     stage_id: str = ""
-    surroundings: Surroundings = Surroundings()
     report: Callable[..., None] = _ignore
     log: Callable[[str], None] = _ignore
     save: Callable[[dict[str, Any]], None] = _ignore
@@ -183,6 +181,11 @@ class Stage(ABC):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Static faults beyond what the schema and the traits say."""
+        return []
+
+    @classmethod
+    def reads(cls, options: Any) -> list[str]:
+        """Ids of earlier stages whose models ``run`` asks for, e.g. a teacher's; they enter the action key."""
         return []
 
     @classmethod
