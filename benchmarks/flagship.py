@@ -44,8 +44,20 @@ def stage_cpu(store: str, run: dict[str, Any]) -> dict[str, float]:
     seconds = {}
     for stage in run["stages"]:
         record = Path(store) / "actions" / stage["key"][:2] / f"{stage['key']}.json"
-        seconds[stage["id"]] = json.loads(record.read_text())["cpu_seconds"]
+        seconds[stage["id"]] = json.loads(record.read_text())["record"]["cpu_seconds"]
     return seconds
+
+
+def fp32_onnx_bytes(store: str, run: dict[str, Any]) -> int:
+    """Size of the trained, unpruned model as a float ONNX file, BN folded, written now."""
+    import mcomp
+
+    digest = next(stage["artifact"] for stage in run["stages"] if stage["id"] == "train")
+    folder = Path(store) / "objects" / digest[:2] / digest
+    images = mcomp.data.load(name="digits", image_size=16).example_inputs
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "fp32.onnx"
+        return int(mcomp.deploy.to_onnx(mcomp.load_model(folder), images, file, profile="float").bytes)
 
 
 def measure(seed: int) -> dict[str, Any]:
@@ -65,6 +77,8 @@ def measure(seed: int) -> dict[str, Any]:
             "top1": {name: round(metrics["top1"], 3) for name, metrics in stages.items() if "top1" in metrics},
             "params_ratio": round(stages["prune"]["params"] / stages["train"]["params"], 4),
             "int8_bytes": last["bytes"],
+            "unpruned_fp32_onnx_bytes": fp32_onnx_bytes(store, cold),
+            "drop_from_baseline_points": round(stages["train"]["top1"] - last["top1"], 3),
             "agreement": last["agreement"],
             "latency_ms": last["latency_ms"],
         }
@@ -85,8 +99,9 @@ def main() -> None:
         for stage, seconds in run["stage_cpu_s"].items():
             top1 = run["top1"].get(stage)
             print(f"  {stage:<14} {seconds:7.2f} CPU s   top-1 {'–' if top1 is None else f'{top1:.2f} %'}")
-        sizes = f"params {100 * run['params_ratio']:.1f} %, INT8 file {run['int8_bytes']} bytes"
-        print(f"  {sizes}, agreement {run['agreement']:.2f} %")
+        share = 100 * run["int8_bytes"] / run["unpruned_fp32_onnx_bytes"]
+        sizes = f"params {100 * run['params_ratio']:.1f} %, INT8 file {run['int8_bytes']} bytes, {share:.1f} % of fp32"
+        print(f"  {sizes}; drop {run['drop_from_baseline_points']:.2f} points, agreement {run['agreement']:.2f} %")
     result = {
         "recipe": RECIPE,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -148,7 +148,7 @@ def load_artifact(
             model = surgery.replay(model, entry, logits.seeded_inputs(manifest["inputs"]))
         _fill(folder, model, state)
         model.eval()
-        _compare_logits(folder, model, manifest)
+        compare_logits(folder, model, manifest)
     except StoreError as error:
         error.why = "; ".join(part for part in (error.why, changed) if part)
         raise
@@ -393,8 +393,17 @@ def _fill(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict(state, strict=True)
 
 
-def _compare_logits(folder: Path, model: nn.Module, manifest: Manifest) -> None:
-    """Refuse a model that computes something else than the one that was saved."""
+def compare_logits(folder: Path, model: nn.Module, manifest: Manifest) -> None:
+    """Refuse a model that computes something else than the one that was saved.
+
+    Args:
+        folder: the artifact, for the message.
+        model: rebuilt from it.
+        manifest: ``inputs`` and ``fingerprint`` say what it has to answer, ``surgery`` how exactly.
+
+    Raises:
+        StoreError: MC316, it does not run or its logits differ.
+    """
     try:
         error = logits.relative_error(model, manifest["inputs"], manifest["fingerprint"])
     except Exception as fault:

@@ -14,7 +14,7 @@
 
 A message says what happened and where, with numbers; ``why`` gives the cause, ``hint`` what to do.
 Codes: MC1xx recipe, MC2xx usage and preflight, MC3xx store and artifacts, MC40x training,
-MC41x pruning, MC42x quantisation and folding, MC43x deployment, MC5xx gates, MC6xx backends.
+MC41x pruning, MC42x quantisation and folding, MC43x and MC44x deployment, MC5xx gates, MC6xx backends.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from mcomp.cli.common import add_json, add_recipe, add_store, load_recipe, open_store, print_json
+from mcomp.cli.common import add_json, add_recipe, add_store, load_recipe, open_store, output_to_stderr, print_json
 
 if TYPE_CHECKING:
     from mcomp.engine import RunResult
@@ -35,7 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.engine import Engine
 
     recipe = load_recipe(arguments)
-    with listener_for(arguments.log_format, quiet_terminal=arguments.json) as listener:
+    with (
+        output_to_stderr(arguments.json),
+        listener_for(arguments.log_format, quiet_terminal=arguments.json) as listener,
+    ):
         result = Engine(open_store(arguments), listeners=[listener]).apply(recipe, wait=not arguments.no_wait)
     if arguments.json:
         print_json(result.as_dict())

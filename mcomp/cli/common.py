@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,23 @@ def open_store(arguments: argparse.Namespace) -> Store:
     from mcomp.store import Store
 
     return Store(Path(arguments.store or os.environ.get("MCOMP_STORE") or ".mcomp"))
+
+
+@contextmanager
+def output_to_stderr(wanted: bool = True) -> Iterator[None]:
+    """Send what stages, plug-ins and libraries print to standard error: a machine reads standard output."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)  # C++ code writes to the descriptor, past Python's sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def print_json(value: Any) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from mcomp.data.cache import keep
 from mcomp.data.folders import ImageFile, Listing, list_images
 from mcomp.data.spec import DataOptions, DownloadOptions, FolderOptions, extras, needs_trust, user_file
 from mcomp.errors import PreflightError
@@ -34,7 +34,7 @@ _SETTLED_NS = 2_000_000_000  # a file changed more recently could change again w
 def fingerprint(options: Options, base_dir: Path | None = None, cache_dir: Path | None = None) -> str:
     """SHA-256, in hex, of the content that ``options`` names.
 
-    A folder's files are read once; their digests are kept in ``cache_dir`` by path, size and time of
+    Files are read once; their digests are kept in ``cache_dir`` by path, size and time of
     change. For a user's factory it covers every option that names a file or folder; the code has a digest of its own.
 
     Args:
@@ -57,17 +57,21 @@ def fingerprint(options: Options, base_dir: Path | None = None, cache_dir: Path 
         check_present(options, base)
         return _sha(b"torchvision", options.name.encode())
     if needs_trust(options.name):
-        return _user_fingerprint(options, base)
+        return _user_fingerprint(options, base, cache_dir)
     raise PreflightError(f"data set `{options.name}` has no fingerprint", code="MC229")
 
 
 def folder_fingerprint(listing: Listing, cache_dir: Path | None) -> str:
     """The digest of all paths and contents of a listing; class and split are part of a path."""
-    files = list(listing.files())
+    return _content(listing.root, list(listing.files()), cache_dir)
+
+
+def _content(root: Path, files: list[ImageFile], cache_dir: Path | None, name: str = "") -> str:
+    """The digest of ``files`` below ``root``; ``name`` tells several sets of files below one root apart."""
     if cache_dir is None:
-        return _combined(files, {file.path: _file_digest(listing.root / file.path) for file in files})
+        return _combined(files, {file.path: _file_digest(root / file.path) for file in files})
     started = time.time_ns()
-    stem = cache_dir / "fingerprints" / hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:16]
+    stem = cache_dir / "fingerprints" / hashlib.sha256(os.fsencode(root.resolve() / name)).hexdigest()[:16]
     states, digests = stem.with_suffix(".json"), stem.with_suffix(".files.json")
     # Two files, because the short one answers the usual question at a tenth of the cost.
     state = _sha(*(f"{path}\0{size}\0{mtime}\n".encode() for path, size, mtime in files))
@@ -77,10 +81,10 @@ def folder_fingerprint(listing: Listing, cache_dir: Path | None) -> str:
     fresh: dict[str, list[Any]] = {}
     for path, size, mtime in files:
         old = known.get(path)
-        digest = old[2] if old is not None and old[:2] == [size, mtime] else _file_digest(listing.root / path)
+        digest = old[2] if old is not None and old[:2] == [size, mtime] else _file_digest(root / path)
         fresh[path] = [size, mtime, digest]
     content = _combined(files, {path: entry[2] for path, entry in fresh.items()})
-    if max(file.mtime_ns for file in files) < started - _SETTLED_NS:
+    if max((file.mtime_ns for file in files), default=0) < started - _SETTLED_NS:
         _write_json(digests, fresh)
         _write_json(states, {"state": state, "content": content})
     return content
@@ -103,7 +107,7 @@ def check_present(options: DownloadOptions, base: Path) -> None:
         )
 
 
-def _user_fingerprint(options: DataOptions, base: Path) -> str:
+def _user_fingerprint(options: DataOptions, base: Path, cache_dir: Path | None) -> str:
     file = user_file(options.name, base)
     if file is None or not file.is_file():
         raise PreflightError(
@@ -113,18 +117,37 @@ def _user_fingerprint(options: DataOptions, base: Path) -> str:
         )
     parts: list[bytes] = []
     for key, value in sorted(extras(options).items()):
-        for path in (base / value, Path(value)) if isinstance(value, str) and value else ():
-            if path.exists():
-                parts += [key.encode(), _tree_digest(path).encode()]
-                break
+        for text in value if isinstance(value, list) else [value]:
+            path = _named_path(text, base)
+            if path is not None:
+                parts += [key.encode(), _tree_digest(path, cache_dir).encode()]
     return _sha(b"user", *parts)
 
 
-def _tree_digest(path: Path) -> str:
+def _named_path(value: object, base: Path) -> Path | None:
+    """The file or folder that an option of a user's factory names, beside the recipe or in the current folder."""
+    if not isinstance(value, str) or not value:
+        return None
+    text = os.path.expanduser(value)
+    # os.path answers False where pathlib would raise: a text of 5000 letters, a null byte
+    candidates = (os.path.join(base, text), text)
+    return next((Path(path) for path in candidates if os.path.isfile(path) or os.path.isdir(path)), None)
+
+
+def _tree_digest(path: Path, cache_dir: Path | None) -> str:
     if path.is_file():
-        return _file_digest(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return _sha(*(f"{file.relative_to(path).as_posix()}\0{_file_digest(file)}".encode() for file in files))
+        return _content(path.parent, [_stamped(path, path.parent)], cache_dir, path.name)
+    files: list[ImageFile] = []
+    for folder, subfolders, names in os.walk(path):
+        # Python's and mcomp's own caches change from run to run
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name != "__pycache__"]
+        files += [_stamped(file, path) for name in names if (file := Path(folder, name)).is_file()]
+    return _content(path, sorted(files), cache_dir)
+
+
+def _stamped(file: Path, root: Path) -> ImageFile:
+    stat = file.stat()
+    return ImageFile(file.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns)
 
 
 def _combined(files: list[ImageFile], digests: dict[str, str]) -> str:
@@ -157,8 +180,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all, so that two runs at once cannot mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
-        json.dump(content, stream, separators=(",", ":"))
-    os.replace(stream.name, path)
+    keep(path, lambda stream: stream.write(json.dumps(content, separators=(",", ":")).encode()))

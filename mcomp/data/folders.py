@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def list_images(root: Path) -> Listing:
     """List a folder of images.
 
     Raises:
-        PreflightError: the folder is missing, holds no images, only one class, or an empty one.
+        PreflightError: the folder is missing, cannot be read, holds no images, only one class, or an empty one.
     """
     _check_root(root)
     names = _subfolders(root)
@@ -125,18 +126,36 @@ def _classes(root: Path, split: str) -> dict[str, list[ImageFile]]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
+    with _readable(folder), os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _images(folder: Path, prefix: str, nested: bool = True) -> Iterator[ImageFile]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(EXTENSIONS):
+    with _readable(folder), os.scandir(folder) as scanned:
+        entries = list(scanned)
+    for entry in entries:
+        name = entry.name
+        if name.startswith("."):
+            continue
+        if name.lower().endswith(EXTENSIONS):
+            with _readable(Path(entry.path)):
                 stat = entry.stat()
-                yield ImageFile(prefix + name, stat.st_size, stat.st_mtime_ns)
-            elif nested and entry.is_dir(follow_symlinks=False):
-                yield from _images(Path(entry.path), f"{prefix}{name}/")
+            yield ImageFile(prefix + name, stat.st_size, stat.st_mtime_ns)
+        elif nested and entry.is_dir(follow_symlinks=False):
+            yield from _images(Path(entry.path), f"{prefix}{name}/")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say which file or folder the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        dangling = path.is_symlink() and not path.exists()
+        raise PreflightError(
+            f"`{path}` is a link to `{os.readlink(path)}`, which does not exist"
+            if dangling
+            else f"cannot read `{error.filename or path}`: {error.strerror}",
+            code="MC223",
+            hint="delete the link, or put back what it points to" if dangling else "change its rights, or delete it",
+        ) from error

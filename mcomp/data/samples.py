@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mcomp.data.cache import keep
 from mcomp.data.decoding import VERSION, decode
 
 DECODE_THREADS = 2
@@ -136,7 +135,7 @@ class FileSamples:
         images = _from_cache(path)
         if images is None or images.shape != (len(positions), *self.shape):
             images = self.fetch(positions)
-            _to_cache(path, images)
+            keep(path, lambda stream: torch.save(images, stream))
         return TensorSamples(images, labels)
 
 
@@ -149,17 +148,3 @@ def _from_cache(path: Path) -> Tensor | None:
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
         return None
     return images if isinstance(images, Tensor) and images.dtype == torch.uint8 else None
-
-
-def _to_cache(path: Path, images: Tensor) -> None:
-    """Whole or not at all; a full or read-only disk costs the cache, not the run."""
-    partial = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-            partial = stream.name
-            torch.save(images, stream)
-        os.replace(partial, path)
-    except (OSError, RuntimeError):  # torch reports a failed write as RuntimeError
-        if partial:
-            Path(partial).unlink(missing_ok=True)

@@ -80,7 +80,11 @@ class DownloadOptions(DataOptions):
     """Keys of the sets that torchvision reads."""
 
     root: str = Field("data", description="folder that holds torchvision's files")
-    download: bool = Field(False, description="allow torchvision to download what is missing (about 30 to 170 MB)")
+    download: bool = Field(
+        False,
+        description="allow torchvision to download what is missing (about 30 to 170 MB)",
+        json_schema_extra={"cache": "ignore"},
+    )
 
 
 class UserOptions(TestFractionOptions):

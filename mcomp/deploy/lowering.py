@@ -52,10 +52,10 @@ def find_profile(name: str) -> Profile | None:
     """The profile called ``name``; None for ``float``.
 
     Raises:
-        UsageError: MC231, no such profile.
+        UsageError: MC432, no such profile.
     """
     if name != "float" and name not in PROFILES:
-        raise UsageError(f"no profile `{name}`", code="MC231", hint=f"profiles: {', '.join([*PROFILES, 'float'])}")
+        raise UsageError(f"no profile `{name}`", code="MC432", hint=f"profiles: {', '.join([*PROFILES, 'float'])}")
     return PROFILES.get(name)
 
 

@@ -55,7 +55,7 @@ class OnnxSession:
                 f"ONNX Runtime cannot load `{path}`",
                 code="MC434",
                 why=str(error).strip().splitlines()[0],
-                hint="check the file with `mcomp check-qdq`",
+                hint="check the file with `mcomp.deploy.check_qdq(path)`",
             ) from error
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
 

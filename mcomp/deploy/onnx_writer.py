@@ -52,13 +52,13 @@ def to_onnx(
 
     Raises:
         StageError: the network cannot be exported (MC430), is not calibrated (MC431), or the file breaks ONNX (MC433).
-        UsageError: unknown profile (MC231), opset too old (MC232).
+        UsageError: unknown profile (MC432), opset too old (MC442).
     """
     target = find_profile(profile)
     if opset is not None and opset < OLDEST_OPSET:
         raise UsageError(
             f"opset {opset} has no per-channel Q/DQ",
-            code="MC232",
+            code="MC442",
             hint=f"leave `opset` out, or give {OLDEST_OPSET} or more",
         )
     folded = _fold(model, example_inputs)
@@ -99,7 +99,7 @@ def _needed_opset(lowering: Lowering, asked: int | None) -> int:
     if sixteen and asked is not None and asked < SIXTEEN_BIT_OPSET:
         raise UsageError(
             f"opset {asked} has no 16-bit Q/DQ, and this model has more than 8 bits",
-            code="MC232",
+            code="MC442",
             hint=f"leave `opset` out, or give {SIXTEEN_BIT_OPSET} or more",
         )
     return max(asked or DEFAULT_OPSET, SIXTEEN_BIT_OPSET if sixteen else 0)

@@ -54,10 +54,10 @@ def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
     """Check any ONNX file, ours or not; errors come first, then warnings, each in the graph's order.
 
     Raises:
-        UsageError: no such target, or the file is no ONNX model (MC233).
+        UsageError: no such target, or the file is no ONNX model (MC443).
     """
     if target not in _RULES:
-        raise UsageError(f"no rules for `{target}`", code="MC231", hint=f"targets: {', '.join(_RULES)}")
+        raise UsageError(f"no rules for `{target}`", code="MC432", hint=f"targets: {', '.join(_RULES)}")
     graph = _Checked(OnnxGraph(_load(Path(path))))
     found = [violation for rule in _RULES[target] for node in graph.nodes for violation in rule(graph, node)]
     return sorted(found, key=lambda violation: violation.severity != "error")
@@ -68,11 +68,11 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
     except FileNotFoundError as error:
         missing = error.filename or path
-        raise UsageError(f"no file `{missing}`", code="MC233", hint="external data must lie beside it") from None
+        raise UsageError(f"no file `{missing}`", code="MC443", hint="external data must lie beside it") from None
     except Exception as error:  # protobuf raises types of its own per implementation
-        raise UsageError(f"`{path}` is not an ONNX model", code="MC233", why=str(error)) from error
+        raise UsageError(f"`{path}` is not an ONNX model", code="MC443", why=str(error)) from error
     if not model.graph.node:
-        raise UsageError(f"`{path}` is not an ONNX model, or an empty one", code="MC233", hint="export it again")
+        raise UsageError(f"`{path}` is not an ONNX model, or an empty one", code="MC443", hint="export it again")
     return model
 
 

@@ -154,7 +154,7 @@ class Execution:
             except McompError:
                 self._abandon(stage, key, started)
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a plug-in must not end the run with an exit code of its own
                 self._abandon(stage, key, started)
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                     raise storage_error(error, Path(error.filename or self.store.root)) from error

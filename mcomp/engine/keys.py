@@ -183,13 +183,15 @@ def _own_code(module: str, code_cache: Path | None) -> str:
 def _weights_digest(path: Path) -> str:
     from mcomp.errors import PreflightError
 
-    manifest = path / "manifest.json"
-    target = manifest if manifest.is_file() else path
+    target = path / "manifest.json" if path.is_dir() else path
     if not target.is_file():
+        inside = (path / "model" / "manifest.json").is_file()
         raise PreflightError(
-            f"`model.weights` names `{path}`, which does not exist",
+            f"`model.weights` names `{path}`, which " + ("is no artifact" if path.is_dir() else "does not exist"),
             code="MC237",
-            hint="give a state_dict file or an artifact folder; a path is relative to the recipe",
+            hint=f"did you mean `{path / 'model'}`?"
+            if inside
+            else "give a state_dict file or an artifact folder; a path is relative to the recipe",
         )
     return sha256_file(target)
 

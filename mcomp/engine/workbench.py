@@ -18,9 +18,10 @@ from mcomp.engine.events import EventLog
 from mcomp.engine.keys import KeyMaker
 from mcomp.engine.metering import common_metrics
 from mcomp.engine.planning import PlannedStage
+from mcomp.engine.result_check import check_answer, checked_result, unrecorded_change
 from mcomp.engine.results import StageOutcome
 from mcomp.engine.signals import StopFlag
-from mcomp.errors import PreflightError, StageError, StoreError
+from mcomp.errors import PreflightError, StoreError
 from mcomp.stages.base import COMMON_METRICS, Metrics, StageContext, StageResult
 from mcomp.store.atomic import storage_errors
 from mcomp.store.digest import finite, sha256_json
@@ -150,16 +151,10 @@ class Workbench:
         started, cpu = time.perf_counter(), time.process_time()
         work = self.store.work_dir(key)
         ctx = self._context(planned, upstream, events, stop, done, work)
-        result = stage.cls().run(ctx, stage.options)
-        if not isinstance(result, StageResult):
-            raise StageError(
-                f"stage `{stage.uses}` returned {type(result).__name__}, not a StageResult",
-                code="MC408",
-                hint="end `run` with `return StageResult(model=…)`",
-            )
-        artifact, files = self._commit(result)
+        result = checked_result(stage.uses, stage.cls().run(ctx, stage.options), ctx.work_dir)
+        artifact, files, answer = self._commit(stage.uses, result)
         # The next stage gets the model as it reads back from disk: what is cached is what was used.
-        self._latest = (artifact, self._read_back(stage.uses, artifact))
+        self._latest = (artifact, self._read_back(stage.uses, artifact, answer))
         metrics = {**self._common(result.model, artifact), **result.metrics}
         undeclared = set(result.metrics) - stage.cls.traits.metrics - COMMON_METRICS
         record: dict[str, Any] = {
@@ -181,16 +176,17 @@ class Workbench:
         self.store.clear_work(key)
         return plain
 
-    def _read_back(self, uses: str, artifact: str) -> nn.Module:
+    def _read_back(self, uses: str, artifact: str, answer: dict[str, Any]) -> nn.Module:
+        """The committed model, which must answer as the live one did: ``answer`` is that one's fingerprint."""
         try:
-            return self._load(artifact)
-        except DamagedArtifactError as error:
-            raise StageError(
-                f"the model that `{uses}` handed on cannot be rebuilt: {error.why}",
-                code="MC409",
-                hint="a stage that changes a network's structure records it with `mcomp.surgery.record` and "
-                "registers how to replay it",
-            ) from error
+            model = self._load(artifact)
+            # the store may have held this object already, written by a stage that computed something else
+            folder = self.store.object(artifact)
+            assert folder is not None
+            check_answer(model, folder, answer)
+        except StoreError as error:
+            raise unrecorded_change(uses, error.why or error.message) from error
+        return model
 
     def _common(self, model: nn.Module, artifact: str) -> Metrics:
         folder = self.store.object(artifact)
@@ -230,22 +226,26 @@ class Workbench:
             earlier=earlier,
         )
 
-    def _commit(self, result: StageResult) -> tuple[str, dict[str, str]]:
+    def _commit(self, uses: str, result: StageResult) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """Digest, kept files and the live model's fingerprint."""
         with self.store.staging() as staging, storage_errors(staging):
-            manifest = save_artifact(result.model, staging, self.example_inputs)
+            try:
+                manifest = save_artifact(result.model, staging, self.example_inputs)
+            except StoreError as error:
+                if error.code != "MC319":
+                    raise
+                raise unrecorded_change(uses, error.message) from error
             # the same tensors under other code of the person's are another model
             manifest["identity"]["origin"] = sha256_json(self.keys.root.model)
             kept: dict[str, str] = {}
             for name, path in result.files.items():
-                if Path(name).name != name:
-                    raise StageError(f"`{name}` cannot name a file of a stage", code="MC407", hint="leave out folders")
                 target = staging / "files" / name
                 target.parent.mkdir(exist_ok=True)
                 shutil.copy2(path, target)
                 kept[name] = f"files/{name}"
             manifest["hashed_files"] = sorted(kept.values())
             digest = self.store.commit(staging, manifest)
-        return digest, kept
+        return digest, kept, {"inputs": manifest["inputs"], "fingerprint": manifest["fingerprint"]}
 
 
 def _undeclared(uses: str, names: set[str] | frozenset[str]) -> list[str]:

@@ -59,7 +59,7 @@ def evaluate(model: nn.Module, split: Split, *, device: str = "cpu", batch_size:
             predictions.append(logits.argmax(1).cpu())
             labels.append(targets.cpu())
     if not labels:
-        raise StageError("cannot evaluate on an empty split", code="MC402", hint="give the data set more images")
+        raise StageError("cannot evaluate on an empty split", code="MC241", hint="give the data set more images")
     predicted, true = torch.cat(predictions), torch.cat(labels)
     top1 = 100.0 * (predicted == true).sum().item() / len(true)
     return Evaluation(top1, total_loss / len(true), predicted, true)
@@ -96,12 +96,12 @@ def _check_logits(logits: object, targets: Tensor) -> None:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise StageError(
             f"the model returned {found} for {targets.size(0)} images, expected ({targets.size(0)}, classes)",
-            code="MC403",
+            code="MC242",
             hint="wrap the model so that its forward returns one logit per class",
         )
     if int(targets.max()) >= logits.size(1):
         raise StageError(
             f"the data has a label {int(targets.max())}, the model only {logits.size(1)} outputs",
-            code="MC403",
+            code="MC242",
             hint="set the model's `num_classes` to the data set's",
         )

@@ -149,7 +149,7 @@ def _timm(name: str, classes: int, options: dict[str, Any]) -> nn.Module:
     except ImportError as error:
         raise BackendMissingError(
             f"model `timm:{name}` needs the package timm, which is not installed",
-            code="MC610",
+            code="MC612",
             hint="pip install 'mcomp[timm]'",
         ) from error
     try:

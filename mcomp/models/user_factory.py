@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mcomp.errors import McompError, PreflightError
+from mcomp.models.user_code import import_beside, import_file
 
 
 def load_factory(name: str, base_dir: Path | None) -> Callable[..., Any]:
@@ -99,45 +97,21 @@ def function_signature(factory: Callable[..., Any]) -> str:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise PreflightError(f"no file `{path}`", code="MC234", hint="paths are relative to the recipe")
-    module_name = f"mcomp_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickle look their module up by name
-    with _importable(path.parent):
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[module_name]
-            raise _import_failure(str(path), error) from error
-    return module
+    try:
+        return import_file(path, "mcomp_user_")
+    except (Exception, SystemExit) as error:
+        raise _import_failure(str(path), error) from error
 
 
 def _from_module(dotted: str, base_dir: Path | None) -> ModuleType:
-    with _importable(base_dir or Path()):
-        try:
-            return importlib.import_module(dotted)
-        except Exception as error:
-            raise _import_failure(dotted, error) from error
+    try:
+        return import_beside(dotted, base_dir or Path())
+    except (Exception, SystemExit) as error:
+        raise _import_failure(dotted, error) from error
 
 
-def _import_failure(what: str, error: Exception) -> PreflightError:
+def _import_failure(what: str, error: BaseException) -> PreflightError:
     line = ""
     if isinstance(error, SyntaxError):
         line = f" (line {error.lineno})"
     return PreflightError(f"`{what}` failed to import: {type(error).__name__}: {error}{line}", code="MC234")
-
-
-class _importable:
-    """Let the user's file import its neighbours while it is being imported."""
-
-    def __init__(self, folder: Path) -> None:
-        self.entry = str(folder.resolve())
-
-    def __enter__(self) -> None:
-        sys.path.insert(0, self.entry)
-
-    def __exit__(self, *_: object) -> None:
-        if self.entry in sys.path:
-            sys.path.remove(self.entry)

@@ -106,7 +106,7 @@ def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
     except (AttributeError, IndexError, RuntimeError) as error:
         raise StoreError(
             "the recorded pruning does not fit this model",
-            code="MC311",
+            code="MC419",
             why=str(error),
             hint="the artifact was made from another model, or from another version of its code",
         ) from error

@@ -39,9 +39,9 @@ class BNPenalty:
         exclude: Sequence[str] = (),
     ) -> None:
         if not 0 < strength < float("inf"):
-            raise UsageError(f"`strength` is {strength}; it must be above 0", code="MC216")
+            raise UsageError(f"`strength` is {strength}; it must be above 0", code="MC417")
         if mode not in ("decoupled", "subgradient"):
-            raise UsageError(f"`mode` is `{mode}`; one of decoupled, subgradient", code="MC216")
+            raise UsageError(f"`mode` is `{mode}`; one of decoupled, subgradient", code="MC417")
         self.strength = strength
         self.mode = mode
         self.exclude = tuple(exclude)

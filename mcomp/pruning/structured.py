@@ -168,7 +168,7 @@ def _ignoring(groups: ChannelGroups, patterns: Sequence[str]) -> ChannelGroups:
             close = difflib.get_close_matches(pattern, names, 1)
             raise UsageError(
                 f"`ignore` pattern `{pattern}` matches no layer",
-                code="MC217",
+                code="MC418",
                 hint=f"did you mean `{close[0]}`?" if close else f"layers: {', '.join(names[:8])} …",
             )
         hit = [group.name for group in groups if {*group.producers} & {*matched}]
@@ -187,7 +187,7 @@ def _check_arguments(ratio: float, regular: int, importance: str, scope: str, mi
     }
     for message, wrong in faults.items():
         if wrong:
-            raise UsageError(message, code="MC216")
+            raise UsageError(message, code="MC417")
 
 
 def _widths(groups: ChannelGroups) -> dict[str, int]:

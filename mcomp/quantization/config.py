@@ -36,18 +36,18 @@ class QuantizeConfig:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise UsageError(
-                f"no quantisation scheme `{self.scheme}`", code="MC220", hint=f"schemes: {', '.join(SCHEMES)}"
+                f"no quantisation scheme `{self.scheme}`", code="MC427", hint=f"schemes: {', '.join(SCHEMES)}"
             )
         check_variant(self.variant)
         check_bits(self.w_bits, "w_bits")
         check_bits(self.a_bits, "a_bits")
         if not 1 <= self.levels <= 255:
-            raise UsageError(f"`levels` is {self.levels}", code="MC220", hint="use 255, or 127 for TensorRT")
+            raise UsageError(f"`levels` is {self.levels}", code="MC427", hint="use 255, or 127 for TensorRT")
         for pattern, own in self.overrides.items():
             for key, bits in own.items():
                 if key not in ("w_bits", "a_bits"):
                     raise UsageError(
-                        f"override `{pattern}` holds unknown `{key}`", code="MC220", hint="use `w_bits` and `a_bits`"
+                        f"override `{pattern}` holds unknown `{key}`", code="MC427", hint="use `w_bits` and `a_bits`"
                     )
                 check_bits(bits, f"{pattern}: {key}")
 
@@ -59,7 +59,7 @@ def check_bits(bits: int, what: str) -> None:
         UsageError: with the name of the option.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or (bits != OFF and not 2 <= bits <= 16):
-        raise UsageError(f"`{what}` is {bits!r}", code="MC220", hint="use 2..16 bits, or 32 for off")
+        raise UsageError(f"`{what}` is {bits!r}", code="MC427", hint="use 2..16 bits, or 32 for off")
 
 
 def check_variant(variant: str) -> None:
@@ -70,5 +70,5 @@ def check_variant(variant: str) -> None:
     """
     if variant not in get_args(Variant):
         raise UsageError(
-            f"dorefa has no variant `{variant}`", code="MC220", hint=f"one of: {', '.join(get_args(Variant))}"
+            f"dorefa has no variant `{variant}`", code="MC427", hint=f"one of: {', '.join(get_args(Variant))}"
         )

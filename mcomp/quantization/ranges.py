@@ -37,7 +37,7 @@ def clip_range(histogram: FloatHistogram, method: Method, levels: int, signed: b
     """
     if method not in get_args(Method):
         raise UsageError(
-            f"no calibration method `{method}`", code="MC220", hint=f"one of: {', '.join(get_args(Method))}"
+            f"no calibration method `{method}`", code="MC427", hint=f"one of: {', '.join(get_args(Method))}"
         )
     largest = max(histogram.peak if signed else histogram.high, 0.0)
     if largest == 0.0 or method == "minmax":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
 from mcomp.errors import McompError, UsageError
+from mcomp.models.user_code import import_file
 from mcomp.stages.base import Stage
 
 ENTRY_POINT_GROUP = "mcomp.stages"
@@ -70,7 +69,7 @@ def names() -> list[str]:
 
 
 def load_file(path: Path) -> list[str]:
-    """Run a local ``.py`` file and return the names of the stages it registered.
+    """Run a local ``.py`` file and return the names of the stages it registered. It may import its neighbours.
 
     The caller has asked the user for trust first: this executes code.
 
@@ -78,18 +77,11 @@ def load_file(path: Path) -> list[str]:
         UsageError: the file fails to import or registers nothing.
     """
     before = dict(_STAGES)
-    name = f"mcomp_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"`{path}` is not a Python file", code="MC211")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pydantic look their module up by name
     try:
-        spec.loader.exec_module(module)
+        import_file(path, "mcomp_plugin_")
     except McompError:
         raise
-    except Exception as error:
-        del sys.modules[name]
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"plug-in `{path.name}` failed to import: {type(error).__name__}: {error}", code="MC211"
         ) from error
@@ -109,6 +101,15 @@ def _load_entry_points() -> None:
         return
     _entry_points_loaded = True
     for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        stage = point.load()
-        if getattr(stage, "name", None) not in _STAGES:
-            register(stage)
+        try:
+            stage = point.load()
+            if not (isinstance(stage, type) and issubclass(stage, Stage)):
+                raise TypeError(f"`{point.value}` is not a subclass of mcomp.stages.Stage")
+            if getattr(stage, "name", None) not in _STAGES:
+                register(stage)
+        except (Exception, SystemExit) as error:  # another package's fault must not take ours away
+            package = point.dist.name if point.dist is not None else point.module
+            warnings.warn(
+                f"stage `{point.name}` of the package `{package}` cannot be loaded: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )

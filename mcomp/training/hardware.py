@@ -46,14 +46,14 @@ def resolve_device(device: str) -> str:
         raise BackendMissingError(
             f"device `{device}` was asked for, but {trouble}",
             code="MC601",
-            hint="use `--device auto` or `--device cpu`",
+            hint="use `--set device=auto` or `--set device=cpu`",
         )
     index, count = int(match["index"] or 0), len(_gpus())
     if index >= count:
         raise BackendMissingError(
             f"device `{device}` was asked for, but this machine shows {count} GPU{'s' * (count != 1)}, counted from 0",
             code="MC601",
-            hint="`CUDA_VISIBLE_DEVICES` may hide some; use `--device auto`",
+            hint="`CUDA_VISIBLE_DEVICES` may hide some; use `--set device=auto`",
         )
     return device
 

@@ -16,7 +16,7 @@ from mcomp.training import random_state
 from mcomp.training.meter import Meter
 from mcomp.training.optimizers import build_optimizer
 from mcomp.training.penalty import Penalty
-from mcomp.training.preparation import check_outputs, logits, placed, steps_per_epoch
+from mcomp.training.preparation import check_outputs, logits, placed, steps_per_epoch, takes_channels_last
 from mcomp.training.schedule import learning_rate
 from mcomp.training.settings import TrainSettings
 from mcomp.training.snapshot import (
@@ -105,10 +105,11 @@ def fit(
             MC405 the snapshot is another network's; MC406 the loss is no longer a number.
         InterruptedRun: ``should_stop`` gave a signal; the snapshot was saved.
     """
-    with random_state.seeded(seed, device), placed(model, device, channels_last=precision == "bf16"):
-        check_outputs(model, data, device)
+    check_outputs(model, data)
+    channels_last = precision == "bf16" and takes_channels_last(model, data)
+    with random_state.seeded(seed, device), placed(model, device, channels_last=channels_last):
         hooks = _Hooks(report, log, save, should_stop, penalty, after_step, loss, train_mode)
-        run = _Run(model, data, settings, hooks, seed, device, precision)
+        run = _Run(model, data, settings, hooks, seed, device, precision, channels_last)
         run.resume(restore())
         run.to_the_end()
         model.eval()
@@ -139,9 +140,10 @@ class _Run:
         seed: int,
         device: str,
         precision: str,
+        channels_last: bool,
     ) -> None:
         self.model, self.data, self.settings, self.hooks = model, data, settings, hooks
-        self.seed, self.device, self.precision = seed, device, precision
+        self.seed, self.device, self.precision, self.channels_last = seed, device, precision, channels_last
         self.batch_size = settings.batch_size or data.batch_size
         self.steps = steps_per_epoch(data, self.batch_size)
         self.optimizer = build_optimizer(model, settings)
@@ -242,9 +244,9 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.zero_grad()
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.precision == "bf16":
-            if inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.partition(":")[0], torch.bfloat16):
                 outputs = logits(self.model(inputs)).float()
         else:

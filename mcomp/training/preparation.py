@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,29 @@ def steps_per_epoch(data: Data, batch_size: int) -> int:
     return steps - 1 if steps > 1 and batch_size > 1 and images % batch_size == 1 else steps
 
 
-def check_outputs(model: nn.Module, data: Data, device: str) -> None:
+def takes_channels_last(model: nn.Module, data: Data) -> bool:
+    """Whether the model computes on channels_last tensors; ``x.view(len(x), -1)`` behind a convolution does not."""
+    images = data.example_inputs[0]
+    if images.ndim != 4:
+        return False
+    twin = copy.deepcopy(model).cpu().to(memory_format=torch.channels_last).eval()
+    try:
+        with torch.no_grad():
+            twin(images.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:  # the same images were taken in the usual layout: the layout is what it cannot take
+        return False
+    return True
+
+
+def check_outputs(model: nn.Module, data: Data) -> None:
     """One forward pass of two samples in eval mode, before anything is changed.
 
     Raises:
         StageError: the model cannot take the images, or its outputs are not ``(N, number of classes)``.
     """
     model.eval()
-    batch = [tensor.to(device) for tensor in data.example_inputs]
+    home = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    batch = [tensor.to(home) for tensor in data.example_inputs]
     try:
         with torch.no_grad():
             scores = model(*batch)

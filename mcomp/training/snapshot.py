@@ -43,7 +43,7 @@ def load_model_tensors(model: nn.Module, state: dict[str, Any]) -> None:
             "the training snapshot belongs to another network",
             code="MC405",
             why=str(error).strip().splitlines()[0],
-            hint="delete the unfinished action (`mcomp gc`) and run again",
+            hint="run into another store with `--store <folder>`, or delete this one's folder `work`, and run again",
         ) from error
 
 

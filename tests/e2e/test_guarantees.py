@@ -29,6 +29,18 @@ class Swap(Stage):
 
 
 @register
+class Loud(Stage):
+    \"\"\"Print, and end the process.\"\"\"
+
+    name, version = "loud", 1
+    traits = Traits()
+
+    def run(self, ctx, options):
+        print("hello")
+        raise SystemExit(3)
+
+
+@register
 class Odd(Stage):
     \"\"\"Report a figure that is no number.\"\"\"
 
@@ -77,6 +89,23 @@ def test_a_model_that_cannot_be_rebuilt_is_never_cached(place: Path, capsys: pyt
         assert "mcomp.surgery.record" in result["errors"][0]["hint"]
 
 
+def test_a_silent_change_is_found_though_the_store_knows_the_tensors(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = "{train: {epochs: 1}}"
+    assert apply(f"{HEAD}stages: [{train}, evaluate]\n", capsys)[0] == 0
+    code, result = apply(f"{HEAD}stages: [{train}, swap, evaluate]\n", capsys)
+    assert (code, statuses(result)) == (5, ["hit", "failed", "skipped"])
+    assert apply(f"{HEAD}stages: [{train}, evaluate]\n", capsys)[0] == 0  # and the store is as good as before
+
+
+def test_a_stage_that_prints_and_exits_breaks_neither_json_nor_exit_codes(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result = apply(f"{HEAD}stages: [loud]\n", capsys)
+    assert (code, result["status"]) == (5, "failed")
+
+
 def test_the_same_tensors_under_other_code_are_another_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = HEAD.replace("lenet", '"net.py:build"') + "stages: [evaluate]\n"
     _, before = apply(recipe, capsys)
@@ -96,7 +125,9 @@ def test_a_flipped_bit_is_found_set_aside_and_made_good(place: Path, capsys: pyt
     for index in range(len(content) // 2, len(content) // 2 + 300):  # wider than the padding between two tensors
         content[index] ^= 1
     tensors.write_bytes(content)
-    code, again = apply(f"{HEAD}stages: [{{train: {{epochs: 1}}}}, {{prune: {{ratio: 0.4, importance: l1}}}}]\n", capsys)
+    code, again = apply(
+        f"{HEAD}stages: [{{train: {{epochs: 1}}}}, {{prune: {{ratio: 0.4, importance: l1}}}}]\n", capsys
+    )
     assert (code, statuses(again)) == (0, ["run", "run"])
     assert again["stages"][0]["artifact"] == digest
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcomp.data import load, samples
+from mcomp.data import cache, folders, load, samples
 from mcomp.data.fingerprint import fingerprint
 from mcomp.data.spec import options_for
 from mcomp.errors import PreflightError
@@ -195,6 +195,59 @@ def test_a_full_disk_costs_the_cache_not_the_data(
     root = make_folder(images=20)
     assert len(load("image_folder", root=str(root), cache_dir=tmp_path / "cache").train) == 28
     assert not list((tmp_path / "cache" / "images").iterdir())
+
+
+def test_an_unwritable_cache_costs_a_fingerprint_nothing_but_time(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder()
+    age(root)
+    expected = print_of(root)
+    (tmp_path / "taken").write_text("a file where the cache's folder should be")
+    assert print_of(root, tmp_path / "taken") == expected
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "replace", full)
+    assert print_of(root, tmp_path / "cache") == expected
+    assert not list((tmp_path / "cache" / "fingerprints").iterdir())
+
+
+def test_an_interrupted_cache_file_leaves_nothing_behind(tmp_path: Path) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.keep(tmp_path / "images" / "a.pt", interrupt)
+    assert not list((tmp_path / "images").iterdir())
+
+
+def test_a_link_to_nowhere_is_named(make_folder: MakeFolder) -> None:
+    root = make_folder()
+    (root / "class1" / "999.png").symlink_to(root / "gone.png")
+    with pytest.raises(PreflightError, match=r"999\.png.*gone\.png.*does not exist") as caught:
+        print_of(root)
+    assert caught.value.code == "MC223"
+
+
+def test_a_folder_that_may_not_be_read_is_named(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, real = make_folder(), os.scandir
+
+    def refuses(path: Path) -> object:
+        if Path(path).name == "class1":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(folders.os, "scandir", refuses)
+    with pytest.raises(PreflightError, match="class1`: Permission denied") as caught:
+        print_of(root)
+    assert caught.value.code == "MC223"
+
+
+def test_whether_a_download_is_allowed_is_no_part_of_the_data() -> None:
+    extra = options_for("cifar10").model_fields["download"].json_schema_extra
+    assert extra == {"cache": "ignore"}
 
 
 def test_a_fingerprint_follows_content_and_names_and_nothing_else(make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,35 @@ def test_a_fingerprint_covers_the_files_that_options_name(folder: Path) -> None:
     assert digest(path="no such file") == digest()
     with pytest.raises(PreflightError, match="no file"):
         fingerprint(options_for("gone.py:make")(name="gone.py:make"), base_dir=folder)
+
+
+def user_print(base: Path, cache: Path | None = None, **options: Any) -> str:
+    return fingerprint(options_for("sets.py:make")(name="sets.py:make", **options), base_dir=base, cache_dir=cache)
+
+
+def test_files_that_options_name_are_read_once_and_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcomp.data import fingerprint as module
+
+    (tmp_path / "sets.py").write_text("def make(**options): ...\n")
+    (tmp_path / "images").mkdir()
+    for name in ("big.npz", "images/a.bin", "images/b.bin"):
+        (tmp_path / name).write_bytes(name.encode())
+        os.utime(tmp_path / name, (1_000_000, 1_000_000))
+    read: list[str] = []
+    real = module._file_digest
+    monkeypatch.setattr(module, "_file_digest", lambda path: (read.append(path.name), real(path))[1])
+    options = {"file": "big.npz", "folder": ["images"], "word": "train", "long": "x" * 5000, "null": "a\0b"}
+    first = user_print(tmp_path, tmp_path / "cache", **options)
+    assert sorted(read) == ["a.bin", "b.bin", "big.npz"]
+    assert user_print(tmp_path, tmp_path / "cache", **options) == first
+    assert user_print(tmp_path, **options) == first
+    assert len(read) == 6, "the second call reads nothing, the third has no cache"
+    (tmp_path / "images" / "__pycache__").mkdir()
+    (tmp_path / "images" / "__pycache__" / "c.pyc").write_bytes(b"changes by itself")
+    assert user_print(tmp_path, tmp_path / "cache", **options) == first
+    (tmp_path / "images" / "b.bin").write_bytes(b"other")
+    os.utime(tmp_path / "images" / "b.bin", (2_000_000, 2_000_000))
+    assert user_print(tmp_path, tmp_path / "cache", **options) != first
+    assert read[6:] == ["b.bin"]
