@@ -79,7 +79,7 @@ def load_model(
     """Rebuild the model of an artifact, in eval mode, on the CPU, with the logits it had when it was saved.
 
     Args:
-        path: an artifact folder (also one inside a store) or its ``manifest.json``.
+        path: an artifact folder (also one inside a store, or what ``mcomp export`` made) or its ``manifest.json``.
         trust: run the user's own file that builds the model.
         model: for a model made by hand: a fresh one of the same architecture; it is changed in place.
         base_dir: what the path of a user's own file is relative to; by default the current folder.
@@ -277,8 +277,9 @@ def _fingerprint(model: nn.Module, inputs: list[logits.InputSpec]) -> dict[str, 
 def _artifact_folder(path: Path) -> Path:
     """The artifact folder that ``path`` means."""
     folder = path.parent if path.name == MANIFEST else path
-    if (folder / MANIFEST).is_file():
-        return folder
+    for candidate in (folder, folder / "model"):  # the second is how `mcomp export` lays its folder out
+        if (candidate / MANIFEST).is_file():
+            return candidate
     if not path.exists():
         raise StoreError(f"`{path}` does not exist", code="MC311", hint="name an artifact folder")
     raise _not_an_artifact(path, "")

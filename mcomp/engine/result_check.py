@@ -30,8 +30,9 @@ def checked_result(uses: str, result: object, work_dir: Path) -> StageResult:
 
     if not isinstance(result, StageResult):
         raise _fault(uses, f"returned {type(result).__name__}, not a StageResult", "end `run` with one")
-    if not isinstance(result.model, nn.Module):
-        what = f"handed on {type(result.model).__name__} as the model"
+    model: object = result.model
+    if not isinstance(model, nn.Module):
+        what = f"handed on {type(model).__name__} as the model"
         raise _fault(uses, what, "give `StageResult(model=ctx.model)`")
     for name, value in result.metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float | str):

@@ -71,7 +71,7 @@ def build(
         builder["file_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     provenance(model).builder = builder
     if wanted.weights is not None:
-        path = (folder or Path()) / wanted.weights
+        path = (folder or Path()) / Path(wanted.weights).expanduser()
         if path.is_dir():
             model = model_of_artifact(path, builder, trust=trust, base_dir=folder)
         else:

@@ -1,11 +1,13 @@
 """Which values are paths, and what they are relative to.
 
 A path of the recipe file is relative to that file; one given with ``--set`` to the current folder, so it
-is made absolute at once. An option says that it is a path with ``Field(json_schema_extra={"path": True})``.
+is made absolute at once. ``~`` is a person's home in both. An option says that it is a path with
+``Field(json_schema_extra={"path": True})``.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,10 @@ def path_options(model: type[BaseModel], known: frozenset[str] = frozenset()) ->
 
 
 def anchor_sets(node: Node | None, names: set[str], folder: Path) -> None:
-    """Make the paths that ``--set`` put into a section absolute; ``name`` may be ``file.py:factory``."""
+    """Make the paths of a section that are below a home, or that ``--set`` put there, absolute.
+
+    ``name`` may be ``file.py:factory``.
+    """
     if not isinstance(node, MapNode):
         return
     for name in names & node.entries.keys():
@@ -40,12 +45,14 @@ def anchor_set(node: Node, folder: Path) -> None:
     if isinstance(node, ListNode):
         for item in node.items:
             anchor_set(item, folder)
-    elif isinstance(node, ScalarNode) and isinstance(node.value, str) and node.mark.source.kind == "set":
-        node.value = anchored(node.value, folder)
+    elif isinstance(node, ScalarNode) and isinstance(node.value, str):
+        from_set = node.mark.source.kind == "set"
+        node.value = anchored(node.value, folder) if from_set else os.path.expanduser(node.value)
 
 
 def anchored(text: str, folder: Path) -> str:
     """``text`` below ``folder``; of ``file.py:factory`` the file. Other names with a colon are left alone."""
+    text = os.path.expanduser(text)
     file, colon, function = text.rpartition(":")
     if colon and file.endswith(".py"):
         return f"{folder / file}:{function}"

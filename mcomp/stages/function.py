@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import shutil
 import sys
 import tempfile
 import textwrap
@@ -32,7 +33,7 @@ device: `auto`, `cpu`, `cuda` or `cuda:1`.
 precision: of training: `auto`, `fp32` or `bf16`.
 seed: of everything random.
 example_inputs: a batch that the model accepts, or a tuple of them; the data's own when left out.
-work_dir: where files are written; a fresh temporary folder when left out.
+work_dir: where files are written; a fresh temporary folder when left out, which stays only if the result has files.
 report: called with progress, `report(kind, **fields)`; kinds `step`, `epoch` and `status`.
 progress: write a line per epoch to standard error."""
 
@@ -69,11 +70,11 @@ def as_function(stage: type[Stage]) -> Callable[..., StageResult]:
     ) -> StageResult:
         chosen = stage.resolve(validated(stage, options), Surroundings())
         place = resolve_device(device)
-        ctx = StageContext(
+        ctx = _Context(
             model=_copied(stage, model, data),
             example_inputs=_inputs(stage, data, example_inputs),
             data=data,
-            work_dir=_folder(stage, work_dir),
+            work_dir=Path() if work_dir is None else Path(work_dir),
             device=place,
             precision=resolve_precision(precision, place),
             seed=seed,
@@ -82,6 +83,9 @@ def as_function(stage: type[Stage]) -> Callable[..., StageResult]:
         ctx.report = _reports(report, progress)
         if progress:
             ctx.log = _say
+        if work_dir is None:
+            return _in_a_fresh_folder(stage, ctx, chosen)
+        ctx.work_dir.mkdir(parents=True, exist_ok=True)
         return stage().run(ctx, chosen)
 
     call.__name__ = call.__qualname__ = stage.name
@@ -184,12 +188,34 @@ def _inputs(stage: type[Stage], data: Data | None, given: Tensor | tuple[Tensor,
     return tuple(tensor.detach().cpu() for tensor in batch)
 
 
-def _folder(stage: type[Stage], work_dir: str | Path | None) -> Path:
-    if work_dir is None:
-        return Path(tempfile.mkdtemp(prefix=f"mcomp-{stage.name}-"))
-    folder = Path(work_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+class _Context(StageContext):
+    """A context whose working folder, where nobody gave one, is made when a stage first asks for it."""
+
+    fresh: str = ""
+    """Prefix of the temporary folder's name; empty where a folder was given."""
+
+    @property
+    def work_dir(self) -> Path:
+        """The existing folder that the stage writes to."""
+        if self.fresh:
+            self._folder, self.fresh = Path(tempfile.mkdtemp(prefix=self.fresh)), ""
+        return self._folder
+
+    @work_dir.setter
+    def work_dir(self, folder: Path) -> None:
+        self._folder, self.fresh = folder, ""
+
+
+def _in_a_fresh_folder(stage: type[Stage], ctx: _Context, options: StageOptions) -> StageResult:
+    """Run the stage in a temporary folder that goes again unless the result points into it."""
+    ctx.fresh = f"mcomp-{stage.name}-"
+    result = None
+    try:
+        result = stage().run(ctx, options)
+    finally:
+        if not ctx.fresh and (result is None or not result.files):
+            shutil.rmtree(ctx.work_dir, ignore_errors=True)
+    return result
 
 
 def _reports(report: Callable[..., None] | None, progress: bool) -> Callable[..., None]:

@@ -26,7 +26,7 @@ def test_the_deployed_file_keeps_its_accuracy(flagship: FlagshipRun) -> None:
     assert deployed["top1_backend"] == "onnxruntime"
     assert deployed["top1"] >= 97.0
     assert flagship.metrics("train")["top1"] - deployed["top1"] <= 1.0
-    assert deployed["agreement"] >= 99.0  # 360 images here; the pooled figure over seeds is the benchmark's
+    assert deployed["agreement"] >= 99.5
 
 
 def test_what_is_pruned_and_quantised_is_smaller_on_disk(flagship: FlagshipRun) -> None:
@@ -111,4 +111,4 @@ def test_export_hands_over_the_file_and_a_loadable_model(flagship: FlagshipRun, 
     done = run_mcomp("export", str(out), "--store", str(flagship.store))
     assert done.returncode == 0, done.stderr
     assert list(out.glob("*.onnx"))
-    assert mcomp.load_model(out / "model") is not None
+    assert mcomp.load_model(out) is not None

@@ -57,7 +57,8 @@ from torch import nn
 
 
 def build(num_classes):
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+    body = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*body, nn.Linear(8, num_classes))
 """
 
 HEAD = "version: 1\nname: g\nplugins: [./odd_stages.py]\nmodel: {name: lenet}\ndata: {name: digits}\n"

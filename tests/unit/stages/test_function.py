@@ -189,3 +189,42 @@ def test_a_stage_that_needs_data_says_so() -> None:
         mcomp.stages.train(toy_net(), example_inputs=torch.zeros(2, 1, 6, 6))
     with pytest.raises(StageError, match="`evaluate` needs data"):
         mcomp.stages.evaluate(nn.Flatten(), example_inputs=torch.zeros(2, 1, 6, 6))
+
+
+class Scratch(Stage):
+    """Write a file that nobody wants."""
+
+    name = "scratch"
+
+    class Options(StageOptions):
+        write: bool = True
+        fails: bool = False
+
+    def run(self, ctx: StageContext, options: Any) -> StageResult:
+        if options.write:
+            (ctx.work_dir / "scratch.txt").write_text("x")
+        if options.fails:
+            raise StageError("no luck", code="MC400")
+        return StageResult(ctx.model)
+
+
+def test_no_temporary_folder_is_left_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scratch = as_function(Scratch)
+    scratch(toy_net(), ToyData())
+    scratch(toy_net(), ToyData(), write=False)
+    with pytest.raises(StageError):
+        scratch(toy_net(), ToyData(), fails=True)
+    assert not list(tmp_path.iterdir())
+    kept = scale(toy_net(), ToyData(), factor=2).files["note"]
+    assert kept.read_text() == "done"
+    assert [folder.name.startswith("mcomp-scale_weights-") for folder in tmp_path.iterdir()] == [True]
+    scratch(toy_net(), ToyData(), work_dir=tmp_path / "own")
+    assert (tmp_path / "own" / "scratch.txt").exists()
+
+
+def test_nothing_is_written_to_the_terminal_unasked(capfd: pytest.CaptureFixture[str]) -> None:
+    scale(toy_net(), ToyData(), factor=2)
+    assert capfd.readouterr() == ("", "")
+    scale(toy_net(), ToyData(), factor=2, progress=True)
+    assert capfd.readouterr().err == "scaled\na line\n"
