@@ -5,7 +5,6 @@ Two layouts are understood: one folder per class, or ``train``, ``val`` and ``te
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcomp.errors import PreflightError
+from mcomp.suggest import closest
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -95,11 +95,11 @@ def _check_root(root: Path) -> None:
             hint="unpack it first, and name the folder" if packed else "name the folder that holds the class folders",
         )
     siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
-    close = difflib.get_close_matches(root.name, siblings, n=1)
+    meant = closest(root.name, siblings)
     raise PreflightError(
         f"no folder `{root}`",
         code="MC220",
-        hint=f"did you mean `{root.parent / close[0]}`?" if close else "a path is relative to the recipe",
+        hint=f"did you mean `{root.parent / meant}`?" if meant else "a path is relative to the recipe",
     )
 
 

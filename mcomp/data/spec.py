@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from mcomp.options import Options
+from mcomp.suggest import did_you_mean
 
 Augment = Literal["auto", "none", "flip", "shift", "flip_shift"]
 
@@ -158,8 +158,8 @@ def unknown_name(name: str) -> str | None:
     if name in DATASETS:
         return None
     if ":" not in name:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        return f"unknown data set `{name}`" + (f"; did you mean `{close[0]}`?" if close else "")
+        meant = did_you_mean(name, DATASETS)
+        return f"unknown data set `{name}`" + (f"; {meant}" if meant else "")
     target, _, function = name.rpartition(":")
     dotted = all(part.isidentifier() for part in target.split("."))
     if function.isidentifier() and (dotted or target.removesuffix(".py") not in ("", target)):

@@ -131,11 +131,15 @@ def deliver(
         StageError: a range is missing (MC435), or the file breaks a rule of the target (MC436).
         BackendMissingError: ONNX Runtime is not installed.
     """
+    from mcomp.quantization.summary import quantising_modules
+
     quantised, calibrated = _quantised(model, example_inputs, data, target, options.calibration, seed, status)
     status(f"writing {file_name}")
     scales = f"calibrated: {options.calibration.method}" if options.calibration and calibrated else "trained"
     lowering = to_onnx(quantised, example_inputs, folder / file_name, target, metadata={"mcomp.scales": scales})
-    fp32 = to_onnx(quantised if is_quantised(model) else model, example_inputs, folder / "model.fp32.onnx", "float")
+    fp32 = to_onnx(
+        quantised if quantising_modules(model) else model, example_inputs, folder / "model.fp32.onnx", "float"
+    )
     violations = check_qdq(lowering.path, target)
     _refuse_errors(violations, target)
     qparams = folder / "qparams.json"
@@ -151,16 +155,6 @@ def deliver(
     return Delivery(quantised, calibrated, lowering, fp32, violations, verification, latency, files)
 
 
-def is_quantised(model: nn.Module) -> bool:
-    """True if a layer or tensor of ``model`` is quantised."""
-    from mcomp.quantization import ActivationQuantizer
-
-    return any(
-        isinstance(module, ActivationQuantizer) or callable(getattr(module, "integer_weight", None))
-        for module in model.modules()
-    )
-
-
 def _quantised(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
@@ -172,8 +166,9 @@ def _quantised(
 ) -> tuple[nn.Module, list[str]]:
     """The model with every range known, and the names of those that were found now; trained ranges stay."""
     from mcomp.quantization import ActivationQuantizer, calibrate, fold_batch_norms, quantize
+    from mcomp.quantization.summary import quantising_modules
 
-    post_training = not is_quantised(model)
+    post_training = not quantising_modules(model)
     if post_training:
         if calibration is None or data is None:
             raise StageError(

@@ -16,9 +16,11 @@ from mcomp.deploy.float_export import DEFAULT_OPSET, export_float
 from mcomp.deploy.lowering import Lowering, Profile, ProfileName, find_profile
 from mcomp.deploy.marking import DOMAIN, MarkedModel, Route, mark
 from mcomp.deploy.onnx_graph import OnnxGraph
+from mcomp.deploy.pooling import equal_pools
 from mcomp.deploy.qdq_placement import lower_markers
 from mcomp.deploy.simplify import fix_reshapes
 from mcomp.errors import StageError, UsageError
+from mcomp.quantization.modules import replace_module
 
 #: Per-channel Q/DQ exists since 13, 16-bit Q/DQ since 21.
 OLDEST_OPSET, SIXTEEN_BIT_OPSET = 13, 21
@@ -62,9 +64,12 @@ def to_onnx(
             hint=f"leave `opset` out, or give {OLDEST_OPSET} or more",
         )
     folded = _fold(model, example_inputs)
+    pools = equal_pools(folded, example_inputs)
 
     def prepare(route: Route) -> tuple[nn.Module, MarkedModel]:
         marked = mark(folded, route)
+        for name, pool in pools.items():
+            replace_module(marked.model, name, pool)
         return marked.model, marked
 
     proto, marked = export_float(prepare, example_inputs, min(opset or DEFAULT_OPSET, DEFAULT_OPSET))
@@ -85,11 +90,12 @@ def _fold(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn.Module:
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return model
     from mcomp.quantization import fold_batch_norms
+    from mcomp.quantization.summary import quantising_modules
 
     try:
         return fold_batch_norms(model, example_inputs).model
     except StageError:
-        if any(callable(getattr(module, "integer_weight", None)) for module in model.modules()):
+        if quantising_modules(model):
             raise
         return model  # a float network that cannot be traced: the exporter folds what it can
 

@@ -73,7 +73,7 @@ def compare_latency(
     files: dict[str, OnnxSession], example_inputs: tuple[Tensor, ...], batch: int = 1, runs: int = 30
 ) -> dict[str, Latency]:
     """Time several files in turns, so that their ratio holds on a busy machine. Milliseconds per call."""
-    from mcomp.metrics import interleaved
+    from mcomp.metrics.timing import batch_of, interleaved
 
     inputs = tuple(batch_of(tensor, batch) for tensor in example_inputs)
     calls = {name: _call(session, inputs) for name, session in files.items()}
@@ -82,9 +82,3 @@ def compare_latency(
 
 def _call(session: OnnxSession, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
     return lambda: session.predict(*inputs)
-
-
-def batch_of(tensor: Tensor, batch: int) -> Tensor:
-    """Repeated or cut to ``batch`` samples."""
-    repeats = -(-batch // tensor.size(0))
-    return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:batch].contiguous()

@@ -75,7 +75,7 @@ def model_latency(
         runs: measured calls.
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    inputs = tuple(_batch_of(tensor, batch).to(device) for tensor in example_inputs)
+    inputs = tuple(batch_of(tensor, batch).to(device) for tensor in example_inputs)
 
     def forward() -> None:
         model(*inputs)
@@ -87,7 +87,8 @@ def model_latency(
     return replace(found, threads=threads or found.threads)
 
 
-def _batch_of(tensor: Tensor, batch: int) -> Tensor:
+def batch_of(tensor: Tensor, batch: int) -> Tensor:
+    """Repeated or cut to ``batch`` samples."""
     repeats = -(-batch // tensor.size(0))
     return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:batch].contiguous()
 

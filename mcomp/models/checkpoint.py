@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import pickle
 import warnings
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import PreflightError
+from mcomp.suggest import did_you_mean
 from mcomp.surgery import provenance
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -60,11 +60,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         PreflightError: see :func:`load_weights`.
     """
     if not path.exists():
-        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         raise PreflightError(
             f"no checkpoint `{path}`",
             code="MC237",
-            hint=f"did you mean `{close[0]}`?" if close else "paths are relative to the recipe; nothing is downloaded",
+            hint=did_you_mean(path.name, [beside.name for beside in path.parent.glob("*")])
+            or "paths are relative to the recipe; nothing is downloaded",
         )
     try:
         with warnings.catch_warnings():

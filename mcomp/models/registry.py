@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mcomp.models.spec import ModelOptions, OpenOptions, WidthOptions
+from mcomp.suggest import closest
 
 ZOOS = ("torchvision", "timm")
 
@@ -155,5 +155,5 @@ def _dotted(text: str) -> bool:
 def _suggestion(name: str) -> str:
     names = known_names()
     close = [full for full in names if full.partition(":")[2] == name]  # `resnet18` for `torchvision:resnet18`
-    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    meant = close[0] if close else closest(name, names)
+    return f"; did you mean `{meant}`?" if meant else ""

@@ -144,6 +144,8 @@ def _sees_a_change(
 ) -> bool:
     """Double one kept channel at one consumer; the output has to move by more than the tolerance."""
     readers = [cut for cut in cuts if cut.role == "columns"]
+    if not readers:  # nothing with weights reads the pruned channels: there is no weight to change
+        return False
     threshold = tolerance * float(before.abs().max())
     for attempt in range(_PERTURBATIONS):
         cut = readers[-1 - attempt % len(readers)]

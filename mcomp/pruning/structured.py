@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from mcomp.pruning.fitting import NO_NORM, Fitting, leave_whole
 from mcomp.pruning.importance import Importance, channel_importance
 from mcomp.pruning.self_check import check
 from mcomp.pruning.tracing import TraceFailure, trace_labels
+from mcomp.suggest import did_you_mean
 
 
 @dataclass
@@ -165,11 +165,10 @@ def _ignoring(groups: ChannelGroups, patterns: Sequence[str]) -> ChannelGroups:
     for pattern in patterns:
         matched = fnmatch.filter(names, pattern)
         if not matched:
-            close = difflib.get_close_matches(pattern, names, 1)
             raise UsageError(
                 f"`ignore` pattern `{pattern}` matches no layer",
                 code="MC418",
-                hint=f"did you mean `{close[0]}`?" if close else f"layers: {', '.join(names[:8])} …",
+                hint=did_you_mean(pattern, names) or f"layers: {', '.join(names[:8])} …",
             )
         hit = [group.name for group in groups if {*group.producers} & {*matched}]
         whole |= dict.fromkeys(hit, f"matches `ignore` pattern `{pattern}`")

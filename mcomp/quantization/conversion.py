@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
+from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.calibration import Batch, calibrate
 from mcomp.quantization.config import QuantizeConfig, Variant
-from mcomp.quantization.folded import FoldedLayer
-from mcomp.quantization.layers import QuantizedLayer, quantized_like
-from mcomp.quantization.modules import evaluating, relative_error, replace_module
+from mcomp.quantization.layers import quantized_like
+from mcomp.quantization.modules import relative_error, replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
-from mcomp.quantization.quantizers.activation import ActivationQuantizer
 from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN, DoReFaActivation, DoReFaWeight
+from mcomp.quantization.summary import quantising_modules
 from mcomp.quantization.tracing import TracedModel, trace
 
 #: Where activation quantisers live in the converted model: ``activation_quantizers.<node>``.
@@ -111,18 +111,18 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig) -> Tr
 
 
 def _refuse_quantised(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, (ActivationQuantizer, QuantizedLayer, FoldedLayer)):
-            raise StageError(
-                f"the model is quantised already, at `{name}`",
-                code="MC422",
-                hint="start from the float model that it was made of",
-            )
+    found = quantising_modules(model)
+    if found:
+        raise StageError(
+            f"the model is quantised already, at `{found[0]}`",
+            code="MC422",
+            hint="start from the float model that it was made of",
+        )
 
 
 def _prove_same(model: nn.Module, traced: TracedModel, example_inputs: tuple[Tensor, ...]) -> None:
     """Refuse a graph that computes something else than the module, e.g. because it froze a Python branch."""
-    with evaluating(model), evaluating(traced), torch.inference_mode():
+    with in_eval_mode(model), in_eval_mode(traced), torch.inference_mode():
         expected, found = model(*example_inputs), traced(*example_inputs)
     difference = relative_error(found, expected)
     if difference != difference:

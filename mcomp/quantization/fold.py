@@ -7,6 +7,7 @@ The ordinary fold: ``W' = W * gamma / sigma``, ``b' = beta + (b - mean) * gamma 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from mcomp import surgery
+from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.fold_arithmetic import fold_behind, fold_in_front, materialise
 from mcomp.quantization.fold_pairs import Fold, find_folds
 from mcomp.quantization.folded import folded_like
 from mcomp.quantization.layers import QuantizedLayer
-from mcomp.quantization.modules import evaluating, relative_error, replace_module
+from mcomp.quantization.modules import relative_error, replace_module
 from mcomp.quantization.tracing import trace
 
 
@@ -88,8 +90,8 @@ def fold_batch_norms(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Fo
                 replace_module(fused, name, nn.Identity().train(model.training))
                 count += 1
     errors = {fold.layer: probe.layer_error(fold, fused.get_submodule(fold.layer)) for fold in folds}
-    worst = max(errors, key=lambda name: errors[name], default="")
-    with evaluating(fused), torch.inference_mode():
+    worst = max(errors, key=lambda name: (math.isnan(errors[name]), errors[name]), default="")  # NaN is worst of all
+    with in_eval_mode(fused), torch.inference_mode():
         output_error = relative_error(fused(*example_inputs), probe.output)
     surgery.inherit(fused, model)
     surgery.record(fused, "fuse", folds=[[fold.layer, fold.behind, fold.front] for fold in folds])
@@ -133,7 +135,7 @@ class _Probe:
             if isinstance(module, _PROBED)
         ]
         try:
-            with evaluating(model), torch.inference_mode():
+            with in_eval_mode(model), torch.inference_mode():
                 self.output = model(*example_inputs)
         finally:
             for handle in handles:
@@ -146,7 +148,7 @@ class _Probe:
         expected = self.outputs.get(fold.behind or fold.layer)
         if x is None or expected is None:  # a branch that this input does not take
             return 0.0
-        with evaluating(fused), torch.inference_mode():
+        with in_eval_mode(fused), torch.inference_mode():
             return relative_error(fused(x), expected)
 
     def _hook(self, name: str) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,18 +17,6 @@ def replace_module(root: nn.Module, name: str, made: nn.Module) -> None:
         if module is old:
             parent, _, leaf = path.rpartition(".")
             setattr(root.get_submodule(parent), leaf, made)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and each module's own mode again afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def relative_error(found: Any, expected: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from mcomp.errors import StageError
 from mcomp.quantization.config import OFF, QuantizeConfig
 from mcomp.quantization.dataflow import is_nonnegative, source
 from mcomp.quantization.layers import QUANTIZED
+from mcomp.suggest import nearest
 
 #: Layers with weights that no scheme of ours converts yet; named in the report when they stay float.
 _WEIGHTED = (
@@ -122,7 +122,7 @@ def _check_patterns(patterns: Iterable[str], calls: Mapping[str, object]) -> Non
     for pattern in patterns:
         if any(fnmatch.fnmatchcase(name, pattern) for name in calls):
             continue
-        close = difflib.get_close_matches(pattern, calls, n=3, cutoff=0.4) or list(calls)[:3]
+        close = nearest(pattern, calls, cutoff=0.4) or list(calls)[:3]
         raise StageError(
             f"the pattern `{pattern}` matches no layer",
             code="MC421",

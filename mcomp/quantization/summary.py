@@ -10,6 +10,7 @@ from mcomp import surgery
 from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.layers import QuantizedLayer
+from mcomp.quantization.quantizers.activation import ActivationQuantizer
 
 
 def describe(model: nn.Module) -> list[dict[str, Any]]:
@@ -41,6 +42,15 @@ def describe(model: nn.Module) -> list[dict[str, Any]]:
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer | FoldedLayer]:
     """Layers with quantised weights by name, folded ones included."""
     return {name: module for name, module in model.named_modules() if isinstance(module, (QuantizedLayer, FoldedLayer))}
+
+
+def quantising_modules(model: nn.Module) -> list[str]:
+    """Names of whatever quantises a weight or a tensor in ``model``; empty for a float model."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, ActivationQuantizer) or callable(getattr(module, "integer_weight", None))
+    ]
 
 
 def float_layers(model: nn.Module) -> dict[str, str]:

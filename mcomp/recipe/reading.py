@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import errno
 from pathlib import Path
 
 from mcomp.recipe.diagnostics import Faults
 from mcomp.recipe.loader import MAX_BYTES
 from mcomp.recipe.tree import Mark, Source
+from mcomp.suggest import nearest
 
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it starts with
@@ -82,7 +82,7 @@ def _neighbours(path: Path) -> str:
         names = sorted(one.name for one in folder.iterdir() if one.suffix in (".yaml", ".yml"))
     except OSError:
         return f"the folder `{folder}` does not exist"
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
+    near = nearest(path.name, names) or names[:3]
     if near:
         return f"close to it in the same folder: {', '.join(near)}"
     return "`mcomp init` writes a first recipe"

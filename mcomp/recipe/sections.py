@@ -14,9 +14,9 @@ from mcomp.errors import UsageError
 from mcomp.options import Options
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.paths import WELL_KNOWN, anchor_set, anchor_sets, path_options
-from mcomp.recipe.suggest import closest, did_you_mean
 from mcomp.recipe.translate import Section, got, report
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, plain
+from mcomp.suggest import closest, did_you_mean
 
 TRUST_HINT = "runs code: pass --trust if you trust it"
 

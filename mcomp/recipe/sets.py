@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.loader import parse
 from mcomp.recipe.stage_entries import KEYWORDS, outline
-from mcomp.recipe.suggest import did_you_mean, listed
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null, walk
+from mcomp.suggest import did_you_mean, listed
 
 _STEP = re.compile(
     r"(?:^|\.)(?P<name>[^.\[\]=\"']+)|\[(?P<index>\d{1,6})\]|\[(?P<quote>[\"'])(?P<quoted>.*?)(?P=quote)\]"

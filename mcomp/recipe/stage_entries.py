@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from mcomp.recipe.diagnostics import Faults, shown
-from mcomp.recipe.suggest import closest, did_you_mean, listed
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode
+from mcomp.suggest import closest, did_you_mean, listed
 
 KEYWORDS = ("id", "from", "when", "otherwise", "gates", "seed", "cache")
 LATER_KEYWORDS = ("from", "when", "otherwise")

@@ -13,11 +13,11 @@ from mcomp.recipe.paths import anchor_sets, path_options
 from mcomp.recipe.schema import StageKeywords
 from mcomp.recipe.sections import validate
 from mcomp.recipe.stage_entries import Entry, is_stage, take_apart
-from mcomp.recipe.suggest import did_you_mean, listed
 from mcomp.recipe.traits import check_order, surroundings
 from mcomp.recipe.translate import Section, got
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, is_null, is_poisoned
 from mcomp.stages.base import COMMON_METRICS, Finding, Stage, Surroundings
+from mcomp.suggest import did_you_mean, listed
 
 
 @dataclass

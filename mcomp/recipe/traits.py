@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from mcomp.recipe.diagnostics import Faults
 from mcomp.recipe.stage_entries import Entry
-from mcomp.recipe.suggest import listed
 from mcomp.stages.base import Stage, Surroundings
+from mcomp.suggest import listed
 
 FRESH = frozenset({"float", "bn"})
 

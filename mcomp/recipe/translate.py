@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.schema_walk import expected_at, limits_at, names_at
-from mcomp.recipe.suggest import closest, did_you_mean, listed
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, is_poisoned
+from mcomp.suggest import closest, did_you_mean, listed
 
 Path = tuple[str | int, ...]
 

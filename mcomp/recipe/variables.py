@@ -6,7 +6,6 @@ import re
 
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.loader import MAX_BYTES, MAX_NODES
-from mcomp.recipe.suggest import closest, listed
 from mcomp.recipe.tree import (
     ListNode,
     MapEntry,
@@ -20,6 +19,7 @@ from mcomp.recipe.tree import (
     is_null,
     walk,
 )
+from mcomp.suggest import closest, listed
 
 _USE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import shutil
 import sys
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from mcomp.errors import UsageError
 from mcomp.stages.base import Stage, StageContext, StageOptions, StageResult, Surroundings
+from mcomp.suggest import closest
 from mcomp.surgery import provenance
 from mcomp.training.hardware import resolve_device, resolve_precision
 
@@ -126,8 +126,7 @@ def _causes(stage: type[Stage], faults: list[ErrorDetails]) -> list[ErrorDetails
 
 def _meant(stage: type[Stage], fault: ErrorDetails) -> str | None:
     """The option that an unknown name was probably meant to be."""
-    near = difflib.get_close_matches(str(fault["loc"][-1]), stage.Options.model_fields, n=1)
-    return near[0] if near and len(fault["loc"]) == 1 else None
+    return closest(str(fault["loc"][-1]), stage.Options.model_fields) if len(fault["loc"]) == 1 else None
 
 
 def _fault(stage: type[Stage], fault: ErrorDetails) -> str:

@@ -46,9 +46,7 @@ def literals(file: Path) -> Iterator[tuple[int, str]]:
 def given_codes(file: Path) -> Iterator[str]:
     """The codes that a file gives to errors and findings; those it only looks for stand in a set or a comparison."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    asked = {
-        id(part) for node in ast.walk(tree) if isinstance(node, (ast.Set, ast.Compare)) for part in ast.walk(node)
-    }
+    asked = {id(part) for node in ast.walk(tree) if isinstance(node, (ast.Set, ast.Compare)) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and id(node) not in asked and re.fullmatch(r"MC\d{3}", str(node.value)):
             yield str(node.value)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.train import idle_milestones
+from mcomp.stages.builtin.train import fit_in, idle_milestones
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def _on_offer(bits: int) -> int:
@@ -129,7 +126,7 @@ class Quantize(Stage):
         calibrate(model.to(ctx.device), sample.batches(device=ctx.device), options.calibration)
         model = model.cpu()
         before = ctx.evaluate(model)
-        history = _train(ctx, model, options) if options.epochs else []
+        history = fit_in(ctx, model, options).history if options.epochs else []
         after = ctx.evaluate(model) if options.epochs else before
         floats = float_layers(model)
         metrics: Metrics = {
@@ -144,21 +141,3 @@ class Quantize(Stage):
             notes=[f"`{name}` stays float: {why}" for name, why in floats.items()],
             details={"tensors": describe(model), "history": history},
         )
-
-
-def _train(ctx: StageContext, model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
-    from mcomp.training.loop import fit
-
-    return fit(
-        model,
-        ctx.require_data(),
-        settings,
-        seed=ctx.seed,
-        device=ctx.device,
-        precision=ctx.precision,
-        report=ctx.report,
-        log=ctx.log,
-        save=ctx.save,
-        restore=ctx.restore,
-        should_stop=ctx.should_stop,
-    ).history

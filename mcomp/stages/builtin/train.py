@@ -9,6 +9,9 @@ from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from mcomp.training.loop import FitResult
     from mcomp.training.penalty import Penalty
 
 #: What every stage reports that trains.
@@ -37,10 +40,19 @@ class Train(Stage):
 
 def train(ctx: StageContext, settings: TrainSettings, penalty: Penalty | None = None) -> StageResult:
     """Train ``ctx.model`` and measure it: ``top1`` and ``loss`` on test, ``val_top1`` of the last epoch, ``epochs``."""
+    fitted = fit_in(ctx, ctx.model, settings, penalty)
+    metrics: Metrics = {"epochs": settings.epochs, **ctx.evaluate(fitted.model)}
+    if "val_top1" in fitted.history[-1]:
+        metrics["val_top1"] = fitted.history[-1]["val_top1"]
+    return StageResult(model=fitted.model, metrics=metrics, details={"history": fitted.history})
+
+
+def fit_in(ctx: StageContext, model: nn.Module, settings: TrainSettings, penalty: Penalty | None = None) -> FitResult:
+    """Train ``model`` with the seed, device, snapshots and progress of ``ctx``."""
     from mcomp.training.loop import fit
 
-    fitted = fit(
-        ctx.model,
+    return fit(
+        model,
         ctx.require_data(),
         settings,
         seed=ctx.seed,
@@ -53,10 +65,6 @@ def train(ctx: StageContext, settings: TrainSettings, penalty: Penalty | None = 
         should_stop=ctx.should_stop,
         penalty=penalty,
     )
-    metrics: Metrics = {"epochs": settings.epochs, **ctx.evaluate(fitted.model)}
-    if "val_top1" in fitted.history[-1]:
-        metrics["val_top1"] = fitted.history[-1]["val_top1"]
-    return StageResult(model=fitted.model, metrics=metrics, details={"history": fitted.history})
 
 
 def idle_milestones(settings: TrainSettings) -> list[Finding]:

@@ -115,8 +115,8 @@ class TrtInt8(Stage):
         from dataclasses import asdict
 
         from mcomp.deploy.tensorrt_engine import Engine, build_engine
-        from mcomp.deploy.verification import batch_of, verify
-        from mcomp.metrics import latency
+        from mcomp.deploy.verification import verify
+        from mcomp.metrics.timing import batch_of, latency
 
         ctx.report("status", text="building the TensorRT engine")
         plan: Path = ctx.work_dir / PLAN

@@ -14,7 +14,7 @@ from mcomp.deploy.delivery import LEVELS, deliver
 from mcomp.deploy.settings import DeployOptions
 from mcomp.errors import BackendMissingError, StageError
 from mcomp.quantization import ActivationQuantizer, quantize
-from mcomp.stages.base import StageContext, StageResult, Surroundings
+from mcomp.stages.base import COMMON_METRICS, StageContext, StageResult, Surroundings
 from mcomp.stages.builtin.onnx_int8 import OnnxInt8
 from mcomp.stages.builtin.trt_int8 import TrtInt8
 from tests.unit.deploy.deploy_networks import Residual, quantised
@@ -43,6 +43,7 @@ def test_a_quantised_model_goes_out_with_all_its_figures(stage: Any, data: Data,
     assert set(stage.traits.metrics) - set(result.metrics) <= {
         "engine_top1", "engine_agreement", "engine_latency_ms", "engine_int8_layers"
     }  # fmt: skip
+    assert set(result.metrics) <= stage.traits.metrics | COMMON_METRICS
     assert all(path.exists() for path in result.files.values())
     assert json.loads(result.files["qparams.json"].read_text())["exact"] is True
     json.dumps(result.details)

@@ -86,3 +86,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         with pytest.raises(PreflightError) as caught:
             build({"name": "lenet", "width": 0.5, "weights": name}, base_dir=tmp_path)
         assert part in str(caught.value)
+
+
+def test_weights_may_lie_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = lenet(num_classes=4)
+    torch.save(source.state_dict(), tmp_path / "net.pt")
+    model = lenet(num_classes=4, weights="~/net.pt")
+    assert torch.equal(model.state_dict()["fc3.weight"], source.state_dict()["fc3.weight"])

@@ -15,6 +15,8 @@ from mcomp import surgery
 from mcomp.errors import McompError, StageError, StoreError, UsageError
 from mcomp.models import lenet, nin, nin_gc
 from mcomp.pruning import prune
+from mcomp.pruning.channel_surgery import Cut
+from mcomp.pruning.self_check import check
 from tests.unit.pruning.pruning_nets import Net, block, digest, head, images, masked_output, seeded
 
 
@@ -307,3 +309,11 @@ def test_masking_in_the_tests_agrees_with_the_self_check() -> None:
     result = prune(model, (images(),), ratio=0.5)
     with torch.no_grad():
         assert relative(result.model(images()), masked_output(model, result.kept, images())) < 1e-5
+
+
+def test_a_check_without_a_reader_of_the_channels_is_blind_not_a_crash() -> None:
+    model = seeded(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+    cut = Cut("0.weight", 0, "rows", torch.arange(8))
+    with pytest.raises(StageError) as caught:
+        check(model, [cut], (images(),))
+    assert caught.value.code == "MC414"

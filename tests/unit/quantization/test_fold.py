@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
-from mcomp.quantization import FoldedQuantConv2d, FoldedQuantLinear, fold_batch_norms, quantize
+from mcomp.quantization import FoldedQuantConv2d, FoldedQuantLinear, fold, fold_batch_norms, quantize
 from mcomp.quantization.fold_arithmetic import materialise
 from mcomp.quantization.integers import MIN_SCALE
 from mcomp.quantization.layers import QuantConv2d
@@ -247,3 +248,11 @@ def test_the_worst_layer_is_named() -> None:
         model.get_parameter("stem.bias").add_(1e4)  # far above the spread: float32 cancels
         model.get_buffer("stem_norm.running_mean").add_(1e4)
     assert fold_batch_norms(model, (batch(),)).worst_layer == "stem"
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_layer_that_gives_nan_is_the_worst_wherever_it_stands(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([math.nan if place == broken else 1e-7 for place in range(2)])
+    monkeypatch.setattr(fold._Probe, "layer_error", lambda *_: next(errors))
+    model = warm(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)))
+    assert fold_batch_norms(model, (batch(),)).worst_layer == ("0", "2")[broken]

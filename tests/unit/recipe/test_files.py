@@ -159,3 +159,24 @@ def test_user_code_needs_a_file_and_trust(tmp_path: Path, section: str) -> None:
     recipe = Recipe.from_text(text, base_dir=tmp_path, trust=True)
     assert getattr(recipe, section).name == "my.py:make"
     assert f"{tmp_path}/my.py:make" in recipe.lock()
+
+
+def test_a_tilde_is_the_persons_home_in_the_recipe_and_in_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "mine.py").write_text(_PLUGIN)
+    (home / "net.py").write_text("def make(**options): ...")
+    text = (
+        "version: 1\nplugins: [~/mine.py]\nmodel: {name: '~/net.py:make', weights: ~/net.pt}\n"
+        "data: {name: image_folder, root: ~/photos}\nstages:\n  - train\n  - mine\n"
+    )
+    recipe = Recipe.from_text(text, trust=True, base_dir=tmp_path)
+    assert recipe.plugins == [home / "mine.py"]
+    assert recipe.model.name == f"{home}/net.py:make"
+    assert recipe.model.weights == f"{home}/net.pt"  # type: ignore[attr-defined]
+    assert recipe.data.root == f"{home}/photos"  # type: ignore[attr-defined]
+    sets = ["data.root=~/other", "model.weights=~/other.pt"]
+    changed = Recipe.from_text(text, sets, trust=True, base_dir=tmp_path)
+    assert changed.data.root == f"{home}/other"  # type: ignore[attr-defined]
+    assert changed.model.weights == f"{home}/other.pt"  # type: ignore[attr-defined]

@@ -24,6 +24,11 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return folded[found[0]] if found else None
 
 
+def nearest(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Up to ``most`` known names that resemble ``name``, best first; empty where none does."""
+    return [] if len(name) > _LONGEST else difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``did you mean `x`?``, or nothing."""
     found = closest(name, known)
