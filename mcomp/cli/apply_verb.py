@@ -74,4 +74,7 @@ def _last_words(result: RunResult, arguments: argparse.Namespace) -> None:
     if result.status == "gate_failed":
         stopped = next(stage.id for stage in result.stages if any(not gate.passed for gate in stage.gates))
     at = f" at `{stopped}`" if stopped else ""
+    if result.status == "gate_failed":
+        sys.stderr.write(f"{words}{at}: run {result.run}; relax it or change the recipe, finished stages are kept\n")
+        return
     sys.stderr.write(f"{words}{at}: run {result.run}; go on with: {again}\n")

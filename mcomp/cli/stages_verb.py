@@ -54,10 +54,9 @@ def describe(name: str) -> dict[str, Any]:
     try:
         stage = registry.get(name)
     except KeyError:
-        import difflib
+        from mcomp.suggest import did_you_mean
 
-        near = difflib.get_close_matches(name, registry.names(), 1)
-        hint = f"did you mean `{near[0]}`?" if near else "`mcomp stages` lists them"
+        hint = did_you_mean(name, registry.names()) or "`mcomp stages` lists them"
         raise UsageError(f"unknown stage `{name}`", code="MC213", hint=hint) from None
     schema = stage.Options.model_json_schema()
     required = set(schema.get("required", ()))

@@ -99,7 +99,7 @@ class Data:
         class_names: in the order of the labels.
         in_shape: ``(C, H, W)`` of what the model gets.
         batch_size: where a stage does not say.
-        preprocessing: ``{"size": [h, w], "mean": […], "std": […], "channels": C}``.
+        preprocessing: ``{"size": [h, w], "mean": […], "std": […], "channels": C, …}``, as written into deployed files.
         train: to learn from.
         val: held out of train; every choice is made on it.
         test: for reported figures only.

@@ -37,14 +37,16 @@ def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None,
     """Lower every marker of ``graph`` in place and fill the table; ``target`` None drops them (plain float)."""
     markers = [node for node in graph.nodes if node.domain == DOMAIN]
     grids: dict[str, ActivationGrid] = {}
+    weights: dict[str, WeightGrid] = {}
     for node in markers:
         name = attribute(node, "name")
         if target is None:
             _drop(graph, node)
         elif name in marked.weights:
-            weight = lower_weight(marked.weights[name], target)
-            lowering.tensors.append(weight.row)
-            _place_weight(graph, node, weight)
+            if name not in weights:
+                weights[name] = lower_weight(marked.weights[name], target)
+                lowering.tensors.append(weights[name].row)
+            _place_weight(graph, node, weights[name])
         else:
             if name not in grids:
                 grids[name] = lower_activation(marked.activations[name], target)
@@ -78,13 +80,15 @@ def _place_weight(graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid) ->
         values, axis, output = values.T, 1, readers[0].output[0]
         graph.remove(readers[0])
     graph.remove(node)
+    # a layer that is called several times has one set of integers; each call unpacks them
     inputs = [
-        graph.add_initializer(f"{name}_integers", values),
-        graph.add_initializer(f"{name}_scale", weight.scale),
-        graph.add_initializer(f"{name}_zero_point", np.zeros(len(weight.scale), values.dtype)),
+        graph.shared(f"{name}_integers{'' if axis == 0 else '_transposed'}", values),
+        graph.shared(f"{name}_scale", weight.scale),
+        graph.shared(f"{name}_zero_point", np.zeros(len(weight.scale), values.dtype)),
     ]
-    graph.add_node("DequantizeLinear", inputs, f"{name}_dequantized", axis=axis)
-    graph.redirect(output, f"{name}_dequantized")
+    unpacked = f"{graph.unique(name)}_dequantized"
+    graph.add_node("DequantizeLinear", inputs, unpacked, axis=axis)
+    graph.redirect(output, unpacked)
 
 
 def _place_activation(graph: OnnxGraph, node: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> None:
@@ -221,15 +225,14 @@ def _integer_biases(graph: OnnxGraph, lowering: Lowering) -> None:
         integers = np.rint(bias.astype(np.float64) / scale)
         if np.abs(integers).max(initial=0) > 2**31 - 1:
             continue
-        name = node.input[2]
+        name = graph.unique(node.input[2])  # a layer called twice has another input scale at each call
         error = float(np.abs(integers * scale.astype(np.float64) - bias).max(initial=0))
         inputs = [
             graph.add_initializer(f"{name}_integers", integers.astype(np.int32)),
             graph.add_initializer(f"{name}_scale", scale),
             graph.add_initializer(f"{name}_zero_point", np.zeros(len(scale), np.int32)),
         ]
-        bias_output = f"{graph.unique(name)}_dequantized"
-        node.input[2] = graph.add_node("DequantizeLinear", inputs, bias_output, axis=0).output[0]
+        node.input[2] = graph.add_node("DequantizeLinear", inputs, f"{name}_dequantized", axis=0).output[0]
         why = "rounded to units of the accumulator (input scale times weight scale)" if error else ""
         scales = [float(entry) for entry in scale]
         lowering.tensors.append(TensorLowering(name, "bias", 32, scales, 0, "int32", not error, error, why))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,7 +77,8 @@ def compare_latency(
 
     inputs = tuple(batch_of(tensor, batch) for tensor in example_inputs)
     calls = {name: _call(session, inputs) for name, session in files.items()}
-    return interleaved(calls, runs=runs, batch=batch)
+    timed = interleaved(calls, runs=runs, batch=batch)
+    return {name: replace(found, threads=files[name].threads) for name, found in timed.items()}
 
 
 def _call(session: OnnxSession, inputs: tuple[Tensor, ...]) -> Callable[[], object]:

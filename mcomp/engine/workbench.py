@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 #: Codes of an artifact that does not read back as it was written.
-DAMAGE = frozenset({"MC311", "MC312", "MC313", "MC315", "MC316"})
+DAMAGE = frozenset({"MC311", "MC419", "MC312", "MC313", "MC315", "MC316"})
 
 
 class Workbench:
