@@ -12,9 +12,9 @@ Explained = tuple[str, Mark | None, str]
 
 _PLAIN = {
     "mapping values are not allowed here": (
-        "a `:` where one value was expected",
-        "put text that holds `: ` in quotes, or check the indentation; a stage with keywords below it is no bare string: "
-        "write `- evaluate: {}`",
+        "a second `:` where one value was expected",
+        "put text that holds `: ` in quotes, or check the indentation; a stage with keywords below it is no bare "
+        "string: write `- evaluate: {}`",
     ),
     "could not find expected ':'": (
         "a key without `:`",
