@@ -172,6 +172,10 @@ class _Tree:
         return path.stem
 
 
+#: What this process has read already, under the same stamps as the file that outlives it.
+_READ: dict[str, Any] = {}
+
+
 @dataclass
 class _Files:
     """Facts of source files, remembered from run to run."""
@@ -181,12 +185,13 @@ class _Files:
 
     @classmethod
     def remembered(cls, path: Path | None) -> _Files:
+        entries: dict[str, Any] = {}
         if path is not None:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged memory is an empty one
                 found = json.loads(path.read_bytes())
                 if found["format"] == _CACHE_FORMAT:
-                    return cls(dict(found["files"]))
-        return cls({})
+                    entries = dict(found["files"])
+        return cls({**_READ, **entries}, changed=not _READ.keys() <= entries.keys())
 
     def facts(self, path: Path) -> Facts:
         name = str(path)
@@ -203,7 +208,7 @@ class _Files:
             raise PreflightError(
                 f"cannot read `{path}` as Python: {error}", code="MC270", hint="correct the file; nothing was run"
             ) from error
-        self.entries[name] = [stamp, facts.as_json()]
+        self.entries[name] = _READ[name] = [stamp, facts.as_json()]
         self.changed = True
         return facts
 

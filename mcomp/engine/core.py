@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcomp.engine.events import Listener
-from mcomp.engine.keys import KeyMaker, Root, root_of
+from mcomp.engine.keys import CODE_CACHE, KeyMaker, Root, root_of
 from mcomp.engine.planning import Plan, make_plan
 from mcomp.engine.results import RunResult
 from mcomp.recipe import Recipe
@@ -67,7 +67,7 @@ class Engine:
 
     def _keys(self, recipe: Recipe) -> KeyMaker:
         cache = self.cache_dir()
-        code_cache = cache / "code.json" if cache is not None else None
+        code_cache = cache / CODE_CACHE if cache is not None else None
         root: Root = root_of(recipe, cache_dir=cache, code_cache=code_cache)
         return KeyMaker(recipe, root, code_cache)
 

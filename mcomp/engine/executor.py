@@ -66,6 +66,7 @@ class Execution:
             self.events.emit("run_started", run=run.id, name=self.recipe.name, plan=plan)
             status, code = self._guarded(run)
             self._skip_rest()
+            self.keys.remember_code(self.store.root / "cache")
             result = RunResult(
                 run=run.id,
                 name=self.recipe.name,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.options import Options
+from mcomp.store.atomic import make_folder
 from mcomp.store.digest import sha256_file, sha256_json
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mcomp.recipe.model import RecipeStage
 
 FORMAT = 1
+CODE_CACHE = "code.json"
 Preimage = dict[str, Any]
 
 
@@ -93,6 +95,13 @@ class KeyMaker:
             return stage.seed
         ordinal = stage.surroundings.before.count(stage.uses)
         return stage_seed(self.recipe.seed, stage.uses, ordinal)
+
+    def remember_code(self, folder: Path) -> None:
+        """Keep the code digests there, where the store was only made during this run: the next start is faster."""
+        if self.code_cache is None:
+            make_folder(folder)
+            for stage in self.recipe.stages:
+                stage_code(stage.cls, folder / CODE_CACHE)
 
     def _code(self, stage: RecipeStage) -> Any:
         if stage.uses not in self._codes:
