@@ -96,9 +96,9 @@ def test_the_error_shown_is_the_error_printed(place: Path) -> None:
     assert done.stderr.strip() == shown.strip()
 
 
-def test_the_screen_shown_has_the_columns_and_stages_printed(place: Path) -> None:
+def test_the_screen_shown_has_the_columns_and_stages_printed(place: Path, flagship: FlagshipRun) -> None:
     shown = next(block for block in blocks("text") if "top-1" in block)
-    done = run_mcomp("report", cwd=place)
+    done = run_mcomp("report", flagship.result["run"], cwd=place)
     assert first_words(shown) == first_words(done.stdout)
 
 
