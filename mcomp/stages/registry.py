@@ -105,6 +105,8 @@ def _load_entry_points() -> None:
             stage = point.load()
             if not (isinstance(stage, type) and issubclass(stage, Stage)):
                 raise TypeError(f"`{point.value}` is not a subclass of mcomp.stages.Stage")
+            if getattr(stage, "name", None) in BUILT_IN:
+                raise ValueError(f"`{stage.name}` is the name of a built-in stage; give it another")
             if getattr(stage, "name", None) not in _STAGES:
                 register(stage)
         except (Exception, SystemExit) as error:  # another package's fault must not take ours away

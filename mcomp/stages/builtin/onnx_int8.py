@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any
 
 from mcomp.deploy.settings import NEEDS_CALIBRATION, DeployOptions
@@ -32,6 +33,11 @@ class OnnxInt8(Stage):
         """A float model needs calibration data."""
         return missing_calibration(cls.name, options, around)
 
+    @classmethod
+    def key_parts(cls, options: Any) -> dict[str, Any]:
+        """The packages that write and run the file decide its bytes, its figures and its speed."""
+        return onnx_versions()
+
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Write ``model.int8.onnx`` and measure it on test."""
         from mcomp.deploy.delivery import deliver
@@ -50,6 +56,11 @@ class OnnxInt8(Stage):
         return StageResult(
             model=found.model, metrics=found.metrics(), files=found.files, notes=found.notes(), details=found.details()
         )
+
+
+def onnx_versions() -> dict[str, str]:
+    """Versions of onnx and onnxruntime, from the package metadata."""
+    return {package: metadata.version(package) for package in ("onnx", "onnxruntime")}
 
 
 def missing_calibration(stage: str, options: DeployOptions, around: Surroundings) -> list[Finding]:

@@ -11,7 +11,7 @@ from mcomp.deploy.settings import DeployOptions
 from mcomp.errors import BackendMissingError
 from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.onnx_int8 import DEPLOY_METRICS, missing_calibration
+from mcomp.stages.builtin.onnx_int8 import DEPLOY_METRICS, missing_calibration, onnx_versions
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class TrtInt8(Stage):
         from mcomp.training.hardware import gpu
 
         found = gpu()
-        return {"tensorrt": installed_version() or "absent", "gpu": found["name"] if found else "absent"}
+        engine = {"tensorrt": installed_version() or "absent", "gpu": found["name"] if found else "absent"}
+        return {**engine, **onnx_versions()}
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Write ``model.trt.onnx`` and the trtexec command, measure on test, then build ``model.plan``."""

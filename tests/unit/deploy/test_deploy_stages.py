@@ -106,10 +106,14 @@ def test_without_tensorrt_the_graph_the_scales_and_the_command_are_still_there(
 def test_the_backend_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcomp.deploy.tensorrt_api.installed_version", lambda: None)
     monkeypatch.setattr("mcomp.training.hardware.gpu", lambda index=0: None)
-    assert TrtInt8.key_parts(TrtInt8.Options()) == {"tensorrt": "absent", "gpu": "absent"}
+    absent = TrtInt8.key_parts(TrtInt8.Options())
+    assert (absent["tensorrt"], absent["gpu"]) == ("absent", "absent")
+    assert absent["onnx"]
+    assert absent["onnxruntime"]
     monkeypatch.setattr("mcomp.deploy.tensorrt_api.installed_version", lambda: "11.4.0")
     monkeypatch.setattr("mcomp.training.hardware.gpu", lambda index=0: {"name": "H200", "sm": 90})
-    assert TrtInt8.key_parts(TrtInt8.Options()) == {"tensorrt": "11.4.0", "gpu": "H200"}
+    present = TrtInt8.key_parts(TrtInt8.Options())
+    assert (present["tensorrt"], present["gpu"]) == ("11.4.0", "H200")
 
 
 def test_two_engines_on_one_line_are_refused() -> None:

@@ -79,3 +79,11 @@ def test_a_broken_package_is_a_warning_not_the_end(value: str, said: str, monkey
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point])
     with pytest.warns(UserWarning, match=f"stage `theirs` of the package `{value.partition(':')[0]}`.*{said}"):
         assert registry.names() == list(registry.BUILT_IN)
+
+
+def test_another_package_cannot_take_the_name_of_a_built_in_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = metadata.EntryPoint("theirs", "mcomp.stages.builtin.train:Train", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "_entry_points_loaded", False)
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point])
+    with pytest.warns(UserWarning, match="`train` is the name of a built-in stage"):
+        registry.names()
