@@ -17,6 +17,8 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+os.environ.pop("MCOMP_STORE", None)  # a tester's own store is none of a test's business
+
 ROOT = Path(__file__).parent.parent
 FLAGSHIP = ROOT / "recipes" / "nin_gc_prune_quant.yaml"
 
