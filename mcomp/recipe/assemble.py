@@ -16,6 +16,7 @@ from mcomp.recipe.schema import LATER_KEYS, RecipeModel
 from mcomp.recipe.sections import Surround, load_plugins, read_data, read_model, validate
 from mcomp.recipe.sets import apply_sets
 from mcomp.recipe.stage_validation import Checked, check_stages
+from mcomp.recipe.traits import traits_after
 from mcomp.recipe.translate import Section, got
 from mcomp.recipe.tree import ListNode, MapNode, Mark, Source, plain
 from mcomp.recipe.variables import substitute, used
@@ -72,11 +73,19 @@ def _validated(source: Source, root: MapNode, faults: Faults, sets: Sequence[str
     stages = root.get("stages")
     checked: list[Checked] = []
     if isinstance(stages, ListNode):
-        checked = check_stages(stages, around.here, faults, complete=complete)
+        checked = check_stages(stages, around.here, faults, complete=complete, start=_first_traits(model, around))
     if faults.errors or head is None or model is None or data is None:
         raise RecipeError([*faults.errors, *faults.warnings])
     assert isinstance(head, RecipeModel)
     return _recipe(source, root, head, (model, data), checked, plugins, faults, sets, around)
+
+
+def _first_traits(model: Options | None, around: Surround) -> frozenset[str]:
+    """What the first stage gets: a fresh model, or what the artifact under ``weights`` was made into."""
+    from mcomp.models.artifact_log import surgery_of
+
+    weights = getattr(model, "weights", None)
+    return traits_after(surgery_of(around.base_dir / weights) if weights else ())
 
 
 def _recipe(

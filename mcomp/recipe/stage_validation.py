@@ -13,7 +13,7 @@ from mcomp.recipe.paths import anchor_sets, path_options
 from mcomp.recipe.schema import StageKeywords
 from mcomp.recipe.sections import validate
 from mcomp.recipe.stage_entries import Entry, is_stage, take_apart
-from mcomp.recipe.traits import check_order, surroundings
+from mcomp.recipe.traits import FRESH, check_order, surroundings
 from mcomp.recipe.translate import Section, got
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, is_null, is_poisoned
 from mcomp.stages.base import COMMON_METRICS, Finding, Stage, Surroundings
@@ -33,7 +33,9 @@ class Checked:
     around: Surroundings = field(default_factory=Surroundings)
 
 
-def check_stages(stages: ListNode, here: Path, faults: Faults, *, complete: bool) -> list[Checked]:
+def check_stages(
+    stages: ListNode, here: Path, faults: Faults, *, complete: bool, start: frozenset[str] = FRESH
+) -> list[Checked]:
     """Validate the list of stages.
 
     Args:
@@ -41,18 +43,19 @@ def check_stages(stages: ListNode, here: Path, faults: Faults, *, complete: bool
         here: what paths given with ``--set`` are relative to.
         faults: receives what is wrong.
         complete: False when a plug-in was not loaded, so that an unknown stage may be its.
+        start: traits of the model that the first stage gets.
     """
     entries = take_apart(stages, faults)
     found = [Checked(entry, _find(entry, faults, complete=complete)) for entry in entries]
     classes = [one.cls for one in found]
-    for one, around in zip(found, surroundings(entries, classes), strict=True):
+    for one, around in zip(found, surroundings(entries, classes, start), strict=True):
         one.around = around
         if one.cls is not None:
             one.options = _options(one.entry, one.cls, here, faults)
         _keywords(one, faults)
     for place, one in enumerate(found):
         _gates(one, found[:place], found[place:], faults)
-    check_order(entries, classes, faults)
+    check_order(entries, classes, faults, start)
     if None not in classes:
         for one in found:
             _own_check(one, faults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mcomp.recipe.diagnostics import Faults
@@ -26,11 +27,29 @@ _WORDS = {
 }
 
 
-def surroundings(entries: list[Entry], stages: list[type[Stage] | None]) -> list[Surroundings]:
+#: Kind of surgery in an artifact's log to the stage whose traits it leaves behind.
+_SURGEONS = {"prune": "prune", "quantize": "quantize", "fuse": "bn_fuse"}
+
+
+def traits_after(surgery: Iterable[str]) -> frozenset[str]:
+    """The traits of a model that starts from an artifact with this surgery log; of a fresh one without."""
+    from mcomp.stages import registry
+
+    have = set(FRESH)
+    for kind in surgery:
+        if kind in _SURGEONS:
+            traits = registry.get(_SURGEONS[kind]).traits
+            have = (have - set(traits.destroys)) | set(traits.provides)
+    return frozenset(have)
+
+
+def surroundings(
+    entries: list[Entry], stages: list[type[Stage] | None], start: frozenset[str] = FRESH
+) -> list[Surroundings]:
     """For every entry, what stands before and after it and the traits of its incoming model."""
     names = [entry.uses or "" for entry in entries]
     found = []
-    have = set(FRESH)
+    have = set(start)
     for place, stage in enumerate(stages):
         found.append(Surroundings(tuple(names[:place]), tuple(names[place + 1 :]), frozenset(have)))
         if stage is not None:
@@ -45,21 +64,24 @@ class _Model:
     ``opaque``: an unknown stage came by; nothing it may have done is held against a later one.
     """
 
-    given: dict[str, Entry | None] = field(default_factory=lambda: dict.fromkeys(FRESH))
+    given: dict[str, Entry | None]
     taken: dict[str, Entry] = field(default_factory=dict)
     assumed: set[str] = field(default_factory=set)
     opaque: bool = False
 
 
-def check_order(entries: list[Entry], stages: list[type[Stage] | None], faults: Faults) -> None:
+def check_order(
+    entries: list[Entry], stages: list[type[Stage] | None], faults: Faults, start: frozenset[str] = FRESH
+) -> None:
     """Record every stage that cannot work where it stands, naming the other stage too.
 
     Args:
         entries: the recipe's stages.
         stages: their classes; None where the stage is unknown.
         faults: receives what is wrong.
+        start: traits of the model that the first stage gets.
     """
-    model = _Model()
+    model = _Model(dict.fromkeys(start))
     for entry, stage in zip(entries, stages, strict=True):
         if stage is None:
             model = _Model(given={}, opaque=True)
@@ -92,7 +114,7 @@ def _needs(entry: Entry, stage: type[Stage], model: _Model, faults: Faults) -> N
         if trait in model.given:
             like = _like(trait)
             faults.error(
-                "MC113", f"`{entry.uses}` ({entry.place}) cannot take a model {like}, as a fresh one is", entry.mark
+                "MC113", f"`{entry.uses}` ({entry.place}) cannot take a model {like}, as the first one is", entry.mark
             )
             return
 

@@ -112,3 +112,22 @@ def test_export_hands_over_the_file_and_a_loadable_model(flagship: FlagshipRun, 
     assert done.returncode == 0, done.stderr
     assert list(out.glob("*.onnx"))
     assert mcomp.load_model(out) is not None
+
+
+def test_a_recipe_may_start_from_an_artifact_and_knows_what_was_done_to_it(
+    flagship: FlagshipRun, tmp_path: Path
+) -> None:
+    digest = next(one["artifact"] for one in flagship.result["stages"] if one["id"] == "bn_fuse")
+    weights = flagship.store / "objects" / digest[:2] / digest
+    recipe = tmp_path / "again.yaml"
+    recipe.write_text(
+        "version: 1\nname: again\nmodel: {name: nin_gc, width: 0.5, weights: " + str(weights) + "}\n"
+        "data: {name: digits, image_size: 16}\nstages: [evaluate, onnx_int8]\n"
+    )
+    done = run_mcomp("apply", str(recipe), "--store", str(tmp_path / "store"), "--json")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["stages"][0]["metrics"]
+    assert metrics["top1"] == flagship.metrics("bn_fuse")["top1"]
+    wrong = run_mcomp("validate", str(recipe), "--set", "stages=[{train: {epochs: 1}}]")
+    assert wrong.returncode == 3
+    assert "needs a model whose weights are floating-point" in wrong.stderr
