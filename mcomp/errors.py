@@ -7,10 +7,11 @@
     ├── RecipeError         exit 3   the recipe is invalid; carries every diagnostic
     ├── PreflightError      exit 4   nothing was run, because it could not have succeeded
     ├── StageError          exit 5   a stage failed while running
-    ├── GateError           exit 6   a measured figure crossed a limit of the recipe
     ├── BackendMissingError exit 7   a runtime (TensorRT, a GPU, an extra) is absent
     ├── StoreError          exit 8   the store is locked, full, read-only or corrupt
     └── InterruptedRun      exit 130/143   stopped by a signal; the same command goes on
+
+A gate that fails raises nothing: it is the run's status, and its exit code 6.
 
 A message says what happened and where, with numbers; ``why`` gives the cause, ``hint`` what to do.
 Codes: MC1xx recipe, MC2xx usage and preflight, MC3xx store and artifacts, MC40x training,
@@ -119,13 +120,6 @@ class StageError(McompError):
 
     exit_code = 5
     default_code = "MC400"
-
-
-class GateError(McompError):
-    """A measured figure crossed a limit of the recipe."""
-
-    exit_code = 6
-    default_code = "MC500"
 
 
 class BackendMissingError(McompError):

@@ -149,10 +149,7 @@ class Execution:
                 return self._outcome(planned, "hit")
             try:
                 record = self.bench.execute(planned, upstream, self.events, stop, self.outcomes)
-            except (InterruptedRun, KeyboardInterrupt):
-                self._abandon(stage, key, started)
-                raise
-            except McompError:
+            except (McompError, KeyboardInterrupt):
                 self._abandon(stage, key, started)
                 raise
             except (Exception, SystemExit) as error:  # a plug-in must not end the run with an exit code of its own

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcomp.quantization.integers import IntegerWeight, dequantize, storage_dtype
+from mcomp.quantization.kept_weight import KeptWeight
 from mcomp.quantization.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, constructor_arguments
 
-F_ = TypeVar("F_", bound="FoldedLayer")
 
-
-class FoldedLayer(nn.Module):
+class FoldedLayer(KeptWeight):
     """What the three folded layers share.
 
     Attributes:
@@ -30,7 +29,6 @@ class FoldedLayer(nn.Module):
     weight_scale: Tensor
     bias: Any  # nn.Parameter or None
     bits: int
-    _kept: tuple[Any, Tensor] | None = None
 
     def _become_integer(self, shape: torch.Size, bits: int, bias: bool) -> None:
         self.bits = bits
@@ -45,25 +43,12 @@ class FoldedLayer(nn.Module):
         if values.is_inference() or scale.is_inference():
             return dequantize(values, scale)
         key = (values.data_ptr(), values._version, scale.data_ptr(), scale._version, values.device)
-        if self._kept is None or self._kept[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = (key, dequantize(values, scale))
-        return self._kept[1]
+        return self.kept_weight(key, lambda: dequantize(values, scale))
 
     def integer_weight(self) -> IntegerWeight:
         """The integers and scales, as the layer holds them."""
         why = f"{self.bits}-bit integers, batch norm in the scale"
         return IntegerWeight(self.weight_int.to(torch.int32), self.weight_scale.detach().clone(), self.bits, why=why)
-
-    def train(self: F_, mode: bool = True) -> F_:
-        """Switch between training and eval, and forget the kept weight."""
-        self._kept = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        state.pop("_kept", None)
-        return state
 
 
 class FoldedQuantConv1d(FoldedLayer, nn.Conv1d):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcomp.quantization.integers import IntegerWeight
+from mcomp.quantization.kept_weight import KeptWeight
 from mcomp.quantization.quantizers.weight import WeightQuantizer
 
-L = TypeVar("L", bound="QuantizedLayer")
 
-
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(KeptWeight):
     """What the three layers share: a latent float ``weight`` and the quantiser it is read through.
 
     In eval mode, where no gradient is asked for, the quantised weight is kept until the weight
@@ -24,7 +23,6 @@ class QuantizedLayer(nn.Module):
     weight: Any  # nn.Parameter; torch types it differently in convolutions and linear layers
     bias: Any
     weight_quantizer: WeightQuantizer
-    _kept: tuple[Any, Tensor] | None = None
 
     def quantized_weight(self) -> Tensor:
         """The weight that the layer multiplies with."""
@@ -33,11 +31,7 @@ class QuantizedLayer(nn.Module):
             quantised: Tensor = self.weight_quantizer(weight)
             return quantised
         key = (weight.data_ptr(), weight._version, weight.device, weight.dtype)
-        if self._kept is None or self._kept[0] != key:
-            # an inference tensor kept here would break a later backward pass
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = (key, self.weight_quantizer(weight.detach()))
-        return self._kept[1]
+        return self.kept_weight(key, lambda: self.weight_quantizer(weight.detach()))
 
     def integer_weight(self) -> IntegerWeight:
         """The weight as integers; ``values * scale`` equals :meth:`quantized_weight` bit for bit.
@@ -46,16 +40,6 @@ class QuantizedLayer(nn.Module):
             StageError: the weight holds inf or nan, or is not quantised (32 bits).
         """
         return self.weight_quantizer.integer(self.weight)
-
-    def train(self: L, mode: bool = True) -> L:
-        """Switch between training and eval, and forget the kept weight."""
-        self._kept = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        state.pop("_kept", None)
-        return state
 
 
 class QuantConv1d(QuantizedLayer, nn.Conv1d):
