@@ -13,4 +13,11 @@ class Options(BaseModel):
     A field with ``json_schema_extra={"cache": "ignore"}`` stays out of the action key.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=False,
+        defer_build=True,  # a recipe uses few of the models that its imports define
+    )

@@ -11,6 +11,7 @@ EPILOG = """\
 examples:
   mcomp schema > recipe.schema.json
   mcomp schema --write recipes/recipe.schema.json
+  mcomp schema --plugin ./my_stage.py --write recipe.schema.json
 
 Editors with a YAML language server read it from the recipe's first line:
   # yaml-language-server: $schema=./recipe.schema.json"""
@@ -23,13 +24,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print or write the JSON Schema (draft 2020-12) of recipes, with every registered stage."""
+    """Print or write the JSON Schema (draft 2020-12) of recipes, with every registered stage.
+
+    With plug-ins named, it refuses every stage that is neither built in nor theirs.
+    """
     from mcomp.recipe.json_schema import recipe_json_schema
     from mcomp.stages import registry
 
     for plugin in arguments.plugin:
         registry.load_file(Path(plugin))
-    text = json.dumps(recipe_json_schema(), indent=2) + "\n"
+    text = json.dumps(recipe_json_schema(complete=bool(arguments.plugin)), indent=2) + "\n"
     if arguments.write is None:
         sys.stdout.write(text)
         return 0

@@ -2,7 +2,8 @@
 
 ::
 
-    load (YAML 1.2 core, positions) -> --set -> vars -> one validation -> Recipe
+    load (YAML 1.2 core, positions) -> extends, drop, override, insert -> --set -> sweep -> vars
+        -> one validation -> Recipe
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcomp.recipe.diagnostics import render
+    from mcomp.errors import render
+    from mcomp.recipe.conditions import When
     from mcomp.recipe.gates import Gate
     from mcomp.recipe.json_schema import recipe_json_schema
     from mcomp.recipe.model import Recipe, RecipeStage
@@ -21,12 +23,13 @@ _HOMES = {
     "Gate": "mcomp.recipe.gates",
     "Recipe": "mcomp.recipe.model",
     "RecipeStage": "mcomp.recipe.model",
+    "When": "mcomp.recipe.conditions",
     "init_text": "mcomp.recipe.template",
     "recipe_json_schema": "mcomp.recipe.json_schema",
-    "render": "mcomp.recipe.diagnostics",
+    "render": "mcomp.errors",
 }
 
-__all__ = ["Gate", "Recipe", "RecipeStage", "init_text", "recipe_json_schema", "render"]
+__all__ = ["Gate", "Recipe", "RecipeStage", "When", "init_text", "recipe_json_schema", "render"]
 
 
 def __getattr__(name: str) -> Any:

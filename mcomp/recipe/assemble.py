@@ -2,126 +2,200 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcomp.errors import RecipeError
+from mcomp.errors import Diagnostic, RecipeError
 from mcomp.options import Options
+from mcomp.recipe.composition import Composed, compose
 from mcomp.recipe.diagnostics import Faults, shown
-from mcomp.recipe.loader import parse
 from mcomp.recipe.model import Recipe, RecipeStage
-from mcomp.recipe.schema import LATER_KEYS, RecipeModel
+from mcomp.recipe.reading import identity
+from mcomp.recipe.schema import RecipeModel
 from mcomp.recipe.sections import Surround, load_plugins, read_data, read_model, validate
 from mcomp.recipe.sets import apply_sets
 from mcomp.recipe.stage_validation import Checked, check_stages
+from mcomp.recipe.sweep import Point, chosen, take_sweep
+from mcomp.recipe.sweep_faults import tell_once
 from mcomp.recipe.traits import traits_after
-from mcomp.recipe.translate import Section, got
-from mcomp.recipe.tree import ListNode, MapNode, Mark, Source, plain
-from mcomp.recipe.variables import substitute, used
+from mcomp.recipe.translate import Section
+from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, plain
+from mcomp.recipe.variables import substitute
 
 
-def assemble(source: Source, faults: Faults, *, sets: Sequence[str], around: Surround) -> Recipe:
-    """Load, compose, set, substitute, validate.
+def assemble(
+    source: Source,
+    faults: Faults,
+    *,
+    sets: Sequence[str],
+    around: Surround,
+    file: Path | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Load, compose, set, lay out the sweep, substitute, validate.
 
     Args:
         source: the recipe's text.
         faults: what reading the file found already; receives everything else.
         sets: ``path=value`` texts, in order.
         around: folders and trust.
+        file: where the text was read; None for a text that is in no file.
+        values: which point of the sweep is wanted alone; None for all.
 
     Raises:
         RecipeError: with every fault.
     """
-    root = _root(source, faults)
-    if root is None:
+    folder = os.path.dirname(source.name)
+    shown_folder = folder if around.here / folder == around.base_dir else str(around.base_dir)
+    own = None if file is None else identity(file)
+    composed = compose(source, around.base_dir, shown_folder, own, faults)
+    if composed is None:
         raise RecipeError([*faults.errors, *faults.warnings])
-    _refuse_composition(root, faults)
-    before = used(root)
-    apply_sets(root, sets, faults)
-    substitute(root, faults, before)
-    return _validated(source, root, faults, sets, around)
+    return _Assembly(source, composed, faults, sets, around, file).recipe(values)
 
 
-def _root(source: Source, faults: Faults) -> MapNode | None:
-    root = parse(source, faults)
-    start = Mark(source, 1, 1)
-    if isinstance(root, MapNode):
-        return root
-    if root is not None:
-        faults.error("MC104", f"a recipe must be a mapping (`key: value`), got {got(root)}", root.mark)
-    elif not faults.errors:
-        faults.error("MC101", "the recipe is empty", start, hint="`mcomp init` writes a first recipe")
-    return None
+class _Assembly:
+    """One composed tree on its way to a recipe, or to the recipes of a sweep."""
 
+    def __init__(
+        self,
+        source: Source,
+        composed: Composed,
+        faults: Faults,
+        sets: Sequence[str],
+        around: Surround,
+        file: Path | None,
+    ) -> None:
+        self._source = source
+        self._composed = composed
+        self._faults = faults
+        self._sets = tuple(sets)
+        self._around = around
+        self._files = (*([] if file is None else [file]), *composed.files)
+        self._file = file
+        self._used = composed.used
+        self._plugins: dict[str, tuple[list[Path], bool]] = {}
+        self._traits: dict[str, frozenset[str]] = {}
 
-def _refuse_composition(root: MapNode, faults: Faults) -> None:
-    """The place where recipes will be composed; until then these keys are refused by name."""
-    for key in LATER_KEYS:
-        entry = root.entries.pop(key, None)
-        if entry is not None:
-            faults.error("MC109", f"`{key}` is not available in this version of mcomp", entry.key)
+    def recipe(self, values: Mapping[str, Any] | None) -> Recipe:
+        """The recipe; a sweep's first run, which carries all of them.
 
+        Raises:
+            RecipeError: with every fault.
+        """
+        root = self._composed.root
+        applied = apply_sets(root, self._sets, self._faults)
+        points = take_sweep(root, applied, self._faults) if self._composed.sound else None
+        if not points:
+            return self._single(root, sound=points is not None)
+        wanted = None if values is None else chosen(points, values)
+        variants = self._runs(root, points if wanted is None else [wanted])
+        if wanted is not None:
+            return variants[0]
+        return replace(variants[0], sweep_values={}, variants=tuple(variants), warnings=self._faults.warnings)
 
-def _validated(source: Source, root: MapNode, faults: Faults, sets: Sequence[str], around: Surround) -> Recipe:
-    start = Mark(source, 1, 1)
-    head = validate(Section("a recipe", root, start, RecipeModel, noun="key"), faults)
-    plugins, complete = load_plugins(root.get("plugins"), around, faults)
-    model = read_model(root.entries.get("model"), around, faults)
-    data = read_data(root.entries.get("data"), around, faults)
-    stages = root.get("stages")
-    checked: list[Checked] = []
-    if isinstance(stages, ListNode):
-        checked = check_stages(stages, around.here, faults, complete=complete, start=_first_traits(model, around))
-    if faults.errors or head is None or model is None or data is None:
-        raise RecipeError([*faults.errors, *faults.warnings])
-    assert isinstance(head, RecipeModel)
-    return _recipe(source, root, head, (model, data), checked, plugins, faults, sets, around)
+    def _single(self, root: MapNode, *, sound: bool) -> Recipe:
+        if not sound:  # what the stages would have been is not known
+            root.entries.pop("sweep", None)
+            start = Mark(self._source, 1, 1)
+            root.entries["stages"] = MapEntry(start, ListNode([ScalarNode("", start, "")], start))
+        found = self._validated(root, self._faults, sound=sound)
+        if found is None:
+            raise self._refusal()
+        return found
 
+    def _runs(self, root: MapNode, points: Sequence[Point]) -> list[Recipe]:
+        """One recipe per point."""
+        recipes: list[Recipe] = []
+        found: list[list[Diagnostic]] = []
+        for point in points:
+            own = Faults(self._faults.files)
+            one = self._validated(point.applied(root, own), own, sound=True)
+            found.append([*own.errors, *own.warnings])
+            if one is not None:
+                recipes.append(replace(one, sweep_values=point.plain))
+        before = self._faults.warnings
+        tell_once(points, found, self._faults)
+        if self._faults.errors:
+            raise self._refusal()
+        return [replace(one, warnings=[*before, *one.warnings]) for one in recipes]
 
-def _first_traits(model: Options | None, around: Surround) -> frozenset[str]:
-    """What the first stage gets: a fresh model, or what the artifact under ``weights`` was made into."""
-    from mcomp.models.artifact_log import surgery_of
+    def _refusal(self) -> RecipeError:
+        return RecipeError([*self._faults.errors, *self._faults.warnings])
 
-    weights = getattr(model, "weights", None)
-    return traits_after(surgery_of(around.base_dir / weights) if weights else ())
+    def _validated(self, root: MapNode, faults: Faults, *, sound: bool) -> Recipe | None:
+        """The recipe of one tree, which is used up; None where it has errors."""
+        substitute(root, faults, self._used)
+        around = self._around
+        start = Mark(self._source, 1, 1)
+        head = validate(Section("a recipe", root, start, RecipeModel, noun="key"), faults)
+        plugins, complete = self._loaded(root.get("plugins"), faults)
+        model = read_model(root.entries.get("model"), around, faults)
+        data = read_data(root.entries.get("data"), around, faults)
+        stages = root.get("stages")
+        checked: list[Checked] = []
+        if isinstance(stages, ListNode) and sound:
+            start_traits = self._first_traits(model)
+            checked = check_stages(stages, around.here, faults, complete=complete, start=start_traits)
+        if faults.errors or head is None or model is None or data is None:
+            return None
+        assert isinstance(head, RecipeModel)
+        return self._recipe(root, head, (model, data), checked, plugins, faults)
 
+    def _loaded(self, node: Node | None, faults: Faults) -> tuple[list[Path], bool]:
+        """The plug-ins, run once however many runs a sweep has."""
+        written = repr(None if node is None else plain(node))
+        if written not in self._plugins:
+            self._plugins[written] = load_plugins(node, self._around, faults)
+        return self._plugins[written]
 
-def _recipe(
-    source: Source,
-    root: MapNode,
-    head: RecipeModel,
-    origin: tuple[Options, Options],
-    checked: Sequence[Checked],
-    plugins: list[Path],
-    faults: Faults,
-    sets: Sequence[str],
-    around: Surround,
-) -> Recipe:
-    from mcomp.models.spec import ModelSpec
+    def _first_traits(self, model: Options | None) -> frozenset[str]:
+        """What the first stage gets: a fresh model, or what the artifact under ``weights`` was made into."""
+        weights = getattr(model, "weights", None) or ""
+        if weights not in self._traits:
+            from mcomp.models.artifact_log import surgery_of
 
-    model, data = origin
-    metadata: Any = root.get("metadata")
-    return Recipe(
-        path=source.name,
-        name=head.name if "name" in root.entries else default_name(source.name),
-        version=head.version,
-        seed=head.seed,
-        device=head.device,
-        precision=head.precision,
-        model=ModelSpec.of(model),
-        model_options=model,
-        data=data,
-        stages=[_stage(one) for one in checked],
-        plugins=plugins,
-        metadata=(None if metadata is None else plain(metadata)) or {},
-        warnings=faults.warnings,
-        base_dir=around.base_dir,
-        trust=around.trust,
-        sets=tuple(sets),
-        text=source.text,
-    )
+            self._traits[weights] = traits_after(surgery_of(self._around.base_dir / weights) if weights else ())
+        return self._traits[weights]
+
+    def _recipe(
+        self,
+        root: MapNode,
+        head: RecipeModel,
+        origin: tuple[Options, Options],
+        checked: Sequence[Checked],
+        plugins: list[Path],
+        faults: Faults,
+    ) -> Recipe:
+        from mcomp.models.spec import ModelSpec
+
+        model, data = origin
+        metadata: Any = root.get("metadata")
+        return Recipe(
+            path=self._source.name,
+            name=head.name if "name" in root.entries else default_name(self._source.name),
+            version=head.version,
+            seed=head.seed,
+            device=head.device,
+            precision=head.precision,
+            model=ModelSpec.of(model),
+            model_options=model,
+            data=data,
+            stages=[_stage(one) for one in checked],
+            plugins=plugins,
+            metadata=(None if metadata is None else plain(metadata)) or {},
+            warnings=faults.warnings,
+            base_dir=self._around.base_dir,
+            trust=self._around.trust,
+            sets=self._sets,
+            text=self._source.text,
+            file=self._file,
+            files=self._files,
+        )
 
 
 def _stage(one: Checked) -> RecipeStage:
@@ -138,6 +212,9 @@ def _stage(one: Checked) -> RecipeStage:
         cache=one.cache,
         mark=entry.mark,
         surroundings=one.around,
+        source=one.source,
+        when=one.when,
+        otherwise=one.otherwise if isinstance(one.otherwise, str) else _stage(one.otherwise),
     )
 
 

@@ -1,41 +1,67 @@
-"""Collecting faults and printing them.
+"""Collecting faults, and printing them for GitHub; :func:`mcomp.errors.render` prints them for people.
 
 Codes of this room::
 
-    MC101  the file cannot be read            MC108  variables
-    MC102  not YAML, or YAML a recipe may     MC109  not available in this version
-           not use (tags, merge keys, …)      MC110  --set
-    MC103  unknown option or key              MC111  stage ids
-    MC104  wrong type or out of range         MC112  gates
-    MC105  something required is missing      MC113  stages in an order that cannot work
-    MC106  unknown or malformed stage         MC114  code that needs --trust
-    MC107  unknown model or data set          MC115  a file named by the recipe fails or is missing
+    MC101  the file cannot be read            MC110  --set
+    MC102  not YAML, or YAML a recipe may     MC111  stage ids
+           not use (tags, merge keys, …)      MC112  gates
+    MC103  unknown option or key              MC113  stages in an order that cannot work
+    MC104  wrong type or out of range         MC114  code that needs --trust
+    MC105  something required is missing      MC115  a file named by the recipe fails or
+    MC106  unknown or malformed stage                is missing
+    MC107  unknown model or data set
+    MC108  variables
+
+    MC122  a base that cannot be read         MC128  the recipe was written for a newer mcomp
+    MC123  recipes that extend one another    MC129  a sweep has no single lock
+           without end, or are too large      MC130  a branch starts from a stage that is
+    MC124  an edit of `stages` that names            not there
+           none                               MC132  a condition asks about what is not there
+    MC125  a sweep that cannot be laid out    MC133  `otherwise` cannot be followed
+    MC126  a path of a sweep that leads       MC134  a drop of what is better when low
+           nowhere
+    MC127  a `--set` of what a sweep sets
 """
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from mcomp.errors import Diagnostic
+from mcomp.errors import Diagnostic, render, visible
 from mcomp.recipe.tree import Mark
 
+__all__ = ["Faults", "render", "render_github", "shown", "visible"]
+
 _MOST = 100  # one broken indentation can make a thousand faults; nobody reads them
-_WIDEST = 160
-_LONGEST_CARET = 80
+_SET = "--set #"
 
 
 class Faults:
     """Every fault found so far. Nothing is raised before the whole recipe was looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Sequence[str] = ()) -> None:
         self._found: dict[tuple[str, str, str | None, int | None, int | None], Diagnostic] = {}
+        self._files: dict[str, int] = {name: place for place, name in enumerate(files)}
 
     @property
     def full(self) -> bool:
         """True once more would not be read anyway."""
         return len(self._found) >= _MOST
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that were read, in the order in which their faults are told."""
+        return tuple(self._files)
+
+    def reads(self, name: str) -> None:
+        """Say that a file is read now: the recipe itself first, then what it extends."""
+        self._files.setdefault(name, len(self._files))
+
+    def take(self, one: Diagnostic) -> None:
+        """Record what another collection found."""
+        if not self.full:
+            self._found.setdefault((one.code, one.message, one.file, one.line, one.column), one)
 
     def error(self, code: str, message: str, mark: Mark | None, *, label: str = "", hint: str = "") -> None:
         """Record a fault at ``mark``."""
@@ -69,27 +95,22 @@ class Faults:
 
     @property
     def errors(self) -> list[Diagnostic]:
-        """Errors in the order of the text, those of ``--set`` last."""
+        """Errors in the order of the text: the recipe, what it extends, then those of ``--set``."""
         return self._sorted("error")
 
     @property
     def warnings(self) -> list[Diagnostic]:
-        """Warnings in the order of the text, those of ``--set`` last."""
+        """Warnings in the same order."""
         return self._sorted("warning")
 
     def _sorted(self, severity: str) -> list[Diagnostic]:
-        def place(one: Diagnostic) -> tuple[bool, str, int, int]:
+        def place(one: Diagnostic) -> tuple[bool, int, int, int]:
             file = one.file or ""
-            return file.startswith("--set #"), file, one.line or 0, one.column or 0
+            in_set = file.startswith(_SET)
+            rank = int(file.removeprefix(_SET)) if in_set else self._files.get(file, len(self._files))
+            return in_set, rank, one.line or 0, one.column or 0
 
         return sorted((one for one in self._found.values() if one.severity == severity), key=place)
-
-
-def visible(text: str) -> str:
-    """``text`` with control, ANSI and direction-changing characters spelled out."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shown(text: str, most: int = 60) -> str:
@@ -97,60 +118,34 @@ def shown(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def render(diagnostics: Sequence[Diagnostic]) -> str:
-    """The text a person reads: each fault with its line, caret and hint, then the count."""
-    blocks = "\n\n".join(_block(one) for one in diagnostics)
-    errors = sum(one.severity == "error" for one in diagnostics)
-    warnings = len(diagnostics) - errors
-    counts = [_plural(errors, "error")] * bool(errors) + [_plural(warnings, "warning")] * bool(warnings)
-    if not counts:
-        return ""
-    return f"{blocks}\n{', '.join(counts)}{'; nothing was run' if errors else ''}"
+def render_github(diagnostics: Sequence[Diagnostic]) -> str:
+    """One workflow command per fault, which GitHub shows beside the line of a pull request.
+
+    ``endColumn`` is the column behind the last character, as in SARIF. A fault outside of every file (of a ``--set``,
+    or a file that cannot be read) carries its place in its text.
+    """
+    return "\n".join(map(_annotation, diagnostics))
 
 
-def _block(one: Diagnostic) -> str:
-    head = f"{one.severity}[{one.code}]: {visible(one.message)}"
-    gutter = " " * len(str(one.line or ""))
-    lines = [head]
-    if one.file is not None:
-        place = f":{one.line}:{one.column}" if one.line is not None else ""
-        lines.append(f"{gutter}--> {visible(one.file)}{place}")
-    if one.file is not None and one.line is not None and one.column is not None:
-        text, caret = _snippet(one.source_line, one.column, one.length)
-        label = f" {visible(one.label)}" if one.label else ""
-        lines += [f"{gutter} |", f"{one.line} | {text}".rstrip(), f"{gutter} | {caret}{label}"]
-    elif one.label:
-        lines.append(f"{gutter} = {visible(one.label)}")
-    if one.hint:
-        lines.append(f"{gutter} = help: {visible(one.hint)}")
-    return "\n".join(lines)
+def _annotation(one: Diagnostic) -> str:
+    properties: dict[str, str | int] = {}
+    message = visible(one.message)
+    if one.file is not None and not one.file.startswith(_SET):
+        properties["file"] = one.file
+        if one.line is not None and one.column is not None:
+            properties |= {"line": one.line, "col": one.column, "endColumn": one.column + one.length}
+    elif one.file is not None:
+        message = f"{one.file}:{one.line}:{one.column}: {message}"
+    properties["title"] = one.code
+    text = "\n".join(part for part in (message, visible(one.label), visible(one.hint)) if part)
+    given = ",".join(f"{name}={_escaped(str(value), _PROPERTY)}" for name, value in properties.items())
+    return f"::{one.severity} {given}::{_escaped(text, _DATA)}"
 
 
-def _snippet(line: str, column: int, length: int) -> tuple[str, str]:
-    """The line, cut around the fault and made printable, and the carets below it."""
-    start = 0 if column + min(length, 40) <= _WIDEST else max(0, column - _WIDEST // 2)
-    cut = line[start : start + _WIDEST]
-    first = column - 1 - start
-    length = max(1, min(length, len(cut) - first, _LONGEST_CARET))
-    before, marked = cut[:first], cut[first : first + length]
-    text = "".join(map(_one_cell, cut))
-    pad = " " * (_cells(before) + first - len(before))
-    if start:
-        text, pad = f"…{text}", f" {pad}"
-    if start + _WIDEST < len(line):
-        text += "…"
-    return text, pad + "^" * max(1, _cells(marked))
+# https://github.com/actions/toolkit/blob/main/packages/core/src/command.ts
+_DATA = {"%": "%25", "\r": "%0D", "\n": "%0A"}
+_PROPERTY = {**_DATA, ":": "%3A", ",": "%2C"}
 
 
-def _one_cell(char: str) -> str:
-    if char == "\t":
-        return "→"
-    return char if char.isprintable() else "�"
-
-
-def _cells(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else not unicodedata.combining(char) for char in text)
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def _escaped(text: str, signs: Mapping[str, str]) -> str:
+    return "".join(signs.get(char, char) for char in text)

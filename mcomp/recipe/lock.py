@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from mcomp.errors import UsageError
 from mcomp.recipe.diagnostics import visible
-from mcomp.recipe.paths import WELL_KNOWN, absolute, path_options
+from mcomp.recipe.paths import WELL_KNOWN, Steps, absolute, path_options
 from mcomp.recipe.scalars import resolve
 from mcomp.recipe.variables import ESCAPED, PLAIN
 
@@ -20,6 +22,12 @@ def lock_text(recipe: Recipe) -> str:
     """Everything that the recipe says, with nothing left to look up elsewhere."""
     from mcomp.models import registry
 
+    if recipe.variants:
+        raise UsageError(
+            f"`{visible(recipe.path)}` is a sweep of {len(recipe.variants)} runs, and a lock is one of them",
+            code="MC129",
+            hint="`[one.lock() for one in recipe.variants]` has them all",
+        )
     lines = [f"# resolved from {visible(recipe.path)}"]
     head: dict[str, Any] = {
         "version": recipe.version,
@@ -36,31 +44,48 @@ def lock_text(recipe: Recipe) -> str:
         head["metadata"] = recipe.metadata
     lines += [f"{key}: {flow(value)}" for key, value in head.items()]
     lines.append("stages:")
-    for stage in recipe.stages:
-        lines += _stage(stage, recipe)
+    for previous, stage in pairwise([None, *recipe.stages]):
+        assert stage is not None
+        lines += _stage(stage, previous, recipe)
     return "\n".join(lines) + "\n"
 
 
 def _flat(options: Any, recipe: Recipe, user_code: bool) -> dict[str, Any]:
-    names = path_options(type(options), WELL_KNOWN)
+    names: Set[Steps] = path_options(type(options), WELL_KNOWN)
     if user_code and str(options.name).rpartition(":")[0].endswith(".py"):
-        names = {*names, "name"}
-    dumped: dict[str, Any] = options.model_dump(mode="json", exclude_none=True, by_alias=True)
-    return absolute(dumped, names, recipe.base_dir)
+        names = {*names, ("name",)}
+    dumped = options.model_dump(mode="json", exclude_none=True, by_alias=True)
+    found: dict[str, Any] = absolute(dumped, names, recipe.base_dir)
+    return found
 
 
-def _stage(stage: RecipeStage, recipe: Recipe) -> list[str]:
+def _stage(stage: RecipeStage, previous: RecipeStage | None, recipe: Recipe) -> list[str]:
+    name, *keywords = _entry(stage, recipe).items()
+    lines = [f"  - {name[0]}: {flow(name[1])}", f"    id: {flow(stage.id)}"]
+    if previous is not None and stage.source not in (None, previous.id):
+        lines.append(f"    from: {flow(stage.source)}")
+    return lines + [f"    {key}: {flow(value)}" for key, value in keywords]
+
+
+def _entry(stage: RecipeStage, recipe: Recipe) -> dict[str, Any]:
+    """An item of ``stages`` as it would be written, all but where it gets its model from and its id."""
     dumped = stage.options.model_dump(mode="json", by_alias=True)
-    options = absolute(dumped, path_options(type(stage.options)), recipe.base_dir)
-    lines = [f"  - {stage.uses}: {flow(options)}", f"    id: {flow(stage.id)}"]
+    entry: dict[str, Any] = {stage.uses: absolute(dumped, path_options(type(stage.options)), recipe.base_dir)}
+    if stage.when is False:
+        entry["when"] = False
+    elif stage.when is not True:
+        entry["when"] = stage.when.model_dump(mode="json", exclude_defaults=True)
+    if not isinstance(stage.otherwise, str):
+        entry["otherwise"] = _entry(stage.otherwise, recipe)
+    elif stage.otherwise != "skip":
+        entry["otherwise"] = stage.otherwise
     if stage.gates:
-        gates = [gate.model_dump(mode="json", exclude_none=True) for gate in stage.gates]
-        lines.append(f"    gates: {flow(gates)}")
+        entry["gates"] = [gate.model_dump(mode="json", exclude_none=True) for gate in stage.gates]
     if stage.seed is not None:
-        lines.append(f"    seed: {stage.seed}")
+        entry["seed"] = stage.seed
     if not stage.cache:
-        lines.append("    cache: false")
-    return lines
+        entry["cache"] = False
+    return entry
 
 
 def flow(value: Any) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import Diagnostic, RecipeError
 
 if TYPE_CHECKING:
     from mcomp.models.spec import ModelSpec
     from mcomp.options import Options
+    from mcomp.recipe.conditions import When
     from mcomp.recipe.gates import Gate
     from mcomp.recipe.tree import Mark
     from mcomp.stages.base import Stage, Surroundings
@@ -30,7 +31,11 @@ class RecipeStage:
         seed: its own seed, or None to derive one from the recipe's.
         cache: False to run it every time.
         mark: where the recipe names it.
-        surroundings: the stages before and after it.
+        surroundings: the stages before and after it on its own path through the recipe.
+        source: id of the stage whose model it receives; None for the recipe's own model.
+        when: what decides whether it runs; True for always, False for never.
+        otherwise: what happens where ``when`` does not hold: ``skip`` passes the model of ``source`` on, ``stop`` ends
+            the run well, ``fail`` ends it as a failed gate does, and a stage runs in its place, under the same id.
     """
 
     id: str
@@ -42,6 +47,9 @@ class RecipeStage:
     cache: bool
     mark: Mark
     surroundings: Surroundings
+    source: str | None = None
+    when: When | bool = True
+    otherwise: Literal["skip", "stop", "fail"] | RecipeStage = "skip"
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,10 @@ class Recipe:
         trust: whether user code may run.
         sets: the ``--set`` texts that were applied.
         text: the recipe as written.
+        file: where it was read; None for :meth:`from_text`.
+        files: every file that it was read from: its own, then what it extends.
+        variants: one complete recipe per point of its ``sweep``, in order; empty without one.
+        sweep_values: of a variant: what the sweep set, path to value.
     """
 
     path: str
@@ -85,6 +97,10 @@ class Recipe:
     trust: bool = False
     sets: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
+    file: Path | None = None
+    files: tuple[Path, ...] = ()
+    variants: tuple[Recipe, ...] = field(default=(), repr=False)
+    sweep_values: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path, sets: Sequence[str] = (), trust: bool = False) -> Recipe:
@@ -109,7 +125,8 @@ class Recipe:
         if source is None:
             raise RecipeError(faults.errors)
         here = Path.cwd()
-        return assemble(source, faults, sets=sets, around=Surround((here / file).parent, here, trust))
+        own = here / file
+        return assemble(source, faults, sets=sets, around=Surround(own.parent, here, trust), file=own)
 
     @classmethod
     def from_text(
@@ -133,28 +150,58 @@ class Recipe:
         Raises:
             RecipeError: with every fault of the recipe, each with its position.
         """
+        return cls._from_text(text, sets, trust, name=name, base_dir=base_dir)
+
+    @classmethod
+    def _from_text(
+        cls,
+        text: str,
+        sets: Sequence[str],
+        trust: bool,
+        *,
+        name: str,
+        base_dir: Path | None,
+        file: Path | None = None,
+        values: dict[str, Any] | None = None,
+    ) -> Recipe:
         from mcomp.recipe.assemble import assemble
         from mcomp.recipe.diagnostics import Faults
-        from mcomp.recipe.reading import decode
+        from mcomp.recipe.reading import from_memory
         from mcomp.recipe.sections import Surround
 
         faults = Faults()
-        source = decode(text.encode("utf-8", "surrogatepass"), name, faults)
+        source = from_memory(text, name, faults)
         if source is None:
             raise RecipeError(faults.errors)
         here = Path.cwd()
-        return assemble(source, faults, sets=sets, around=Surround(here / (base_dir or here), here, trust))
+        around = Surround(here / (base_dir or here), here, trust)
+        return assemble(source, faults, sets=sets, around=around, file=file, values=values)
 
     def with_set(self, *texts: str) -> Recipe:
         """The same recipe with further values changed, e.g. ``recipe.with_set("vars.ratio=0.5")``.
 
+        The files that it extends are read again. Of a sweep's variant this is the same run with further values
+        changed.
+
         Raises:
             RecipeError: the recipe is not valid with them.
         """
-        return type(self).from_text(self.text, [*self.sets, *texts], self.trust, name=self.path, base_dir=self.base_dir)
+        return self._from_text(
+            self.text,
+            [*self.sets, *texts],
+            self.trust,
+            name=self.path,
+            base_dir=self.base_dir,
+            file=self.file,
+            values=self.sweep_values or None,
+        )
 
     def lock(self) -> str:
-        """The recipe with every default, variable and path written out, as YAML that loads to the same."""
+        """The recipe with every default, variable, base and path written out, as YAML that loads to the same.
+
+        Raises:
+            UsageError: it is a sweep, which is as many recipes; each of its ``variants`` has a lock.
+        """
         from mcomp.recipe.lock import lock_text
 
         return lock_text(self)

@@ -1,15 +1,17 @@
 """Which values are paths, and what they are relative to.
 
-A path of the recipe file is relative to that file; one given with ``--set`` to the current folder, so it
-is made absolute at once. ``~`` is a person's home in both. An option says that it is a path with
-``Field(json_schema_extra={"path": True})``.
+A path of the recipe file is relative to that file, and one of a file that it extends to that other file; one given
+with ``--set`` to the current folder. All but the first are made absolute at once. ``~`` is a person's home in each.
+An option says that it is a path with ``Field(json_schema_extra={"path": True})``, at whatever depth it stands.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -18,26 +20,69 @@ from mcomp.recipe.tree import ListNode, MapNode, Node, ScalarNode
 #: Options of models and data sets that are paths.
 WELL_KNOWN = frozenset({"weights", "root"})
 
+#: Names from an option down to a path; ``ANY`` stands for every key of a mapping, items of a list take no step.
+Steps = tuple[str, ...]
+ANY = "*"
 
-def path_options(model: type[BaseModel], known: frozenset[str] = frozenset()) -> set[str]:
-    """Names of the options that hold a path."""
-    found = set()
+
+def path_options(model: type[BaseModel], known: frozenset[str] = frozenset()) -> frozenset[Steps]:
+    """Where below a model the options are that hold a path."""
+    return _path_options(model, known)
+
+
+@lru_cache(maxsize=256)
+def _path_options(model: type[BaseModel], known: frozenset[str]) -> frozenset[Steps]:
+    return frozenset(_paths(model, known, ()))
+
+
+def _paths(model: type[BaseModel], known: frozenset[str], inside: tuple[type[BaseModel], ...]) -> Iterator[Steps]:
+    if model in inside:
+        return  # a model that holds itself
     for name, info in model.model_fields.items():
         extra = info.json_schema_extra
+        written = info.alias or name
         if name in known or (isinstance(extra, dict) and extra.get("path")):
-            found.add(name)
-    return found
+            yield (written,)
+        for steps, below in _models(info.annotation):
+            yield from ((written, *steps, *rest) for rest in _paths(below, frozenset(), (*inside, model)))
 
 
-def anchor_sets(node: Node | None, names: set[str], folder: Path) -> None:
-    """Make the paths of a section that are below a home, or that ``--set`` put there, absolute.
-
-    ``name`` may be ``file.py:factory``.
-    """
-    if not isinstance(node, MapNode):
+def _models(annotation: Any) -> Iterator[tuple[Steps, type[BaseModel]]]:
+    """The models inside an annotation, through unions, lists and the values of mappings."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield (), annotation
         return
-    for name in names & node.entries.keys():
-        anchor_set(node.entries[name].value, folder)
+    keyed = getattr(annotation, "__origin__", None) is dict
+    for argument in get_args(annotation):
+        for steps, model in _models(argument):
+            yield ((ANY, *steps) if keyed else steps), model
+
+
+def anchor_sets(node: Node | None, paths: Iterable[Steps], folder: Path) -> None:
+    """Make the paths of a section absolute that are below a home, or come from elsewhere than the recipe itself.
+
+    Args:
+        node: the section; changed in place.
+        paths: as :func:`path_options` gives them.
+        folder: the current one, for what ``--set`` put there.
+    """
+    for steps in paths:
+        for found in _at(node, steps):
+            anchor_set(found, folder)
+
+
+def _at(node: Node | None, steps: Steps) -> Iterator[Node]:
+    if node is None:
+        return
+    if not steps:
+        yield node
+    elif isinstance(node, ListNode):
+        for item in node.items:
+            yield from _at(item, steps)
+    elif isinstance(node, MapNode):
+        below = [one.value for one in node.entries.values()] if steps[0] == ANY else [node.get(steps[0])]
+        for one in below:
+            yield from _at(one, steps[1:])
 
 
 def anchor_set(node: Node, folder: Path) -> None:
@@ -46,8 +91,9 @@ def anchor_set(node: Node, folder: Path) -> None:
         for item in node.items:
             anchor_set(item, folder)
     elif isinstance(node, ScalarNode) and isinstance(node.value, str):
-        from_set = node.mark.source.kind == "set"
-        node.value = anchored(node.value, folder) if from_set else os.path.expanduser(node.value)
+        source = node.mark.source
+        start = folder if source.kind == "set" else source.folder
+        node.value = os.path.expanduser(node.value) if start is None else anchored(node.value, start)
 
 
 def anchored(text: str, folder: Path) -> str:
@@ -59,9 +105,19 @@ def anchored(text: str, folder: Path) -> str:
     return text if colon and "/" not in text else str(folder / text)
 
 
-def absolute(dumped: dict[str, Any], names: set[str], base: Path) -> dict[str, Any]:
+def absolute(dumped: Any, paths: Iterable[Steps], base: Path) -> Any:
     """Dumped options with their paths made absolute, so that they mean the same from any folder."""
-    return {
-        name: anchored(value, base) if name in names and isinstance(value, str) else value
-        for name, value in dumped.items()
-    }
+    for steps in paths:
+        dumped = _absolute(dumped, steps, base)
+    return dumped
+
+
+def _absolute(value: Any, steps: Steps, base: Path) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item, steps, base) for item in value]
+    if not steps:
+        return anchored(value, base) if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        return value
+    names = value if steps[0] == ANY else value.keys() & {steps[0]}
+    return {key: _absolute(one, steps[1:], base) if key in names else one for key, one in value.items()}

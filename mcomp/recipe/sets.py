@@ -7,18 +7,24 @@ A path is names joined by dots: ``data.batch_size``, ``vars.ratio``, ``stages.pr
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.loader import parse
-from mcomp.recipe.stage_entries import KEYWORDS, outline
-from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null, walk
+from mcomp.recipe.stage_entries import KEYWORDS, Entry, outline
+from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null
 from mcomp.suggest import did_you_mean, listed
 
 _STEP = re.compile(
     r"(?:^|\.)(?P<name>[^.\[\]=\"']+)|\[(?P<index>\d{1,6})\]|\[(?P<quote>[\"'])(?P<quoted>.*?)(?P=quote)\]"
 )
+#: Keys of the top level that put files together; they are gone before `--set` is applied.
+COMPOSITION = ("extends", "override", "drop", "insert")
+_DIGITS = 6  # of a place in a list; keeps int() off whole pages of them
+
+#: The names down to a value, a stage by its place.
+Target = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -31,36 +37,104 @@ class Step:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A parsed ``--set``."""
+    """One value and where it goes.
+
+    Attributes:
+        steps: the path.
+        value: what is put there.
+        code: of a path that leads nowhere.
+    """
 
     steps: tuple[Step, ...]
     value: Node
+    code: str = "MC110"
 
 
-def apply_sets(root: MapNode, texts: Sequence[str], faults: Faults) -> None:
+@dataclass(frozen=True)
+class Applied:
+    """A ``--set`` that was carried out: where it is written, and the place it changed."""
+
+    mark: Mark
+    target: Target
+
+
+def apply_sets(root: MapNode, texts: Sequence[str], faults: Faults) -> list[Applied]:
     """Change ``root`` in place by every ``path=value``, in order."""
+    applied = []
     for number, text in enumerate(texts, 1):
         source = Source(f"--set #{number}", text, "set")
         found = _parse(source, faults)
-        if found is not None:
-            _Application(root, found, faults).run()
+        if found is not None and assign(root, found, faults):
+            first, last = found.steps[0].mark, found.steps[-1].mark
+            length = last.column + last.length - first.column
+            applied.append(Applied(Mark(source, 1, first.column, length), target_of(root, found.steps)))
+    return applied
 
 
-def _parse(source: Source, faults: Faults) -> Assignment | None:
-    text = source.text
+def assign(root: MapNode, assignment: Assignment, faults: Faults) -> bool:
+    """Change ``root`` in place by one assignment; False, with the reason recorded, where its path leads nowhere."""
+    return _Application(root, assignment, faults).run()
+
+
+def read_path(text: str, mark_at: Callable[[int, int], Mark]) -> tuple[tuple[Step, ...], int]:
+    """The steps at the start of a text, and where they end.
+
+    Args:
+        text: a path, perhaps with ``=value`` behind it.
+        mark_at: the mark of so many characters from an offset on.
+    """
     steps: list[Step] = []
     position = 0
     while found := _STEP.match(text, position):
         group = "name" if found["name"] is not None else "index" if found["index"] is not None else "quoted"
-        mark = Mark(source, 1, found.start(group) + 1, len(found[group]) or 1)
-        steps.append(Step(found[group], mark))
+        steps.append(Step(found[group], mark_at(found.start(group), len(found[group]) or 1)))
         position = found.end()
+    return tuple(steps), position
+
+
+def target_of(root: MapNode, steps: Sequence[Step]) -> Target:
+    """A path in the one spelling that two paths to the same value share."""
+    stages = root.get("stages")
+    if steps[0].name != "stages" or len(steps) == 1 or not isinstance(stages, ListNode):
+        return tuple(step.name for step in steps)
+    entries = outline(stages)
+    index = _stage_index(entries, steps[1].name)
+    if index is None:
+        return tuple(step.name for step in steps)
+    rest = _below_stage(entries[index], steps[1], steps[2:])
+    return ("stages", str(index), *(step.name for step in rest))
+
+
+def _stage_index(entries: Sequence[Entry], name: str) -> int | None:
+    """The place of a stage by its id, else by its number, which may be past the end."""
+    index = next((place for place, one in enumerate(entries) if one.id == name), None)
+    return int(name) if index is None and name.isdecimal() and len(name) <= _DIGITS else index
+
+
+def _below_stage(entry: Entry, stage: Step, rest: Sequence[Step]) -> Sequence[Step]:
+    """The steps below an item of ``stages``: an option's name stands for ``<stage>.<option>``."""
+    if not rest or entry.uses is None or rest[0].name in KEYWORDS or rest[0].name == entry.uses:
+        return rest
+    return [Step(entry.uses, stage.mark), *rest]
+
+
+def _parse(source: Source, faults: Faults) -> Assignment | None:
+    text = source.text
+    steps, position = read_path(text, lambda start, length: Mark(source, 1, start + 1, length))
     if not steps or text[position : position + 1] != "=":
         faults.error(
             "MC110",
             f"`{shown(text)}` is not `path=value`",
             Mark(source, 1, position + 1),
             hint="e.g. `--set data.batch_size=32`, `--set stages.prune.ratio=0.5`",
+        )
+        return None
+    if steps[0].name in COMPOSITION:
+        faults.error(
+            "MC110",
+            f"`{steps[0].name}` cannot be set: files are put together before `--set` is applied",
+            steps[0].mark,
+            hint="set the value that it changes, e.g. `--set stages.prune.ratio=0.5`",
         )
         return None
     value = parse(source, faults, first_column=position + 2)
@@ -76,7 +150,7 @@ def _parse(source: Source, faults: Faults) -> Assignment | None:
             hint="quote text that holds `: `",
         )
         return None
-    return Assignment(tuple(steps), value)
+    return Assignment(steps, value)
 
 
 class _Application:
@@ -86,84 +160,79 @@ class _Application:
         self._root = root
         self._steps = list(assignment.steps)
         self._value = assignment.value
+        self._code = assignment.code
         self._faults = faults
 
-    def run(self) -> None:
+    def run(self) -> bool:
         first = self._steps[0]
         if first.name == "stages" and len(self._steps) > 1:
-            self._stage()
-        elif first.name == "vars" and len(self._steps) > 1:
-            self._variable()
-        else:
-            self._descend(self._root, self._steps, "the recipe")
+            return self._stage()
+        if first.name == "vars" and len(self._steps) > 1:
+            return self._variable()
+        return self._descend(self._root, self._steps, "the recipe")
 
-    def _variable(self) -> None:
+    def _variable(self) -> bool:
         section, step = self._root.get("vars"), self._steps[1]
         known = section.entries if isinstance(section, MapNode) else {}
         if step.name not in known:
-            self._refuse(f"the recipe has no variable `{shown(step.name)}`", step, known)
-            return
-        self._descend(self._root, self._steps, "the recipe")
+            return self._refuse(f"the recipe has no variable `{shown(step.name)}`", step, known)
+        return self._descend(self._root, self._steps, "the recipe")
 
-    def _stage(self) -> None:
+    def _stage(self) -> bool:
         stages, step, rest = self._root.get("stages"), self._steps[1], self._steps[2:]
         if not isinstance(stages, ListNode):
-            self._refuse("the recipe has no list of stages", step, ())
-            return
+            return self._refuse("the recipe has no list of stages", step, ())
         entries = outline(stages)
-        index = next((place for place, one in enumerate(entries) if one.id == step.name), None)
-        if index is None and step.name.isdecimal():
-            index = int(step.name)
-            if index >= len(entries):
-                self._refuse(f"there is no stage {index}; the last of {len(entries)} is {len(entries) - 1}", step, ())
-                return
+        index = _stage_index(entries, step.name)
         if index is None:
-            self._refuse(f"no stage has the id `{shown(step.name)}`", step, [one.id for one in entries if one.id])
-            return
+            known = [one.id for one in entries if one.id]
+            return self._refuse(f"no stage has the id `{shown(step.name)}`", step, known)
+        if index >= len(entries):
+            last = f"there is no stage {index}; the last of {len(entries)} is {len(entries) - 1}"
+            return self._refuse(last if entries else "the recipe has no stages", step, ())
         if not rest:
             stages.items[index] = self._value
-            return
-        uses = entries[index].uses
-        if uses is None:
-            self._faults.error("MC110", f"entry {index} of `stages` names no stage", step.mark)
-            return
-        entry = stages.items[index]
-        if isinstance(entry, ScalarNode):  # a bare string: no options yet
-            entry = MapNode(entry.mark, {uses: MapEntry(entry.mark, ScalarNode(None, entry.mark, ""))})
-            stages.items[index] = entry
-        if rest[0].name not in KEYWORDS and rest[0].name != uses:
-            rest = [Step(uses, step.mark), *rest]
-        self._descend(entry, rest, f"stage `{step.name}`")
+            return True
+        if entries[index].uses is None:
+            return self._refuse(f"entry {index} of `stages` names no stage", step, ())
+        entry = opened(stages, index)
+        return self._descend(entry, _below_stage(entries[index], step, rest), f"stage `{step.name}`")
 
-    def _descend(self, node: Node, steps: Sequence[Step], what: str) -> None:
+    def _descend(self, node: Node, steps: Sequence[Step], what: str) -> bool:
         step, rest = steps[0], steps[1:]
         if isinstance(node, ListNode):
-            index = int(step.name) if step.name.isdecimal() else -1
+            index = int(step.name) if step.name.isdecimal() and len(step.name) <= _DIGITS else -1
             if not 0 <= index < len(node.items):
-                self._refuse(f"`{shown(step.name)}` is no place in {what}, which has {len(node.items)} items", step, ())
-            elif rest:
-                self._descend(node.items[index], rest, f"item {index} of {what}")
-            else:
-                node.items[index] = self._value
-            return
+                message = f"`{shown(step.name)}` is no place in {what}, which has {len(node.items)} items"
+                return self._refuse(message, step, ())
+            if rest:
+                return self._descend(node.items[index], rest, f"item {index} of {what}")
+            node.items[index] = self._value
+            return True
         if not isinstance(node, MapNode):
-            self._refuse(f"{what} is a single value; it holds no `{shown(step.name)}`", step, ())
-            return
+            return self._refuse(f"{what} is a single value; it holds no `{shown(step.name)}`", step, ())
         entry = node.entries.get(step.name)
         if entry is None or (rest and is_null(entry.value)):
             key = step.mark if entry is None else entry.key
             entry = node.entries[step.name] = MapEntry(key, MapNode(step.mark))
         if rest:
-            self._descend(entry.value, rest, f"`{shown(step.name)}`")
-        else:
-            entry.value = self._value
+            return self._descend(entry.value, rest, f"`{shown(step.name)}`")
+        entry.value = self._value
+        return True
 
-    def _refuse(self, message: str, step: Step, known: Sequence[str] | dict[str, MapEntry] | tuple[()]) -> None:
+    def _refuse(self, message: str, step: Step, known: Sequence[str] | dict[str, MapEntry] | tuple[()]) -> bool:
         label = did_you_mean(step.name, known)
         hint = f"known: {listed(known)}" if known and not label else ""
-        self._faults.error("MC110", message, step.mark, label=label, hint=hint)
+        self._faults.error(self._code, message, step.mark, label=label, hint=hint)
+        return False
 
 
-def from_set(node: Node) -> bool:
-    """True where any part of a value was given on the command line."""
-    return any(one.mark.source.kind == "set" for one in walk(node))
+def opened(stages: ListNode, index: int) -> MapNode:
+    """The item of ``stages`` as a mapping that options can be put into; a bare string becomes one."""
+    item = stages.items[index]
+    if isinstance(item, ScalarNode):
+        name = str(item.value)
+        item = MapNode(item.mark, {name: MapEntry(item.mark, ScalarNode(None, item.mark, ""))})
+        stages.items[index] = item
+    assert isinstance(item, MapNode)
+    return item

@@ -11,7 +11,6 @@ from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNod
 from mcomp.suggest import closest, did_you_mean, listed
 
 KEYWORDS = ("id", "from", "when", "otherwise", "gates", "seed", "cache")
-LATER_KEYWORDS = ("from", "when", "otherwise")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -38,20 +37,20 @@ class Entry:
     @property
     def place(self) -> str:
         """Where to look, for messages about two stages."""
-        return f"line {self.mark.line}" if self.mark.source.kind == "file" else self.mark.file
+        return self.mark.place
 
 
 def outline(stages: ListNode) -> list[Entry]:
     """Every item with its stage name and id, saying nothing about faults."""
     silent = Faults()
-    entries = [_take_apart(item, silent) for item in stages.items]
+    entries = [take_apart_one(item, silent) for item in stages.items]
     name_stages(entries, silent)
     return entries
 
 
 def take_apart(stages: ListNode, faults: Faults) -> list[Entry]:
     """Every item with its stage name, id and keywords; faults of their form are recorded."""
-    entries = [_take_apart(item, faults) for item in stages.items]
+    entries = [take_apart_one(item, faults) for item in stages.items]
     name_stages(entries, faults)
     return entries
 
@@ -96,7 +95,8 @@ def _explicit_id(node: Node, faults: Faults) -> str | None:
     return None
 
 
-def _take_apart(item: Node, faults: Faults) -> Entry:
+def take_apart_one(item: Node, faults: Faults) -> Entry:
+    """One item with its stage name and keywords, without an id."""
     if isinstance(item, ScalarNode):
         entry = Entry(item, item.mark)
         if isinstance(item.value, str) and item.value:
@@ -127,9 +127,6 @@ def _from_mapping(item: MapNode, faults: Faults) -> Entry:
     for name in others:
         if name != uses:
             _stray(entry, name, item.entries[name].key, faults)
-    for name in LATER_KEYWORDS:
-        if name in keywords:
-            faults.error("MC109", f"`{name}` is not available in this version of mcomp", keywords[name].key)
     return entry
 
 

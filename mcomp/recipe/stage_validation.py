@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from mcomp.recipe.branches import Branches, read_branches
+from mcomp.recipe.condition_entries import check_condition, read_otherwise, read_when
+from mcomp.recipe.conditions import When
 from mcomp.recipe.diagnostics import Faults, shown
+from mcomp.recipe.figures import runners
+from mcomp.recipe.gate_entries import read_gates
 from mcomp.recipe.gates import Gate
+from mcomp.recipe.order import check_order
 from mcomp.recipe.paths import anchor_sets, path_options
 from mcomp.recipe.schema import StageKeywords
 from mcomp.recipe.sections import validate
 from mcomp.recipe.stage_entries import Entry, is_stage, take_apart
-from mcomp.recipe.traits import FRESH, check_order, surroundings
+from mcomp.recipe.traits import FRESH, Model, Position, flow, surroundings
 from mcomp.recipe.translate import Section, got
-from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, is_null, is_poisoned
-from mcomp.stages.base import COMMON_METRICS, Finding, Stage, Surroundings
-from mcomp.suggest import did_you_mean, listed
+from mcomp.recipe.tree import ListNode, MapNode, Mark, is_null, is_poisoned
+from mcomp.stages.base import Finding, Stage, Surroundings
+from mcomp.suggest import did_you_mean
 
 
 @dataclass
 class Checked:
-    """One stage after validation; ``options`` is None where they are wrong."""
+    """One stage after validation; ``options`` is None where they are wrong.
+
+    Attributes:
+        entry: the stage as written; its ``id`` is the recipe's name for it.
+        source: id of the stage whose model it gets; None for the recipe's own model.
+        when: what decides whether it runs.
+        otherwise: what happens where it does not; a stage that runs in its place has the same id and source.
+    """
 
     entry: Entry
     cls: type[Stage] | None
@@ -31,6 +43,9 @@ class Checked:
     seed: int | None = None
     cache: bool = True
     around: Surroundings = field(default_factory=Surroundings)
+    source: str | None = None
+    when: When | bool = True
+    otherwise: Literal["skip", "stop", "fail"] | Checked = "skip"
 
 
 def check_stages(
@@ -46,20 +61,55 @@ def check_stages(
         start: traits of the model that the first stage gets.
     """
     entries = take_apart(stages, faults)
-    found = [Checked(entry, _find(entry, faults, complete=complete)) for entry in entries]
-    classes = [one.cls for one in found]
-    for one, around in zip(found, surroundings(entries, classes, start), strict=True):
-        one.around = around
-        if one.cls is not None:
-            one.options = _options(one.entry, one.cls, here, faults)
-        _keywords(one, faults)
-    for place, one in enumerate(found):
-        _gates(one, found[:place], found[place:], faults)
-    check_order(entries, classes, faults, start)
-    if None not in classes:
-        for one in found:
-            _own_check(one, faults)
+    branches = read_branches(entries, faults)
+    found = [_outline(entry, faults, complete=complete) for entry in entries]
+    positions = [_position(one, place, branches) for place, one in enumerate(found)]
+    models = flow(positions, start)
+    for place, around in enumerate(surroundings(positions, branches, models)):
+        source = branches.sources[place]
+        for one in runners(found[place]):
+            one.around = around
+            one.source = None if source is None else entries[source].id
+            if one.cls is not None:
+                one.options = _options(one.entry, one.cls, here, faults)
+        _keywords(found[place], faults)
+        read_gates(place, found, branches, faults)
+        check_condition(place, found, branches, faults)
+    check_order(positions, models, faults)
+    everything = [(one, place) for place, first in enumerate(found) for one in runners(first)]
+    if not branches.lost and all(one.cls is not None for one, _ in everything):
+        live = [id(entry) for position in positions for entry, _ in position.runs]
+        for one, place in everything:
+            _own_check(one, models[place], faults if id(one.entry) in live else Faults())
+    for one in found:
+        if one.when is True:  # checked, and of no further use
+            one.otherwise = "skip"
     return found
+
+
+def _outline(entry: Entry, faults: Faults, *, complete: bool) -> Checked:
+    """The stage's class, and what may happen in its place."""
+    one = Checked(entry, _find(entry, faults, complete=complete))
+    one.when = read_when(entry, faults)
+    one.otherwise, instead = read_otherwise(entry, faults, complete=complete)
+    if instead is not None:
+        one.otherwise = Checked(instead, _find(instead, faults, complete=complete))
+    return one
+
+
+def _position(one: Checked, place: int, branches: Branches) -> Position:
+    """What the order of stages depends on; a stage with ``when: false`` is as good as not there."""
+    own = (one.entry, one.cls)
+    runs = [own] if one.when is not False else []
+    if isinstance(one.otherwise, Checked) and one.when is not True:
+        runs.append((one.otherwise.entry, one.otherwise.cls))
+    return Position(
+        source=branches.sources[place],
+        runs=tuple(runs),
+        skips=one.when is not True and one.otherwise == "skip",
+        off=own if one.when is False else None,
+        lost=place in branches.lost,
+    )
 
 
 def _find(entry: Entry, faults: Faults, *, complete: bool) -> type[Stage] | None:
@@ -101,115 +151,33 @@ def _options(entry: Entry, cls: type[Stage], here: Path, faults: Faults) -> Any 
 
 
 def _keywords(one: Checked, faults: Faults) -> None:
-    """``seed`` and ``cache``; ``id`` and ``gates`` have readers of their own."""
-    keywords = {name: entry for name, entry in one.entry.keywords.items() if name in ("seed", "cache")}
-    if not keywords:
-        return
-    node = MapNode(one.entry.mark, keywords)
-    section = Section(f"stage `{one.entry.uses}`", node, one.entry.mark, StageKeywords, noun="keyword")
-    found = validate(section, faults)
-    if found is not None:
-        one.seed, one.cache = found.seed, found.cache
+    """``seed`` and ``cache``, which hold for a stage in its place too; the other keywords have readers of their own."""
+    for runner in runners(one):
+        keywords = {name: entry for name, entry in runner.entry.keywords.items() if name in ("seed", "cache")}
+        runner.seed, runner.cache = one.seed, one.cache
+        if not keywords:
+            continue
+        node = MapNode(runner.entry.mark, keywords)
+        section = Section(f"stage `{runner.entry.uses}`", node, runner.entry.mark, StageKeywords, noun="keyword")
+        found = validate(section, faults)
+        if found is not None:
+            runner.seed = found.seed if "seed" in keywords else runner.seed
+            runner.cache = found.cache if "cache" in keywords else runner.cache
 
 
-def _gates(one: Checked, earlier: Sequence[Checked], later: Sequence[Checked], faults: Faults) -> None:
-    keyword = one.entry.keywords.get("gates")
-    if keyword is None or is_null(keyword.value) or keyword.value.poisoned:
-        return
-    node = keyword.value
-    if not isinstance(node, ListNode):
-        faults.error(
-            "MC104",
-            f"`gates` must be a list, got {got(node)}",
-            node.mark,
-            hint="e.g. `gates: [{metric: top1, min: 97}]`",
-        )
-        return
-    for item in node.items:
-        gate = _gate(item, one, faults)
-        if gate is not None:
-            one.gates.append(gate)
-        if isinstance(item, MapNode):
-            _gate_metric(item, one, earlier, faults)
-            _gate_vs(item, one, earlier, later, faults)
-
-
-def _gate(item: Node, one: Checked, faults: Faults) -> Gate | None:
-    if not isinstance(item, MapNode):
-        if not item.poisoned:
-            faults.error(
-                "MC104", f"a gate must be a mapping, got {got(item)}", item.mark, hint="e.g. `{metric: top1, min: 97}`"
-            )
-        return None
-    section = Section(f"a gate of stage `{one.entry.uses}`", item, item.mark, Gate, "", "key")
-    found = validate(section, faults)
-    return found if isinstance(found, Gate) else None
-
-
-def _text(entry: MapEntry | None) -> tuple[str, Mark] | None:
-    node = None if entry is None else entry.value
-    if isinstance(node, ScalarNode) and isinstance(node.value, str) and not node.poisoned:
-        return node.value, node.mark
-    return None
-
-
-def _gate_metric(item: MapNode, one: Checked, earlier: Sequence[Checked], faults: Faults) -> None:
-    metric = _text(item.entries.get("metric"))
-    if metric is None or one.cls is None:
-        return
-    name, mark = metric
-    known = _metrics(one.cls)
-    if name not in known:
-        label = did_you_mean(name, known)
-        faults.error(
-            "MC112",
-            f"stage `{one.entry.uses}` reports no metric `{shown(name)}`",
-            mark,
-            label=label,
-            hint=f"it reports {listed(known, 20)}",
-        )
-        return
-    vs = _text(item.entries.get("vs"))
-    other = None if vs is None else next((stage for stage in earlier if stage.entry.id == vs[0]), None)
-    if vs is not None and other is not None and other.cls is not None and name not in _metrics(other.cls):
-        faults.error(
-            "MC112",
-            f"stage `{vs[0]}` reports no metric `{name}` to compare with",
-            vs[1],
-            hint=f"it reports {listed(_metrics(other.cls), 20)}",
-        )
-
-
-def _gate_vs(item: MapNode, one: Checked, earlier: Sequence[Checked], later: Sequence[Checked], faults: Faults) -> None:
-    vs = _text(item.entries.get("vs"))
-    if vs is None or any(stage.cls is None for stage in earlier):
-        return  # an unknown stage may be the one that is meant
-    name, mark = vs
-    ids = [stage.entry.id for stage in earlier]
-    if name in ids:
-        return
-    if name in [stage.entry.id for stage in later]:
-        which = "this very stage" if name == one.entry.id else "a later stage"
-        faults.error("MC112", f"`vs: {name}` is {which}; a gate compares with an earlier one", mark)
-        return
-    hint = f"earlier stages: {listed(ids)}" if ids else "the first stage has none to compare with"
-    faults.error(
-        "MC112", f"no earlier stage has the id `{shown(name)}`", mark, label=did_you_mean(name, ids), hint=hint
-    )
-
-
-def _metrics(cls: type[Stage]) -> list[str]:
-    return sorted(cls.traits.metrics | COMMON_METRICS)
-
-
-def _own_check(one: Checked, faults: Faults) -> None:
+def _own_check(one: Checked, model: Model, faults: Faults) -> None:
     """The stage's own static findings, then its ``auto`` values filled in."""
     if one.cls is None or one.options is None or (one.entry.options is not None and is_poisoned(one.entry.options)):
         return
-    for finding in one.cls.check(one.options, one.around):
-        mark = _mark_of(finding, one.entry)
+    findings = one.cls.check(one.options, one.around)
+    perhaps = replace(one.around, have=model.possible)
+    others = findings if perhaps == one.around else one.cls.check(one.options, perhaps)
+    for finding in [*findings, *(other for other in others if other not in findings)]:
         record = faults.warning if finding.severity == "warning" else faults.error
-        record(finding.code, finding.message, mark, hint=finding.hint)
+        hint = finding.hint
+        if finding not in others:  # it holds only where an earlier stage did not do its part
+            hint = "; ".join(part for part in (f"it is so {model.when()}", hint) if part)
+        record(finding.code, finding.message, _mark_of(finding, one.entry), hint=hint)
     one.options = one.cls.resolve(one.options, one.around)
 
 

@@ -44,7 +44,8 @@ _LIMITS = {
     "too_short": "at least {min_length} long",
     "too_long": "at most {max_length} long",
 }
-_LIKE_YES = re.compile(r"(?:yes|no|on|off|y|n)", re.IGNORECASE)
+#: Words that YAML 1.1 took for true and false.
+LIKE_YES = re.compile(r"(?:yes|no|on|off|y|n)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ def _repair(fault: _Fault, node: Node | None) -> str:
     value = node.value
     if fault.kind == "string_type" and value is not None:
         return "put it in quotes"
-    if isinstance(value, str) and fault.kind == "bool_type" and _LIKE_YES.fullmatch(value):
+    if isinstance(value, str) and fault.kind == "bool_type" and LIKE_YES.fullmatch(value):
         return "YAML 1.2 knows only `true` and `false`"
     if isinstance(value, str) and node.quoted and fault.kind in ("int_type", "float_type", "bool_type"):
         return "remove the quotes"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 # What the YAML scanner counts as the end of a line.
@@ -17,12 +18,14 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 class Source:
     """A text that values come from: a recipe file, or one ``--set``.
 
-    ``name`` is what diagnostics show: the path as given on the command line, or ``--set #1``.
+    ``name`` is what diagnostics show: the path as given on the command line, or ``--set #1``. ``folder`` is what
+    paths in the text are relative to; None for the recipe itself, whose folder the recipe knows.
     """
 
     name: str
     text: str
     kind: Literal["file", "set"] = "file"
+    folder: Path | None = None
 
     @cached_property
     def lines(self) -> list[str]:
@@ -52,6 +55,13 @@ class Mark:
     def file(self) -> str:
         """The source's name."""
         return self.source.name
+
+    @property
+    def place(self) -> str:
+        """Where to look, inside a sentence: a line of the recipe itself, or another file and its line."""
+        if self.source.kind == "set":
+            return self.file
+        return f"line {self.line}" if self.source.folder is None else f"{self.file}:{self.line}"
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"

@@ -87,6 +87,7 @@ class _Substitution:
         self.spent: set[str] = set()
         self._nodes = MAX_NODES
         self._characters = MAX_BYTES
+        self._costs = {id(one.value): (count(one.value), characters(one.value)) for one in variables.values()}
 
     def apply(self, node: Node) -> Node:
         if isinstance(node, ListNode):
@@ -135,8 +136,9 @@ class _Substitution:
 
     def _afford(self, value: Node, node: ScalarNode) -> bool:
         """False once variables, written out, have grown past what a recipe may be."""
-        self._nodes -= count(value)
-        self._characters -= characters(value)
+        nodes, letters = self._costs[id(value)]
+        self._nodes -= nodes
+        self._characters -= letters
         if self._nodes >= 0 and self._characters >= 0:
             return True
         if not node.poisoned:

