@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcomp.metrics.accuracy import Evaluation, evaluate
     from mcomp.metrics.agreement import sqnr_db, top1_agreement
-    from mcomp.metrics.cost import Cost, count
+    from mcomp.metrics.cost import Cost, count, output_shape
     from mcomp.metrics.timing import Latency, interleaved, latency, model_latency
 
 _HOMES = {
@@ -23,6 +23,7 @@ _HOMES = {
     "interleaved": "timing",
     "latency": "timing",
     "model_latency": "timing",
+    "output_shape": "cost",
     "sqnr_db": "agreement",
     "top1_agreement": "agreement",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "interleaved",
     "latency",
     "model_latency",
+    "output_shape",
     "sqnr_db",
     "top1_agreement",
 ]

@@ -46,6 +46,22 @@ def count(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Cost:
     return Cost(parameter_count(model), macs)
 
 
+def output_shape(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
+    """Shape of one sample's output, the batch left out; None where the model does not return one tensor.
+
+    Args:
+        model: left as it was.
+        example_inputs: a batch that the model accepts, of any batch size.
+    """
+    one = tuple(tensor[:1] for tensor in example_inputs)
+    with torch.no_grad(), in_eval_mode(model):
+        try:
+            found = _run_on_meta(model, one)
+        except Exception:  # as in `count`
+            found = model(*one)
+    return tuple(found.shape[1:]) if isinstance(found, Tensor) else None
+
+
 def parameter_count(model: nn.Module) -> int:
     """Elements of all parameters and named weight buffers; a shared tensor counts once."""
     tensors: dict[int, Tensor] = {id(parameter): parameter for parameter in model.parameters()}
@@ -58,11 +74,15 @@ def parameter_count(model: nn.Module) -> int:
 
 def _macs_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     """Only shapes are computed: exact, and no arithmetic is done."""
+    with FlopCounterMode(display=False) as counter:
+        _run_on_meta(model, inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+def _run_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> object:
     named = [*model.named_parameters(), *model.named_buffers()]
     tensors = {name: tensor.detach().to("meta") for name, tensor in named}
-    with FlopCounterMode(display=False) as counter:
-        functional_call(model, tensors, tuple(tensor.to("meta") for tensor in inputs))
-    return int(counter.get_total_flops()) // 2
+    return functional_call(model, tensors, tuple(tensor.to("meta") for tensor in inputs))
 
 
 def _macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:

@@ -17,16 +17,19 @@ from mcomp.stages.base import (
     Surroundings,
     Traits,
 )
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import get, names, register
 
 __all__ = [
     "Finding",
+    "Forecast",
     "Stage",
     "StageContext",
     "StageOptions",
     "StageResult",
     "Surroundings",
     "Traits",
+    "Work",
     "get",
     "names",
     "register",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mcomp.data import Data
+    from mcomp.stages.forecast import Forecast, Work
 
 Metrics = dict[str, float | int | str]
 
@@ -192,6 +193,31 @@ class Stage(ABC):
     def key_parts(cls, options: Any) -> dict[str, Any]:
         """What the outcome depends on beside options and input, e.g. the TensorRT version found. No torch."""
         return {}
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """What the stage will hand on, told before it runs; :meth:`Forecast.unknown` unless a stage knows better.
+
+        A stage that changes no structure returns ``incoming.trained()`` where it changes weights, else ``incoming``;
+        one that rebuilds the model returns ``incoming.through(rebuild)``.
+
+        Args:
+            incoming: what is known of the model that ``run`` will get.
+            options: a validated instance of this stage's ``Options``.
+        """
+        from mcomp.stages.forecast import Forecast
+
+        return Forecast.unknown()
+
+    @classmethod
+    def work(cls, options: Any) -> Work | None:
+        """What ``run`` spends its time on, so that it can be forecast; None where nobody can say."""
+        return None
+
+    @classmethod
+    def missing(cls, options: Any) -> str:
+        """The runtime that ``run`` cannot do without and that is not here, in words; empty where all is there."""
+        return ""
 
     @classmethod
     def summary(cls) -> str:

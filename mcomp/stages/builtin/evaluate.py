@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcomp.stages.base import Stage, StageContext, StageResult, Traits
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 
 
@@ -14,6 +15,16 @@ class Evaluate(Stage):
 
     name, version = "evaluate", 1
     traits = Traits(metrics={"top1", "loss"})
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """The model itself."""
+        return incoming
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """One pass over the test images."""
+        return Work()
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Evaluate ``ctx.model`` in float32."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
 
@@ -28,6 +29,16 @@ class Finetune(Stage):
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of milestones that never come."""
         return idle_milestones(options)
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """Other weights in the same structure."""
+        return incoming.trained()
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """Training, and one pass over the test images."""
+        return Work(training=options)
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Train on ``ctx.data.train``; report accuracy on test."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcomp.deploy.settings import NEEDS_CALIBRATION, DeployOptions
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mcomp.deploy.qdq_rules import Target
 
 #: What every deploying stage measures of its file in ONNX Runtime.
 DEPLOY_METRICS = frozenset(
@@ -16,6 +22,19 @@ DEPLOY_METRICS = frozenset(
         "latency_backend", "latency_batch", "latency_threads", "speedup", "exact", "max_abs_error", "violations",
     }
 )  # fmt: skip
+
+
+#: CPU seconds of writing two files, checking and timing them, with the first import of onnx and ONNX Runtime.
+DELIVERY_SECONDS = 0.7
+
+#: Passes over the test images in PyTorch: one, and what ONNX Runtime's own pass comes to.
+DELIVERY_EVALUATIONS = 1.25
+
+#: Resident bytes of onnx, ONNX Runtime and two sessions.
+DELIVERY_BYTES = 150_000_000
+
+#: The float file and the integer one.
+BYTES_PER_PARAMETER = (4.0, 1.0)
 
 
 @register
@@ -37,6 +56,16 @@ class OnnxInt8(Stage):
     def key_parts(cls, options: Any) -> dict[str, Any]:
         """The packages that write and run the file decide its bytes, its figures and its speed."""
         return onnx_versions()
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """The model as the file is made of it."""
+        return delivered(incoming, "onnxruntime")
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """Writing and running two files, and the test images in ONNX Runtime and in PyTorch."""
+        return delivery_work(options)
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Write ``model.int8.onnx`` and measure it on test."""
@@ -74,3 +103,32 @@ def missing_calibration(stage: str, options: DeployOptions, around: Surroundings
             code="MC121",
         )
     ]
+
+
+def delivered(incoming: Forecast, target: Target) -> Forecast:
+    """What :func:`mcomp.deploy.delivery.deliver` makes of a model before it writes it."""
+    from mcomp.deploy.delivery import LEVELS
+    from mcomp.quantization import calibrate, fold_batch_norms, quantize
+    from mcomp.quantization.summary import quantising_modules
+
+    def change(model: nn.Module) -> nn.Module:
+        if quantising_modules(model):
+            return model
+        inputs = incoming.example_inputs
+        folded = fold_batch_norms(model, inputs).model
+        quantised = quantize(folded, inputs, per_channel=True, first_layer_float=False, levels=LEVELS[target]).eval()
+        calibrate(quantised, [inputs], "minmax")
+        return fold_batch_norms(quantised, inputs).model
+
+    return incoming.through(change)
+
+
+def delivery_work(options: DeployOptions) -> Work:
+    """What a deploying stage spends its time on."""
+    return Work(
+        evaluations=DELIVERY_EVALUATIONS,
+        calibration=options.calibration.samples if options.calibration is not None else 0,
+        fixed_seconds=DELIVERY_SECONDS,
+        extra_memory_bytes=DELIVERY_BYTES,
+        files=BYTES_PER_PARAMETER,
+    )

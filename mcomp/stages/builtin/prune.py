@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from mcomp.errors import StageError
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # INT8 kernels of TensorRT work on packs of this many channels.
 _PACK = 16
+
+#: CPU seconds of tracing, surgery and self-check of a network of ten layers.
+PRUNE_SECONDS = 0.25
 
 
 @register
@@ -51,6 +60,23 @@ class Prune(Stage):
             ]
         return []
 
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """The very outcome where its scores are known by now, or do not matter; else the bounds that hold for any."""
+        how = options.model_dump(exclude={"ratio"})
+        if incoming.exact and (incoming.weights_known or options.importance == "random"):
+            from mcomp.pruning import prune
+
+            return incoming.through(
+                lambda model: prune(model, incoming.example_inputs, options.ratio, seed=incoming.seed, **how).model
+            )
+        return _bounded(incoming, options.ratio, how)
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """Tracing, surgery and its proof, and one pass over the test images."""
+        return Work(fixed_seconds=PRUNE_SECONDS)
+
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Prune a copy of ``ctx.model``; report accuracy on test where there is data."""
         from mcomp.pruning import prune
@@ -77,3 +103,43 @@ class Prune(Stage):
         layers = [{"layer": name, "before": width, "after": after[name]} for name, width in result.widths.items()]
         details = {"layers": layers, "params_before": result.params_before, "macs_before": result.macs_before}
         return StageResult(model=result.model, metrics=metrics, notes=result.notes, details=details)
+
+
+def _bounded(incoming: Forecast, ratio: float, how: dict[str, Any]) -> Forecast:
+    from mcomp.pruning.bounds import reach
+
+    if incoming.model is None or incoming.params is None or incoming.macs is None:
+        return Forecast.unknown()
+    ties = incoming.zeros and how["importance"] == "bn_gamma"
+    found = reach(incoming.model, incoming.example_inputs, ratio, ties=ties, **how)
+    corners: tuple[nn.Module, ...]
+    if incoming.exact:
+        if found.certain and found.narrowest is not None:
+            made = Forecast.of(found.narrowest, incoming.example_inputs, weights_known=False)
+            return replace(made, zeros=incoming.zeros, seed=incoming.seed)
+        smallest = [found.narrowest]
+        corners, params, macs = (incoming.model,), found.params, found.macs
+    else:  # of an architecture that is not certain: no more than came in, no less than its least can become
+        least = [_least(corner, incoming.example_inputs, ratio, how) for corner in incoming.corners]
+        smallest, corners = [model for model, _, _ in least], incoming.corners
+        params = min(params for _, params, _ in least), incoming.params[1]
+        macs = min(macs for _, _, macs in least), incoming.macs[1]
+        if len(incoming.corners) == 1:
+            params, macs = (0, params[1]), (0, macs[1])
+    corners = (*(model for model in smallest if model is not None), *corners)
+    return replace(incoming, model=found.typical, corners=corners, params=params, macs=macs, weights_known=False)
+
+
+def _least(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], ratio: float, how: dict[str, Any]
+) -> tuple[nn.Module | None, int, int]:
+    """The least that can become of ``model``, with its params and MACs; itself where nothing more can be cut."""
+    from mcomp.metrics import count
+    from mcomp.pruning.bounds import reach
+
+    try:
+        found = reach(model, example_inputs, ratio, ties=True, **how)
+    except StageError:
+        cost = count(model, example_inputs)
+        return model, cost.params, cost.macs
+    return found.narrowest, found.params[0], found.macs[0]

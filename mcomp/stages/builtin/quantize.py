@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import fit_in, idle_milestones
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: CPU seconds of tracing, converting and searching the ranges of a network of ten layers.
+CONVERT_SECONDS = 0.4
 
 
 def _on_offer(bits: int) -> int:
@@ -101,26 +108,33 @@ class Quantize(Stage):
         ]
         return [*(idle_milestones(options) if options.epochs else []), *hidden]
 
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """The model with quantisers in it; their ranges, which no count depends on, are found on the example inputs."""
+        from mcomp.quantization import calibrate
+
+        def change(model: nn.Module) -> nn.Module:
+            converted = _converted(model, incoming.example_inputs, options)
+            calibrate(converted, [incoming.example_inputs], "minmax")
+            return converted
+
+        return incoming.through(change)
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """Calibration, training where there is any, and the test images before and after it."""
+        training = options if options.epochs else None
+        evaluations = 2 if training else 1
+        sample = options.calibration_samples
+        return Work(training, evaluations=evaluations, calibration=sample, fixed_seconds=CONVERT_SECONDS)
+
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Convert, calibrate on training images, train, and measure on test."""
-        from mcomp.quantization import calibrate, describe, quantize
+        from mcomp.quantization import calibrate, describe
         from mcomp.quantization.summary import float_layers, quantized_layers
 
         data = ctx.require_data()
-        model = quantize(
-            ctx.model,
-            ctx.example_inputs,
-            scheme=options.scheme,
-            w_bits=options.w_bits,
-            a_bits=options.a_bits,
-            variant=options.variant,
-            levels=255 if options.levels == "auto" else options.levels,
-            skip=options.skip,
-            first_layer_float=options.first_layer_float,
-            overrides={name: own.model_dump(exclude_none=True) for name, own in options.overrides.items()},
-            per_channel=options.per_channel,
-            tanh=options.tanh,
-        )
+        model = _converted(ctx.model, ctx.example_inputs, options)
         ctx.report("status", text=f"finding activation ranges on {options.calibration_samples} training images")
         sample = data.train.subset(options.calibration_samples, seed=ctx.seed)
         calibrate(model.to(ctx.device), sample.batches(device=ctx.device), options.calibration)
@@ -141,3 +155,22 @@ class Quantize(Stage):
             notes=[f"`{name}` stays float: {why}" for name, why in floats.items()],
             details={"tensors": describe(model), "history": history},
         )
+
+
+def _converted(model: nn.Module, example_inputs: tuple[Tensor, ...], options: Any) -> nn.Module:
+    from mcomp.quantization import quantize
+
+    return quantize(
+        model,
+        example_inputs,
+        scheme=options.scheme,
+        w_bits=options.w_bits,
+        a_bits=options.a_bits,
+        variant=options.variant,
+        levels=255 if options.levels == "auto" else options.levels,
+        skip=options.skip,
+        first_layer_float=options.first_layer_float,
+        overrides={name: own.model_dump(exclude_none=True) for name, own in options.overrides.items()},
+        per_channel=options.per_channel,
+        tanh=options.tanh,
+    )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from mcomp.training.penalty import Penalty
 
 
 @register
@@ -43,6 +48,22 @@ class SparseTrain(Stage):
                 )
             )
         return found
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """Other weights in the same structure, some scales exactly 0."""
+        return replace(incoming.trained(), zeros=True)
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """Training under the penalty, and one pass over the test images."""
+
+        def penalty() -> Penalty:
+            from mcomp.pruning import BNPenalty
+
+            return BNPenalty(options.penalty, mode=options.mode)
+
+        return Work(training=options, penalty=penalty)
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Train on ``ctx.data.train``; report accuracy on test, the median |γ| and the percentage nearly zero."""

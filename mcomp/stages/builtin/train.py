@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
 
@@ -32,6 +33,16 @@ class Train(Stage):
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of milestones that never come."""
         return idle_milestones(options)
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """Other weights in the same structure."""
+        return incoming.trained()
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """Training, and one pass over the test images."""
+        return Work(training=options)
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Train on ``ctx.data.train``; report accuracy on test."""

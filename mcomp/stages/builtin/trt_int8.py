@@ -11,7 +11,14 @@ from mcomp.deploy.settings import DeployOptions
 from mcomp.errors import BackendMissingError
 from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.onnx_int8 import DEPLOY_METRICS, missing_calibration, onnx_versions
+from mcomp.stages.builtin.onnx_int8 import (
+    DEPLOY_METRICS,
+    delivered,
+    delivery_work,
+    missing_calibration,
+    onnx_versions,
+)
+from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -70,6 +77,28 @@ class TrtInt8(Stage):
         found = gpu()
         engine = {"tensorrt": installed_version() or "absent", "gpu": found["name"] if found else "absent"}
         return {**engine, **onnx_versions()}
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """The model as the file is made of it."""
+        return delivered(incoming, "tensorrt")
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """Writing and running two files, and the test images in ONNX Runtime and in PyTorch."""
+        return delivery_work(options)
+
+    @classmethod
+    def missing(cls, options: Any) -> str:
+        """What an engine needs, where `on_missing: fail` says that there has to be one."""
+        from mcomp.deploy.tensorrt_api import installed_version
+        from mcomp.training.hardware import gpu
+
+        if options.on_missing != "fail":
+            return ""
+        if not installed_version():
+            return "TensorRT is not installed"
+        return "" if gpu() else "no NVIDIA GPU answers"
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Write ``model.trt.onnx`` and the trtexec command, measure on test, then build ``model.plan``."""

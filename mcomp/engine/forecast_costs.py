@@ -1,0 +1,189 @@
+"""What a plan costs: figures per stage and in total, as far as they are known. No torch.
+
+Without torch, a cached stage has the figures it measured, and what a stage to be run will write is told from the last
+run of the same recipe. :mod:`mcomp.engine.forecasting` adds parameters, MACs and shapes, :mod:`mcomp.engine.probe` time
+and memory. What nobody knows stays None: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mcomp.engine.backends import backends
+from mcomp.engine.disk import free_bytes, refuse_full, refuse_unwritable
+from mcomp.errors import BackendMissingError
+
+if TYPE_CHECKING:
+    from mcomp.engine.planning import Cost, Plan, PlannedStage
+    from mcomp.store import Store
+
+#: Finished runs that are asked what a stage took.
+HISTORY_RUNS = 20
+
+#: A record, its events and its lock file.
+RUN_BYTES = 200_000
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """Costs of one stage beside those in its line of the plan.
+
+    Attributes:
+        shape: of the output for one sample.
+        disk_bytes: that stay in the store, at the most.
+        scratch_bytes: that snapshots take while it runs, at the most.
+        cpu_seconds: of all threads; of a hit, what it took.
+    """
+
+    shape: tuple[int, ...] | None = None
+    disk_bytes: int | None = None
+    scratch_bytes: int = 0
+    cpu_seconds: Cost = None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan and what it costs.
+
+    Attributes:
+        plan: with the costs of its lines filled in.
+        store: that it is a plan for.
+        costs: by stage id.
+        startup_seconds: CPU seconds before the first stage, where they were measured.
+    """
+
+    plan: Plan
+    store: Store
+    costs: dict[str, StageCosts] = field(default_factory=dict)
+    startup_seconds: float | None = None
+
+    @property
+    def waiting(self) -> list[PlannedStage]:
+        """The stages that have to run."""
+        return [line for line in self.plan.stages if runs(line)]
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """Disk that the run needs at the most; None where one stage's need is not known."""
+        if not self.waiting:
+            return RUN_BYTES
+        found = [self.costs[line.stage.id] for line in self.waiting]
+        kept = [cost.disk_bytes for cost in found]
+        if any(size is None for size in kept):
+            return None
+        return sum(size for size in kept if size is not None) + max(cost.scratch_bytes for cost in found) + RUN_BYTES
+
+    def with_lines(self, lines: Iterable[PlannedStage], costs: dict[str, StageCosts]) -> Outlook:
+        """The same with other figures."""
+        return replace(self, plan=replace(self.plan, stages=list(lines)), costs=costs)
+
+    def refuse_impossible(self) -> None:
+        """Refuse a plan that cannot succeed.
+
+        Raises:
+            PreflightError: MC280 too little disk; MC281 the store cannot be written.
+            BackendMissingError: MC282, a stage's runtime is absent and it may not do without.
+        """
+        if not self.waiting:
+            return
+        refuse_unwritable(self.store.root)
+        refuse_full(self.store.root, self.needed_bytes)
+        for line in self.waiting:
+            missing = line.stage.cls.missing(line.stage.options)
+            if missing:
+                raise BackendMissingError(
+                    f"stage `{line.stage.id}` cannot run here: {missing}",
+                    code="MC282",
+                    hint="install it, leave the stage out, or give it a condition with `when`",
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object that ``plan --json`` prints: known figures as numbers, ranges as lists of two, else null."""
+        found = self.plan.as_dict()
+        for line, shown in zip(self.plan.stages, found["stages"], strict=True):
+            cost = self.costs[line.stage.id]
+            shown |= {"cpu_seconds": cost.cpu_seconds, "shape": cost.shape, "disk_bytes": cost.disk_bytes}
+        found["disk"] = {"needed_bytes": self.needed_bytes, "free_bytes": free_bytes(self.store.root)}
+        found["backends"] = {
+            name: {"present": one.present, "version": one.version, "why_absent": one.why_absent}
+            for name, one in backends().items()
+        }
+        start = None if not self.waiting else self.startup_seconds
+        found["seconds"] = _sum([start, *(line.seconds for line in self.waiting)])
+        found["cpu_seconds"] = _sum([start, *(self.costs[line.stage.id].cpu_seconds for line in self.waiting)])
+        found["memory_bytes"] = _largest([line.memory_bytes for line in self.waiting])
+        return found
+
+
+def outlook(plan: Plan, store: Store) -> Outlook:
+    """What is known of a plan's costs without torch."""
+    past = _last_bytes(plan, store) if any(runs(line) for line in plan.stages) else {}
+    costs = {}
+    for line in plan.stages:
+        cost = StageCosts(disk_bytes=past.get(line.stage.id))
+        if line.record is not None:
+            cost = StageCosts(disk_bytes=0, cpu_seconds=line.record.get("cpu_seconds"))
+        elif line.status == "skip" or line.shared is not None:
+            cost = StageCosts(disk_bytes=0)
+        costs[line.stage.id] = cost
+    return Outlook(plan, store, costs)
+
+
+def runs(line: PlannedStage) -> bool:
+    """Whether this very run computes the stage."""
+    return line.status in ("run", "resume") and line.shared is None
+
+
+def history(store: Store) -> dict[str, list[dict[str, Any]]]:
+    """Records of finished actions by the name of their stage, newest first, each once."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    seen: set[str] = set()
+    for run in store.runs()[:HISTORY_RUNS]:
+        for stage in (run.result or {}).get("stages", []):
+            key = stage.get("key")
+            if not key or key in seen:
+                continue
+            seen.add(key)
+            record = store.action(key)
+            if record is not None and not record.get("resumed"):
+                found.setdefault(record["stage"], []).append(record)
+    return found
+
+
+def _last_bytes(plan: Plan, store: Store) -> dict[str, int]:
+    """Stage id to what its objects took on disk in the newest run of the same recipe."""
+    for run in store.runs():
+        if run.result is None or run.result.get("name") != plan.recipe.name:
+            continue
+        found = {}
+        for stage in run.result["stages"]:
+            manifest = store.manifest(stage["artifact"]) if stage.get("artifact") else None
+            if manifest is not None:
+                found[stage["id"]] = sum(int(file["bytes"]) for file in manifest.get("files", {}).values())
+        return found
+    return {}
+
+
+def span(cost: Cost) -> tuple[float, float] | None:
+    """A cost as a range."""
+    return (cost, cost) if isinstance(cost, int | float) else cost
+
+
+def _sum(costs: list[Cost]) -> Cost:
+    spans = [span(cost) for cost in costs]
+    known = [one for one in spans if one is not None]
+    if not spans[1:]:
+        return 0
+    if len(known) < len(spans):
+        return None
+    return round(sum(low for low, _ in known), 3), round(sum(high for _, high in known), 3)
+
+
+def _largest(costs: list[Cost]) -> Cost:
+    spans = [span(cost) for cost in costs]
+    known = [one for one in spans if one is not None]
+    if not known or len(known) < len(spans):
+        return None
+    return max(low for low, _ in known), max(high for _, high in known)
