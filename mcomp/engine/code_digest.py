@@ -12,10 +12,12 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import tokenize
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from mcomp.errors import PreflightError, StoreError
 from mcomp.store import atomic
 from mcomp.store.digest import sha256_json
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 #: Modules that import by a name which the action key holds anyway (the stage, the model) or whose outcome is proved
 #: at load (the surgery log): their strings are not followed, or every stage would depend on every other.
-_DISPATCHERS = frozenset({"mcomp", "mcomp.stages", "mcomp.stages.registry", "mcomp.surgery"})
+_DISPATCHERS = frozenset({"mcomp", "mcomp.stages", "mcomp.stages.registry", "mcomp.models.registry", "mcomp.surgery"})
+#: Doors that only lead elsewhere and compute nothing: one more exported name must not re-run a training.
+_DOORS = frozenset({"mcomp"})
 
 _DROPPED = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 _LAYOUT = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
@@ -38,41 +42,83 @@ _ENDS = {getattr(tokenize, name, -1) for name in ("FSTRING_END", "TSTRING_END")}
 
 
 def code_digest(module_file: Path, root_package: str | None, cache_path: Path | None = None) -> str:
-    """SHA-256 over the tokens of a module and of its first-party import closure.
-
-    Args:
-        module_file: the module.
-        root_package: the top-level package it belongs to; None for a file on its own, whose first-party code is what
-            lies in the same folder, and mcomp.
-        cache_path: a JSON file that remembers files by path, size and modification time. It is written when its folder
-            exists; a folder that cannot be written costs only time.
+    """SHA-256 over the tokens of a module and of its first-party import closure; arguments as for :func:`closure`.
 
     Raises:
-        PreflightError: MC270, a file cannot be read or is no Python.
+        PreflightError: MC293, a file cannot be read or is no Python.
     """
     return sha256_json(closure(module_file, root_package, cache_path))
 
 
 def closure(module_file: Path, root_package: str | None, cache_path: Path | None = None) -> dict[str, str]:
-    """Token digest of each module in the import closure, by dotted name."""
-    module_file = module_file.resolve()
-    tree = _Tree.around(module_file, root_package)
-    files = _Files.remembered(cache_path)
-    start = tree.name_of(module_file)
-    found: dict[str, str] = {}
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        path = module_file if name == start else tree.file_of(name)
-        if path is None:
-            continue
-        facts = files.facts(path)
-        found[name] = facts.digest
-        waiting.extend(_next(tree, files, name, path, facts))
-    files.remember(cache_path)
-    return found
+    """Token digest of each module in the import closure, by dotted name.
+
+    Args:
+        module_file: the module.
+        root_package: the top-level package it belongs to; None for a file on its own, whose first-party code is what
+            lies in the same folder, and mcomp.
+        cache_path: as for :class:`Reader`.
+    """
+    return Reader(cache_path).closure(module_file, root_package)
+
+
+class Reader:
+    """Reads source files, each once: it sees them as they were when it first met them.
+
+    Args:
+        cache_path: a JSON file that remembers files by path, size and modification time. It is written when its folder
+            exists; a folder that cannot be written costs only time.
+    """
+
+    def __init__(self, cache_path: Path | None = None) -> None:
+        self._files = _Files.remembered(cache_path)
+        self._cache_path = cache_path
+
+    @cached_property
+    def mcomp_is_released(self) -> bool:
+        """:func:`is_released`, asked once: it lists a whole ``site-packages``."""
+        return is_released("mcomp")
+
+    def closure(self, module_file: Path, root_package: str | None) -> dict[str, str]:
+        """As the function :func:`closure`."""
+        module_file = module_file.resolve()
+        # where a person's files lie a new one may take the place of an import; in mcomp it would have to be named
+        known = self._files.closure(module_file) if root_package == "mcomp" else None
+        if known is not None:
+            return known
+        tree = _Tree.around(module_file, root_package)
+        start = tree.name_of(module_file)
+        found: dict[str, Path] = {}
+        waiting = [start]
+        while waiting:
+            name = waiting.pop()
+            if name in found or name in _DOORS:
+                continue
+            path = module_file if name == start else tree.file_of(name)
+            if path is None:
+                continue
+            found[name] = path
+            waiting.extend(_next(tree, self._files, name, path, self._files.facts(path)))
+        digests = {name: self._files.facts(path).digest for name, path in found.items()}
+        if root_package == "mcomp":
+            self._files.note(module_file, found)
+        self._files.remember(self._cache_path)
+        return digests
+
+    def remember(self, cache_path: Path) -> None:
+        """Write down what was read, where there was no place for it before."""
+        self._files.changed = True
+        self._files.remember(cache_path)
+
+    def digest(self, file: Path) -> str:
+        """SHA-256 over the tokens of one file, whatever it imports.
+
+        Raises:
+            PreflightError: MC293, it cannot be read or is no Python.
+        """
+        found = self._files.facts(file.resolve()).digest
+        self._files.remember(self._cache_path)
+        return found
 
 
 def token_digest(source: str) -> str:
@@ -158,11 +204,9 @@ class _Tree:
         root = self.roots.get(parts[0], self.roots.get(None))
         if root is None or not all(part.isidentifier() for part in parts):
             return None
-        base = root.joinpath(*parts)
-        for path in (base / "__init__.py", base.with_name(base.name + ".py")):
-            if path.is_file():
-                return path
-        return None
+        base = os.path.join(root, *parts)
+        found = next((file for file in (os.path.join(base, "__init__.py"), f"{base}.py") if os.path.isfile(file)), None)
+        return None if found is None else Path(found)
 
     def name_of(self, path: Path) -> str:
         for root in self.roots.values():
@@ -172,8 +216,8 @@ class _Tree:
         return path.stem
 
 
-#: What this process has read already, under the same stamps as the file that outlives it.
-_READ: dict[str, Any] = {}
+#: What this process knows of files, with the stamp they had: parsed once, though every stage's closure meets them.
+_KNOWN: dict[str, tuple[list[int], Facts]] = {}
 
 
 @dataclass
@@ -181,42 +225,73 @@ class _Files:
     """Facts of source files, remembered from run to run."""
 
     entries: dict[str, Any]
+    """Path to stamp and facts."""
+    closures: dict[str, dict[str, str]]
+    """File of mcomp's that a closure starts from, to name and path of each of its modules."""
     changed: bool = False
+    _stamps: dict[str, list[int]] = field(default_factory=dict)
 
     @classmethod
     def remembered(cls, path: Path | None) -> _Files:
-        entries: dict[str, Any] = {}
         if path is not None:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged memory is an empty one
                 found = json.loads(path.read_bytes())
                 if found["format"] == _CACHE_FORMAT:
-                    entries = dict(found["files"])
-        return cls({**_READ, **entries}, changed=not _READ.keys() <= entries.keys())
+                    return cls(dict(found["files"]), dict(found["closures"]))
+        return cls({}, {})
 
     def facts(self, path: Path) -> Facts:
         name = str(path)
         try:
-            stat = path.stat()
-            stamp = [stat.st_size, stat.st_mtime_ns]
-            known = self.entries.get(name)
-            if known is not None and known[0] == stamp:
-                return Facts.from_json(known[1])
-            with tokenize.open(path) as file:  # honours an encoding declaration
-                source = file.read()
-            facts = read_facts(source, token_digest(source))
+            stamp = self._stamp(name)
+            if name in _KNOWN and _KNOWN[name][0] == stamp:
+                facts = _KNOWN[name][1]
+            elif name in self.entries and self.entries[name][0] == stamp:
+                facts = Facts.from_json(self.entries[name][1])
+            else:
+                with tokenize.open(path) as file:  # honours an encoding declaration
+                    source = file.read()
+                facts = read_facts(source, token_digest(source))
         except (OSError, SyntaxError, ValueError) as error:
             raise PreflightError(
-                f"cannot read `{path}` as Python: {error}", code="MC270", hint="correct the file; nothing was run"
+                f"cannot read `{path}` as Python: {error}", code="MC293", hint="correct the file; nothing was run"
             ) from error
-        self.entries[name] = _READ[name] = [stamp, facts.as_json()]
-        self.changed = True
+        _KNOWN[name] = (stamp, facts)
+        if name not in self.entries or self.entries[name][0] != stamp:
+            self.entries[name] = [stamp, facts.as_json()]
+            self.changed = True
         return facts
+
+    def closure(self, start: Path) -> dict[str, str] | None:
+        """The closure as it was found before; None unless each of its files is the same still."""
+        digests: dict[str, str] = {}
+        for name, path in self.closures.get(str(start), {}).items():
+            try:
+                if self.entries[path][0] != self._stamp(path):
+                    return None
+            except (KeyError, OSError):  # forgotten, or gone
+                return None
+            digests[name] = self.entries[path][1][0]
+        return digests or None
+
+    def note(self, start: Path, found: dict[str, Path]) -> None:
+        """Keep the names and paths of a closure."""
+        self.closures[str(start)] = {name: str(path) for name, path in found.items()}
+        self.changed = True
 
     def remember(self, path: Path | None) -> None:
         if path is None or not self.changed or not path.parent.is_dir():
             return
+        memory = {"format": _CACHE_FORMAT, "files": self.entries, "closures": self.closures}
         with suppress(StoreError):  # a read-only store may still be planned against
-            atomic.write_bytes(path, json.dumps({"format": _CACHE_FORMAT, "files": self.entries}).encode())
+            atomic.write_bytes(path, json.dumps(memory).encode())
+            self.changed = False
+
+    def _stamp(self, path: str) -> list[int]:
+        if path not in self._stamps:
+            stat = os.stat(path)
+            self._stamps[path] = [stat.st_size, stat.st_mtime_ns]
+        return self._stamps[path]
 
 
 def _next(tree: _Tree, files: _Files, name: str, path: Path, facts: Facts) -> Iterator[str]:
@@ -230,6 +305,8 @@ def _next(tree: _Tree, files: _Files, name: str, path: Path, facts: Facts) -> It
         yield target
         if names is None:
             yield from _lazy(tree, files, target, None)
+        if names is None and target in _DOORS and not name.startswith("mcomp."):
+            yield from _rooms(tree, files, target)
         for imported in names or ():
             if tree.file_of(f"{target}.{imported}") is not None:
                 yield f"{target}.{imported}"
@@ -243,18 +320,31 @@ def _next(tree: _Tree, files: _Files, name: str, path: Path, facts: Facts) -> It
 def _lazy(tree: _Tree, files: _Files, package: str, wanted: str | None) -> Iterator[str]:
     """What a lazily importing package may bring in for the name ``wanted`` (None: for any name)."""
     path = tree.file_of(package)
-    if path is None or path.name != "__init__.py" or package in _DISPATCHERS:
+    if path is None or path.name != "__init__.py":
         return
     facts = files.facts(path)
     if not facts.lazy or (wanted is not None and wanted in facts.defined):
         return
     homes = [_absolute(package, module) for module, names in facts.type_only if names and wanted in names]
+    if package in _DISPATCHERS:
+        yield from homes
+        if tree.file_of(f"{package}.builtin.{wanted}") is not None:  # a stage as a plain function
+            yield f"{package}.builtin.{wanted}"
+        return
     if homes:
         yield from homes
         return
     for module, _names in facts.type_only:
         yield _absolute(package, module)
     yield from _named_in_strings(tree, package, facts)
+
+
+def _rooms(tree: _Tree, files: _Files, door: str) -> Iterator[str]:
+    """Everything behind a front door: after ``import mcomp`` any room may be used by its name."""
+    path = tree.file_of(door)
+    for room in () if path is None else _named_in_strings(tree, door, files.facts(path)):
+        yield room
+        yield from _lazy(tree, files, room, None)
 
 
 def _named_in_strings(tree: _Tree, package: str, facts: Facts) -> Iterator[str]:

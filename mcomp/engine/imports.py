@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 _MODULE_NAME = re.compile(r"\.?[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_SOUGHT = (ast.Import, ast.ImportFrom, ast.Constant, ast.Call)
+_LEAVES = (ast.Import, ast.ImportFrom, ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.cmpop)
 _IMPORTERS = {"import_module", "__import__", "find_spec", "spec_from_file_location"}
 
 Import = tuple[str, tuple[str, ...] | None]
@@ -70,13 +73,12 @@ def read_facts(source: str, digest: str) -> Facts:
         SyntaxError: not Python.
     """
     tree = ast.parse(source)
-    guarded = {id(node) for branch in ast.walk(tree) if _is_type_guard(branch) for node in _walk(branch)}
     imports: list[Import] = []
     type_only: list[Import] = []
     strings: set[str] = set()
     called: set[str] = set()
-    for node in ast.walk(tree):
-        target = type_only if id(node) in guarded else imports
+    for node, guarded in _walk(tree):
+        target = type_only if guarded else imports
         if isinstance(node, ast.Import):
             target.extend((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -100,10 +102,24 @@ def _is_type_guard(node: ast.AST) -> bool:
     return name == "TYPE_CHECKING"
 
 
-def _walk(branch: ast.AST) -> list[ast.AST]:
-    """The nodes under the guard itself; its ``else`` really runs."""
-    assert isinstance(branch, ast.If)
-    return [node for statement in branch.body for node in ast.walk(statement)]
+def _walk(tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """Every import, call and text, and whether it stands under a type guard; a guard's ``else`` really runs."""
+    waiting = [(tree, False)]
+    while waiting:
+        node, guarded = waiting.pop()
+        if isinstance(node, _SOUGHT):
+            yield node, guarded
+        if isinstance(node, _LEAVES):
+            continue
+        guard = _is_type_guard(node)
+        # `ast.walk` by hand: this is most of a cold start
+        for name in node._fields:
+            below = getattr(node, name, None)
+            if type(below) is list:
+                inside = guarded or (guard and name == "body")
+                waiting += [(item, inside) for item in below if isinstance(item, ast.AST)]
+            elif isinstance(below, ast.AST):
+                waiting.append((below, guarded))
 
 
 def _called_name(node: ast.Call) -> str:

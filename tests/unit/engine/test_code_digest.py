@@ -219,7 +219,7 @@ def test_a_file_that_is_no_python_is_refused_before_anything_runs(tmp_path: Path
     (tmp_path / "a.py").write_text("def f(:\n")
     with pytest.raises(PreflightError, match=r"cannot read `.*a.py` as Python") as caught:
         code_digest(tmp_path / "a.py", None)
-    assert caught.value.code == "MC270"
+    assert caught.value.code == "MC293"
 
 
 @pytest.mark.parametrize("file", BUILT_IN, ids=lambda path: path.stem)
@@ -261,3 +261,22 @@ def test_a_package_on_the_path_outside_site_packages_is_not_a_release(
     tree(tmp_path / "checked_out", init="")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert not is_released("checked_out")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("from mcomp.stages import Stage", "mcomp.stages.base"),
+        ("from mcomp.stages import prune", "mcomp.stages.builtin.prune"),
+        ("from mcomp import load_model", "mcomp.artifact"),
+        ("from mcomp import pruning", "mcomp.pruning.structured"),
+        ("import mcomp", "mcomp.pruning.structured"),
+    ],
+)
+def test_what_a_plug_in_takes_through_a_front_door_counts(tmp_path: Path, line: str, expected: str) -> None:
+    (tmp_path / "stage.py").write_text(line + "\n")
+    assert expected in closure(tmp_path / "stage.py", None)
+
+
+def test_the_front_door_itself_does_not_count() -> None:
+    assert "mcomp" not in closure(PACKAGE / "stages" / "builtin" / "train.py", "mcomp")

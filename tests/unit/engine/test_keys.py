@@ -1,19 +1,51 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from pydantic import Field
 
-from mcomp.engine.keys import keyed_options, stage_seed
-from mcomp.engine.planning import differences
+from mcomp.engine.keys import KeyMaker, key_of, keyed_options, root_of, stage_seed
+from mcomp.engine.own_code import interactive_digest, stage_code, user_code
+from mcomp.engine.roots import content_of
 from mcomp.options import Options
+from mcomp.recipe import Recipe
+from mcomp.stages import registry
+from mcomp.store.digest import sha256_json
+from tests.conftest import ROOT
+
+
+class Inner(Options):
+    bits: int = 8
+    log_every: int = Field(1, json_schema_extra={"cache": "ignore"})
 
 
 class Example(Options):
     ratio: float = 0.5
     every: int = Field(1, json_schema_extra={"cache": "ignore"})
+    inner: Inner = Inner()
+    listed: list[Inner] = Field([])
+    named: dict[str, Inner] = Field({})
+    teacher: str | None = Field(None, json_schema_extra={"path": True})
 
 
-def test_an_option_marked_ignore_stays_out_of_the_key() -> None:
-    assert keyed_options(Example(every=1)) == keyed_options(Example(every=9)) == {"ratio": 0.5}
+def test_an_option_marked_ignore_stays_out_of_the_key_at_any_depth() -> None:
+    quiet = Example(every=9, inner=Inner(log_every=9), listed=[Inner(log_every=9)], named={"a": Inner(log_every=9)})
+    assert keyed_options(quiet) == keyed_options(Example(listed=[Inner()], named={"a": Inner()}))
+    assert keyed_options(Example(inner=Inner(bits=4))) != keyed_options(Example())
+
+
+def test_the_content_of_a_path_option_stands_for_the_path(tmp_path: Path) -> None:
+    for name, text in {"a/t.txt": "one", "b/t.txt": "one", "c/t.txt": "two"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    keyed = {name: sha256_json(keyed_options(Example(teacher=f"{name}/t.txt"), tmp_path)) for name in "abc"}
+    assert keyed["a"] == keyed["b"] != keyed["c"]
+    folders = {name: sha256_json(keyed_options(Example(teacher=name), tmp_path)) for name in "abc"}
+    assert folders["a"] == folders["b"] != folders["c"]
+    assert content_of("absent", tmp_path) == "absent"
 
 
 def test_seeds_differ_by_recipe_seed_stage_and_place() -> None:
@@ -22,7 +54,113 @@ def test_seeds_differ_by_recipe_seed_stage_and_place() -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_differences_name_each_leaf_that_changed() -> None:
-    old = {"options": {"ratio": 0.4, "regular": 8}, "seed": 1}
-    new = {"options": {"ratio": 0.5, "regular": 8}, "seed": 1, "data": "x"}
-    assert differences(old, new) == [("data", None, "x"), ("options.ratio", 0.4, 0.5)]
+RECIPE = """\
+version: 1
+model: {name: lenet}
+data: {name: synthetic, samples: 60}
+stages: [{train: {epochs: 1}}, {prune: {ratio: 0.4}}]
+"""
+
+
+def test_version_and_digest_are_recorded_beside_the_key_in_a_release_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcomp.engine.code_digest.is_released", lambda package="mcomp": True)
+    recipe = Recipe.from_text(RECIPE)
+    keys = KeyMaker(recipe, root_of(recipe, cache_dir=None, code_cache=None))
+    first, second = recipe.stages
+    preimage = keys.preimage(first, None, {})
+    assert preimage["code"] == {"kind": "release", "version": 1}
+    recorded = keys.recorded(first, preimage)
+    assert recorded.keys() == {"code", "measuring", "data.code", "upstream.model.code"}
+    assert recorded["code"]["version"] == 1
+    assert "mcomp.training.loop" in recorded["code"]["files"]
+    assert recorded["code"]["digest"] not in str(preimage)
+    assert "upstream.model.code" not in keys.recorded(second, keys.preimage(second, "a" * 64, {}))
+
+
+def test_strict_code_puts_the_digest_into_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcomp.engine.code_digest.is_released", lambda package="mcomp": True)
+    recipe = Recipe.from_text(RECIPE)
+    root = root_of(recipe, cache_dir=None, code_cache=None, strict_code=True)
+    keys = KeyMaker(recipe, root, strict_code=True)
+    preimage = keys.preimage(recipe.stages[0], None, {})
+    for code in (preimage["code"], preimage["measuring"], root.data["code"], root.model["code"]):
+        assert code["kind"] == "tokens"
+    plain = KeyMaker(recipe, root_of(recipe, cache_dir=None, code_cache=None))
+    assert key_of(plain.preimage(recipe.stages[0], None, {})) != key_of(preimage)
+
+
+def test_the_record_beside_a_key_stays_small() -> None:
+    recipe = Recipe.from_text(RECIPE)
+    keys = KeyMaker(recipe, root_of(recipe, cache_dir=None, code_cache=None))
+    preimage = keys.preimage(recipe.stages[0], None, {})
+    assert len(str(keys.recorded(recipe.stages[0], preimage))) < 10_000
+
+
+TYPED = """
+class Typed:
+    version = 1
+    class Inner:
+        def f(self): return {WORD!r} in {"a", "b", "c"}
+    @classmethod
+    def run(cls, ctx): return [x for x in (1, 2)]
+"""
+
+
+def typed(word: str) -> type:
+    names: dict[str, type] = {}
+    exec(TYPED.replace("{WORD!r}", repr(word)), {"__name__": "notebook"}, names)
+    return names["Typed"]
+
+
+def test_a_stage_typed_into_a_notebook_is_keyed_by_what_it_does() -> None:
+    assert stage_code(typed("a")).keyed() == stage_code(typed("a")).keyed()
+    assert stage_code(typed("a")).keyed() != stage_code(typed("b")).keyed()
+    assert stage_code(typed("a")).keyed()["kind"] == "interactive"
+
+
+def test_its_digest_is_the_same_in_every_process() -> None:
+    source = "from tests.unit.engine.test_keys import interactive_digest, typed\nprint(interactive_digest(typed('a')))"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", source],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert digests == {interactive_digest(typed("a"))}
+
+
+def test_a_factory_in_a_package_counts_the_package_and_a_file_its_neighbours(tmp_path: Path) -> None:
+    for name, text in {
+        "nets/__init__.py": "",
+        "nets/deep/__init__.py": "",
+        "nets/deep/made.py": "from ..parts import x\nfrom nets import more\n",
+        "nets/parts.py": "",
+        "nets/more.py": "",
+        "alone.py": "import beside\n",
+        "beside.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    deep = user_code(tmp_path / "nets" / "deep" / "made.py", "nets.deep.made:build")
+    assert set(deep.files) == {"nets", "nets.deep", "nets.deep.made", "nets.parts", "nets.more"}
+    assert set(user_code(tmp_path / "alone.py", "alone:build").files) == {"alone", "beside"}
+    assert set(user_code(tmp_path / "alone.py", "alone.py:build").files) == {"alone", "beside"}
+
+
+def test_an_installed_module_does_not_count_its_neighbours(tmp_path: Path) -> None:
+    home = tmp_path / "site-packages"
+    home.mkdir()
+    (home / "one.py").write_text("import two\n")
+    (home / "two.py").write_text("")
+    assert set(user_code(home / "one.py", "one:build").files) == {"one"}
+
+
+def test_the_code_of_a_built_in_stage_holds_no_other_room_than_it_uses() -> None:
+    for name in registry.BUILT_IN:
+        files = stage_code(registry.get(name)).files
+        assert not [file for file in files if file.startswith(("mcomp.cli", "mcomp.report", "mcomp.recipe"))], name
