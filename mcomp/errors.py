@@ -13,16 +13,21 @@
 
 A gate that fails raises nothing: it is the run's status, and its exit code 6.
 
-A message says what happened and where, with numbers; ``why`` gives the cause, ``hint`` what to do.
+A message says what happened and where, with numbers; ``why`` gives the cause, ``hint`` what to do. ``str(error)`` is
+the text that the command line prints, so that a Python session and a notebook say the same.
 Codes: MC1xx recipe, MC2xx usage and preflight, MC3xx store and artifacts, MC40x training,
 MC41x pruning, MC42x quantisation and folding, MC43x and MC44x deployment, MC5xx gates, MC6xx backends.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+_WIDEST = 160
+_LONGEST_CARET = 80
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,22 @@ class Diagnostic:
             "column": self.column,
             "hint": self.label if not self.hint else self.hint if not self.label else f"{self.label}; {self.hint}",
         }
+
+    def __str__(self) -> str:
+        gutter = " " * len(str(self.line or ""))
+        lines = [f"{self.severity}[{self.code}]: {visible(self.message)}"]
+        if self.file is not None:
+            place = f":{self.line}:{self.column}" if self.line is not None else ""
+            lines.append(f"{gutter}--> {visible(self.file)}{place}")
+        if self.file is not None and self.line is not None and self.column is not None:
+            text, caret = _snippet(self.source_line, self.column, self.length)
+            label = f" {visible(self.label)}" if self.label else ""
+            lines += [f"{gutter} |", f"{self.line} | {text}".rstrip(), f"{gutter} | {caret}{label}"]
+        elif self.label:
+            lines.append(f"{gutter} = {visible(self.label)}")
+        if self.hint:
+            lines.append(f"{gutter} = help: {visible(self.hint)}")
+        return "\n".join(lines)
 
 
 class McompError(Exception):
@@ -88,6 +109,10 @@ class McompError(Exception):
         hint = "; ".join(part for part in (self.why, self.hint) if part)
         return {"code": self.code, "message": self.message, "file": None, "line": None, "column": None, "hint": hint}
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: these errors are about the reader's input, not about our code."""
+        return [visible(line) for line in str(self).splitlines()]
+
 
 class UsageError(McompError):
     """The command line or a Python call was wrong."""
@@ -106,6 +131,9 @@ class RecipeError(McompError):
         self.diagnostics = tuple(diagnostics)
         first = self.diagnostics[0]
         super().__init__(first.message, code=first.code, hint=first.hint)
+
+    def __str__(self) -> str:
+        return render(self.diagnostics)
 
 
 class PreflightError(McompError):
@@ -145,3 +173,51 @@ class InterruptedRun(McompError):
         super().__init__("interrupted", hint="run the same command again to go on")
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number
+
+
+def render(diagnostics: Sequence[Diagnostic]) -> str:
+    """The text a person reads: each fault with its line, caret and hint, then the count."""
+    blocks = "\n\n".join(map(str, diagnostics))
+    errors = sum(one.severity == "error" for one in diagnostics)
+    warnings = len(diagnostics) - errors
+    counts = [_plural(errors, "error")] * bool(errors) + [_plural(warnings, "warning")] * bool(warnings)
+    if not counts:
+        return ""
+    return f"{blocks}\n{', '.join(counts)}{'; nothing was run' if errors else ''}"
+
+
+def visible(text: str) -> str:
+    """``text`` with control, ANSI and direction-changing characters spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _snippet(line: str, column: int, length: int) -> tuple[str, str]:
+    """The line, cut around the fault and made printable, and the carets below it."""
+    start = 0 if column + min(length, 40) <= _WIDEST else max(0, column - _WIDEST // 2)
+    cut = line[start : start + _WIDEST]
+    first = column - 1 - start
+    length = max(1, min(length, len(cut) - first, _LONGEST_CARET))
+    before, marked = cut[:first], cut[first : first + length]
+    text = "".join(map(_one_cell, cut))
+    pad = " " * (_cells(before) + first - len(before))
+    if start:
+        text, pad = f"…{text}", f" {pad}"
+    if start + _WIDEST < len(line):
+        text += "…"
+    return text, pad + "^" * max(1, _cells(marked))
+
+
+def _one_cell(char: str) -> str:
+    if char == "\t":
+        return "→"
+    return char if char.isprintable() else "�"
+
+
+def _cells(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else not unicodedata.combining(char) for char in text)
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -128,6 +128,12 @@ HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "tensorrt"}
             "from mcomp.cli.main import main\nmain(['plan', 'recipes/nin_gc_prune_quant.yaml', '--store', 'absent'])",
             HEAVY,
         ),
+        (
+            "from mcomp.cli.main import main\n"
+            "main(['explain', 'recipes/nin_gc_prune_quant.yaml', 'prune', '--store', 'absent'])",
+            HEAVY | {"rich"},
+        ),
+        ("from mcomp.cli.main import main\nmain(['help', 'MC103'])", HEAVY | {"rich"}),
         ("from mcomp.cli.main import main\nmain(['stages', 'prune'])", HEAVY),
         ("from mcomp.cli.main import main\nmain(['schema'])", HEAVY),
     ],

@@ -5,19 +5,35 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from mcomp.cli.common import add_json, add_recipe, add_store, load_recipe, open_store, output_to_stderr, print_json
+from mcomp.cli.common import (
+    add_json,
+    add_recipe,
+    add_store,
+    add_strict_code,
+    load_recipe,
+    open_store,
+    output_to_stderr,
+    print_json,
+)
 
 if TYPE_CHECKING:
-    from mcomp.engine import RunResult
+    from mcomp.engine import RunResult, StageOutcome, SweepResult
+    from mcomp.engine.events import Listener
+    from mcomp.recipe import Recipe
 
 EPILOG = """\
 examples:
   mcomp apply recipes/nin_gc_prune_quant.yaml
   mcomp apply my.yaml --set data.batch_size=32 --set stages.prune.ratio=0.5
+  mcomp apply my.yaml --track tensorboard --track mlflow=http://127.0.0.1:5000
 
-Running the same command again goes on where it stopped and reuses every finished stage."""
+Running the same command again goes on where it stopped and reuses every finished stage.
+A recipe with a `sweep` runs every point of it, and what two points have in common once."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,56 +41,141 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_store(parser)
     add_json(parser)
+    add_strict_code(parser)
     parser.add_argument("--no-wait", action="store_true", help="refuse (exit 8) what another process is computing")
     parser.add_argument("--log-format", choices=["auto", "plain", "json"], default="auto", help="progress on stderr")
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="NAME[=WHERE]",
+        help="send the run to `tensorboard`, `mlflow` or `wandb` too; repeatable",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the recipe; the exit code is the run's."""
-    from mcomp.cli.console import listener_for
+    """Run the recipe, or every point of its sweep; the exit code is the run's."""
     from mcomp.engine import Engine
+    from mcomp.errors import InterruptedRun
 
     recipe = load_recipe(arguments)
-    with (
-        output_to_stderr(arguments.json),
-        listener_for(arguments.log_format, quiet_terminal=arguments.json) as listener,
-    ):
-        result = Engine(open_store(arguments), listeners=[listener]).apply(recipe, wait=not arguments.no_wait)
+    result: RunResult | SweepResult
+    try:
+        with output_to_stderr(arguments.json), _listeners(arguments) as listeners:
+            strict = arguments.strict_code
+            engine = Engine(open_store(arguments), listeners=listeners, progress=False, strict_code=strict)
+            action = engine.sweep if recipe.variants else engine.apply
+            result = action(recipe, wait=not arguments.no_wait)
+    except InterruptedRun as error:
+        if arguments.json:
+            print_json({"status": "interrupted", "exit_code": error.exit_status, "errors": [error.as_dict()]})
+        sys.stderr.write(f"interrupted before anything was run; go on with: {_again(arguments)}\n")
+        return error.exit_status
     if arguments.json:
         print_json(result.as_dict())
-        return result.exit_code
+    elif recipe.variants:
+        _show_sweep(cast("SweepResult", result), recipe, arguments)
+    else:
+        _show_run(cast("RunResult", result), recipe, arguments)
+    return result.exit_code
+
+
+@contextmanager
+def _listeners(arguments: argparse.Namespace) -> Iterator[Sequence[Listener]]:
+    """The console, and the trackers that were asked for."""
+    from mcomp.cli.console import listener_for
+
+    with listener_for(arguments.log_format, quiet_terminal=arguments.json) as console:
+        if not arguments.track:
+            yield [console]
+            return
+        from mcomp.report.trackers import trackers
+
+        with trackers(arguments.track, open_store(arguments).root) as found:
+            yield [console, *found]
+
+
+def _show_run(result: RunResult, recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """The table, and as the last line what happened."""
     from mcomp.report.table import print_result
 
     print_result(result.as_dict())
     sys.stdout.flush()
     sys.stderr.flush()
-    _last_words(result, arguments)
-    return result.exit_code
-
-
-def _last_words(result: RunResult, arguments: argparse.Namespace) -> None:
-    from mcomp.recipe.diagnostics import visible
-
-    again = shlex.join(["mcomp", *arguments.argv])
-    if result.status == "ok":
+    if result.ok:
         sys.stdout.write(f"ok: run {result.run}, {result.seconds:.1f} s; files in {result.folder}\n")
         return
-    if result.error is not None:
-        sys.stderr.write("\n".join(visible(line) for line in result.error["text"].splitlines()) + "\n")
-        if arguments.traceback:
-            from pathlib import Path
+    _write_error(result, arguments)
+    sys.stderr.write(f"{_ending(result, recipe, arguments)}\n")
 
-            sys.stderr.write((Path(result.folder) / "traceback.txt").read_text(encoding="utf-8"))
-    words = {
-        "failed": "failed",
-        "gate_failed": "a gate failed",
-        "interrupted": "interrupted, nothing lost",
-    }[result.status]
-    stopped = next((stage.id for stage in result.stages if stage.status == "failed"), None)
-    if result.status == "gate_failed":
-        stopped = next(stage.id for stage in result.stages if any(not gate.passed for gate in stage.gates))
-    at = f" at `{stopped}`" if stopped else ""
-    if result.status == "gate_failed":
-        sys.stderr.write(f"{words}{at}: run {result.run}; relax it or change the recipe, finished stages are kept\n")
+
+def _show_sweep(result: SweepResult, recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """One row per run, then how each that is not ok ended, and as the last line what happened."""
+    from mcomp.report.table import print_sweep
+
+    print_sweep(result.as_dict())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    good = sum(run.ok for run in result.runs)
+    for number, (run, point) in enumerate(zip(result.runs, recipe.variants, strict=False), 1):
+        if run.status in ("failed", "gate_failed", "refused"):
+            _write_error(run, arguments)
+            sys.stderr.write(f"run {number}: {_ending(run, point, arguments)}\n")
+    words = f"{good} of {result.points} runs of `{result.name}` ended well"
+    if result.ok:
+        seconds = sum(run.seconds for run in result.runs)
+        where = Path(result.runs[-1].folder).parent
+        sys.stdout.write(f"ok: all {result.points} runs of `{result.name}`, {seconds:.1f} s; files in {where}\n")
+    elif result.stopped_by:
+        sys.stderr.write(f"interrupted, nothing lost: {words}; go on with: {_again(arguments)}\n")
+    elif any(run.status != "gate_failed" for run in result.runs if not run.ok):
+        sys.stderr.write(f"{words}; go on with: {_again(arguments)}\n")
+    else:
+        sys.stderr.write(f"{words}, in the others a gate failed; finished stages are kept\n")
+
+
+def _write_error(result: RunResult, arguments: argparse.Namespace) -> None:
+    from mcomp.errors import visible
+
+    if result.error is None:
         return
-    sys.stderr.write(f"{words}{at}: run {result.run}; go on with: {again}\n")
+    sys.stderr.write("\n".join(visible(line) for line in result.error["text"].splitlines()) + "\n")
+    file = Path(result.folder, "traceback.txt")
+    if arguments.traceback and file.is_file():
+        sys.stderr.write(file.read_text(encoding="utf-8"))
+
+
+def _ending(result: RunResult, recipe: Recipe, arguments: argparse.Namespace) -> str:
+    """One sentence: what happened, in which run, and how to go on."""
+    if result.status == "refused":
+        return f"refused, nothing was run; go on with: {_again(arguments)}"
+    if result.status == "gate_failed":
+        return _gate_ending(result, recipe)
+    stopped = next((f" at `{stage.id}`" for stage in result.stages if stage.status == "failed"), "")
+    words = "interrupted, nothing lost" if result.status == "interrupted" else "failed"
+    return f"{words}{stopped}: run {result.run}; go on with: {_again(arguments)}"
+
+
+def _gate_ending(result: RunResult, recipe: Recipe) -> str:
+    """What failed, what the store keeps of the run, and what was not run."""
+    kept = [stage.id for stage, entry in zip(result.stages, recipe.stages, strict=True) if stage.key and entry.cache]
+    failed = next((stage for stage in result.stages if not all(gate.passed for gate in stage.gates)), None)
+    if failed is None:
+        where = "a condition that had to hold did not"
+    else:
+        count = sum(not gate.passed for gate in failed.gates)
+        where = f"{'a gate' if count == 1 else f'{count} gates'} failed at `{failed.id}`"
+    stays = f"finished and kept: {', '.join(kept)}" if kept else "nothing of it is kept"
+    if failed is not None and failed.id in kept:
+        stays += f" (`{failed.id}` too: a changed gate is held against it without running it again)"
+    rest = sum(stage.status == "skipped" for stage in _after(failed, result.stages))
+    not_run = f"; not run: {rest} stage{'s' * (rest != 1)} after it" if failed is not None and rest else ""
+    return f"{where}: run {result.run}; {stays}{not_run}"
+
+
+def _after(stage: StageOutcome | None, stages: Sequence[StageOutcome]) -> Sequence[StageOutcome]:
+    return stages[stages.index(stage) + 1 :] if stage is not None else ()
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    return shlex.join(["mcomp", *arguments.argv])

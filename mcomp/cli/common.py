@@ -40,6 +40,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
+def add_strict_code(parser: argparse.ArgumentParser) -> None:
+    """``--strict-code``."""
+    parser.add_argument(
+        "--strict-code", action="store_true", help="key mcomp's own code by its digest too, not by its version"
+    )
+
+
 def load_recipe(arguments: argparse.Namespace) -> Recipe:
     """The validated recipe of the command line; warnings go to standard error."""
     from mcomp.recipe import Recipe

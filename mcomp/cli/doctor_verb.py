@@ -13,7 +13,7 @@ from typing import Any
 from mcomp.cli.common import add_json, add_store, open_store, print_json
 
 REQUIRED = ("torch", "torchvision", "pydantic", "pyyaml", "rich", "numpy", "onnx", "onnxscript", "onnxruntime")
-OPTIONAL = ("tensorrt", "pycuda", "openvino", "optuna", "timm")
+OPTIONAL = ("tensorrt", "pycuda", "openvino", "optuna", "timm", "tensorboard", "mlflow", "mlflow-skinny", "wandb")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         from mcomp.report.table import print_table
 
         body = [(name, str(value)) for name, value in found.items() if not isinstance(value, dict)]
+        body += [(name, one["version"] or one["why_absent"]) for name, one in found["backends"].items()]
         body += [(name, version or "not installed") for name, version in found["packages"].items()]
         print_table("this machine", ("what", "found"), body)
     missing = [name for name in REQUIRED if found["packages"][name] is None]
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(arguments: argparse.Namespace) -> dict[str, Any]:
     """Versions, devices, precision and disk, without importing torch."""
+    from mcomp.engine.backends import backends
     from mcomp.training.hardware import gpu, resolve_device, resolve_precision, threads
 
     device = resolve_device("auto")
@@ -57,7 +59,8 @@ def examine(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": threads(),
         "store": str(root),
         "free disk": f"{shutil.disk_usage(Path(place)).free / 1e9:.1f} GB",
-        "tensorrt engine": "can be built" if card and _version("tensorrt") else "cannot be built here",
+        "tensorrt engine": "can be built" if backends()["tensorrt"].present else "cannot be built here",
+        "backends": {name: vars(found) for name, found in backends().items()},
         "packages": {name: _version(name) for name in (*REQUIRED, *OPTIONAL)},
     }
 

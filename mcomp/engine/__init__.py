@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from mcomp.engine.core import Engine
 from mcomp.engine.planning import Plan, PlannedStage
-from mcomp.engine.results import GateOutcome, RunResult, StageOutcome
+from mcomp.engine.results import GateOutcome, RunResult, StageOutcome, SweepResult
 
-__all__ = ["Engine", "GateOutcome", "Plan", "PlannedStage", "RunResult", "StageOutcome"]
+__all__ = ["Engine", "GateOutcome", "Plan", "PlannedStage", "RunResult", "StageOutcome", "SweepResult"]

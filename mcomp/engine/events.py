@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -29,7 +29,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path | None, listeners: Sequence[Listener] = ()) -> None:
-        self._listeners = tuple(listeners)
+        self._listeners = list(listeners)
         self._path = path
         self._later: deque[str] = deque()
         self._file: IO[str] | None = None
@@ -54,8 +54,15 @@ class EventLog:
             with storage_errors(self._path):
                 self._file.write(json.dumps(finite(event), default=str) + "\n")
                 self._file.flush()
-        for listener in self._listeners:
-            listener(event)
+        lost = []
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # whoever watches a run must not be able to end it
+                self._listeners.remove(listener)
+                lost.append(f"`{_name(listener)}` no longer watches this run: {_words(error)}")
+        for text in lost:
+            self.emit("notice", text=text)
 
     def reporter(self, stage: str) -> Callable[..., None]:
         """The ``ctx.report`` of one stage."""
@@ -65,8 +72,28 @@ class EventLog:
 
         return report
 
+    def snapshot(self, stage: str, state: Mapping[str, Any]) -> dict[str, int]:
+        """Tell that a snapshot was kept, and how far into the stage; returns that."""
+        progress = progress_of(state)
+        self.emit("snapshot", stage, **progress)
+        return progress
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def progress_of(state: Mapping[str, Any]) -> dict[str, int]:
+    """What a snapshot says of how far it is."""
+    return {name: state[name] for name in ("epoch", "epochs", "step", "steps") if isinstance(state.get(name), int)}
+
+
+def _name(listener: Listener) -> str:
+    """What its author calls it: a function's name, or a class's."""
+    return str(getattr(listener, "name", None) or getattr(listener, "__qualname__", type(listener).__qualname__))
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

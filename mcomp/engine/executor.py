@@ -8,16 +8,19 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.damage import DamagedArtifactError
 from mcomp.engine.events import EventLog, Listener
-from mcomp.engine.gates import check_gate
+from mcomp.engine.forecast_costs import outlook
 from mcomp.engine.keys import KeyMaker
-from mcomp.engine.planning import Plan, PlannedStage, plan_stage
+from mcomp.engine.planning import Plan, PlannedStage, Walk
 from mcomp.engine.results import RunResult, RunStatus, StageOutcome, StageStatus
-from mcomp.engine.signals import StopFlag, stop_on_signals
+from mcomp.engine.shelf import Shelf
+from mcomp.engine.signals import StopFlag
 from mcomp.errors import InterruptedRun, McompError, StageError
 from mcomp.store.atomic import storage_error
 
@@ -30,7 +33,18 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """One call of ``apply``. Use once."""
+    """One run of a recipe. Use once.
+
+    Args:
+        recipe: the validated recipe.
+        store: where it is kept.
+        keys: of the recipe.
+        plan: what was planned just now.
+        listeners: called with every event.
+        shelf: what is shared with other runs of this process.
+        stop: raised by a signal.
+        wait: wait for a key that another process is computing.
+    """
 
     def __init__(
         self,
@@ -40,6 +54,8 @@ class Execution:
         plan: Plan,
         listeners: Sequence[Listener],
         *,
+        shelf: Shelf,
+        stop: StopFlag,
         wait: bool,
     ) -> None:
         self.recipe = recipe
@@ -47,23 +63,27 @@ class Execution:
         self.keys = keys
         self.plan = plan
         self.listeners = listeners
+        self.shelf = shelf
+        self.stop = stop
         self.wait = wait
         self.outcomes: list[StageOutcome] = []
-        self._bench: Workbench | None = None
+        self._ended = ""
         self._error: dict[str, Any] | None = None
 
     def run(self) -> RunResult:
         """Run, and write the run's record whatever happens after preflight."""
         started = time.perf_counter()
         if not self.plan.all_hits:
-            self.bench.preflight()
+            with self.stop.at_once():
+                outlook(self.plan, self.store).refuse_impossible()
+                self.bench.preflight()
         last_key = self.plan.stages[-1].key or self.plan.stages[0].key or ""
         run = self.store.new_run(self.recipe.name, last_key[:8])
         run.write_text("recipe.lock.yaml", self.recipe.lock())
         with closing(EventLog(run.path / "events.jsonl", self.listeners)) as self.events:
-            plan = [{"id": planned.stage.id, "status": planned.status} for planned in self.plan.stages]
             self.store.notify = lambda text: self.events.emit("notice", text=text)
-            self.events.emit("run_started", run=run.id, name=self.recipe.name, plan=plan)
+            self.stop.notice = self.events.later
+            self._announce(run)
             status, code = self._guarded(run)
             self._skip_rest()
             self.keys.remember_code(self.store.root / "cache")
@@ -76,100 +96,143 @@ class Execution:
                 stages=self.outcomes,
                 error=self._error,
                 folder=str(run.path),
+                sweep=dict(self.recipe.sweep_values),
             )
             run.write_json("result.json", result.as_dict())
             self.events.emit("run_finished", result=result.as_dict(), folder=str(run.path), error=self._error)
         return result
 
+    def _announce(self, run: Run) -> None:
+        sweep, name = dict(self.recipe.sweep_values), self.recipe.name
+        plan = [planned.as_dict() for planned in self.plan.stages]
+        self.events.emit("run_started", run=run.id, name=name, folder=str(run.path), sweep=sweep, plan=plan)
+
     def _guarded(self, run: Run) -> tuple[RunStatus, int]:
         """Run the stages; a failure becomes the run's status, its traceback a file."""
         try:
-            with stop_on_signals(self.events.later) as stop:
-                try:
-                    return self._stages(stop)
-                except (InterruptedRun, KeyboardInterrupt) as error:
-                    number = error.signal_number if isinstance(error, InterruptedRun) else stop() or signal.SIGINT
-                    return "interrupted", 128 + number
+            try:
+                return self._stages()
+            except (InterruptedRun, KeyboardInterrupt) as error:
+                number = error.signal_number if isinstance(error, InterruptedRun) else self.stop() or signal.SIGINT
+                return "interrupted", 128 + number
         except McompError as error:
             self._error = error.as_dict() | {"text": str(error)}
             run.write_text("traceback.txt", traceback.format_exc())
             return "failed", error.exit_code
 
-    @property
+    @cached_property
     def bench(self) -> Workbench:
         """The half of the work that needs torch, imported when the first stage misses."""
-        if self._bench is None:
-            from mcomp.engine.workbench import Workbench
+        from mcomp.engine.workbench import Workbench
 
-            self._bench = Workbench(self.recipe, self.store, self.keys)
-        return self._bench
+        return Workbench(self.recipe, self.store, self.keys, self.shelf)
 
-    def _stages(self, stop: StopFlag) -> tuple[RunStatus, int]:
+    def _stages(self) -> tuple[RunStatus, int]:
         for _ in self.recipe.stages:
             try:
-                return self._pass(stop)
+                return self._pass()
             except DamagedArtifactError as error:
                 # its stage is no hit any more, so another pass makes it anew
                 self.outcomes.clear()
                 self.events.emit("notice", text=f"{error.message} ({error.why}); the stage that made it runs again")
-        return self._pass(stop)
+        return self._pass()
 
-    def _pass(self, stop: StopFlag) -> tuple[RunStatus, int]:
-        upstream: str | None = None
-        for stage in self.recipe.stages:
-            if stop():
-                raise InterruptedRun(stop())
-            self.events.emit("stage_started", stage.id, uses=stage.uses)
-            outcome = self._stage(stage, upstream, stop)
+    def _pass(self) -> tuple[RunStatus, int]:
+        walk = Walk(self.recipe, self.store, self.keys)
+        for entry in self.recipe.stages:
+            self.stop.check()
+            planned, outcome = self._stage(entry, walk)
             self.outcomes.append(outcome)
-            metrics = {done.id: done.metrics for done in self.outcomes}
-            outcome.gates = [found for gate in stage.gates for found in check_gate(gate, stage.id, metrics)]
-            self.events.emit("stage_finished", stage.id, outcome=outcome.as_dict())
+            walk.note(entry, planned)
+            try:
+                if planned.status != "skip":
+                    outcome.gates = walk.gates(entry, planned)
+            finally:
+                for gate in outcome.gates:
+                    self.events.emit("gate", entry.id, gate=gate.as_dict())
+                self.events.emit("stage_finished", entry.id, outcome=outcome.as_dict())
+            if planned.ends:
+                self._ended = walk.ended
+                return ("ok", 0) if planned.ends == "stop" else self._refused(entry, planned)
             if not all(gate.passed for gate in outcome.gates):
                 return "gate_failed", 6
-            upstream = outcome.artifact
+        self.stop.check()  # a signal that came while the last stage was committed is a signal all the same
         return "ok", 0
 
-    def _stage(self, stage: RecipeStage, upstream: str | None, stop: StopFlag) -> StageOutcome:
-        artifacts = {done.id: done.artifact for done in self.outcomes if done.artifact is not None}
-        planned = plan_stage(stage, upstream, artifacts, self.store, self.keys)
-        if planned.status == "hit":
-            return self._outcome(planned, "hit")
+    def _refused(self, entry: RecipeStage, planned: PlannedStage) -> tuple[RunStatus, int]:
+        """End the run as its recipe asks for where a condition does not hold: like a failed gate."""
+        error = StageError(
+            f"the condition of `{entry.id}` does not hold, and its `otherwise` is to fail",
+            code="MC503",
+            why=planned.note,
+            hint="relax `when`, or write `otherwise: skip` to go on without this stage",
+        )
+        self._error = error.as_dict() | {"text": str(error)}
+        return "gate_failed", 6
+
+    def _stage(self, entry: RecipeStage, walk: Walk) -> tuple[PlannedStage, StageOutcome]:
+        started, key = time.perf_counter(), None
+        try:
+            planned = walk.look(entry)
+            key = planned.key
+            self.events.emit("stage_started", entry.id, uses=planned.stage.uses)
+            if planned.status == "skip":
+                return planned, self._skipped(entry, planned)
+            if planned.status == "hit":
+                return planned, self._outcome(planned, "hit")
+            return self._locked(entry, planned, walk)
+        except DamagedArtifactError:
+            raise
+        except (McompError, KeyboardInterrupt):
+            self._abandon(entry, key, started)
+            raise
+
+    def _locked(self, entry: RecipeStage, planned: PlannedStage, walk: Walk) -> tuple[PlannedStage, StageOutcome]:
+        """Compute a stage as the only process that does."""
         assert planned.key is not None
-        started = time.perf_counter()
-        key = planned.key
 
         def waiting(process: int) -> None:
-            text = f"waiting for process {process}, which computes `{stage.id}`"
-            self.events.emit("notice", stage.id, text=text)
+            text = f"waiting for process {process}, which computes `{entry.id}`"
+            self.events.emit("notice", entry.id, text=text)
 
-        with self.store.lock(key, wait=self.wait, on_wait=waiting, should_stop=stop):
-            planned = plan_stage(stage, upstream, artifacts, self.store, self.keys)
+        with self.store.lock(planned.key, wait=self.wait, on_wait=waiting, should_stop=self.stop):
+            planned = walk.look(entry)
             if planned.status == "hit":  # another process finished it while we waited
-                return self._outcome(planned, "hit")
-            try:
-                record = self.bench.execute(planned, upstream, self.events, stop, self.outcomes)
-            except (McompError, KeyboardInterrupt):
-                self._abandon(stage, key, started)
-                raise
-            except (Exception, SystemExit) as error:  # a plug-in must not end the run with an exit code of its own
-                self._abandon(stage, key, started)
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                    raise storage_error(error, Path(error.filename or self.store.root)) from error
-                raise StageError(
-                    f"`{stage.id}` failed: {type(error).__name__}: {error}",
-                    code="MC400",
-                    hint="the whole traceback is in the run's folder, and printed with `--traceback`",
-                ) from error
+                return planned, self._outcome(planned, "hit")
             status: StageStatus = "resumed" if planned.status == "resume" else "run"
-            return self._outcome(PlannedStage(stage, "run", "", key, None, record), status)
+            done = replace(planned, status="run", record=self._executed(planned, walk))
+            return done, self._outcome(done, status)
 
-    def _abandon(self, stage: RecipeStage, key: str, started: float) -> None:
-        self.outcomes.append(StageOutcome(stage.id, stage.uses, "failed", key, seconds=time.perf_counter() - started))
+    def _executed(self, planned: PlannedStage, walk: Walk) -> dict[str, Any]:
+        try:
+            return self.bench.execute(planned, walk, self.events, self.stop)
+        except McompError:
+            raise
+        except (Exception, SystemExit) as error:  # a plug-in must not end the run with an exit code of its own
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise storage_error(error, Path(error.filename or self.store.root)) from error
+            raise StageError(
+                f"`{planned.stage.id}` failed: {type(error).__name__}: {error}",
+                code="MC400",
+                hint="the whole traceback is in the run's folder, and printed with `--traceback`",
+            ) from error
+
+    def _abandon(self, entry: RecipeStage, key: str | None, started: float) -> None:
+        seconds = time.perf_counter() - started
+        outcome = StageOutcome(entry.id, entry.uses, "failed", key, seconds=seconds, source=entry.source)
+        self.outcomes.append(outcome)
+        self.events.emit("stage_finished", entry.id, outcome=outcome.as_dict())
 
     def _skip_rest(self) -> None:
-        for stage in self.recipe.stages[len(self.outcomes) :]:
-            self.outcomes.append(StageOutcome(stage.id, stage.uses, "skipped"))
+        notes = [self._ended] if self._ended else []
+        for entry in self.recipe.stages[len(self.outcomes) :]:
+            self.outcomes.append(StageOutcome(entry.id, entry.uses, "skipped", notes=list(notes), source=entry.source))
+
+    def _skipped(self, entry: RecipeStage, planned: PlannedStage) -> StageOutcome:
+        notes = [planned.note]
+        if entry.gates:
+            notes.append("it reported nothing that its gates could be held against")
+        return StageOutcome(entry.id, entry.uses, "skipped", notes=notes, source=entry.source)
 
     def _outcome(self, planned: PlannedStage, status: StageStatus) -> StageOutcome:
         record = planned.record
@@ -185,6 +248,7 @@ class Execution:
             seconds=0.0 if status == "hit" else record["seconds"],
             metrics=dict(record["metrics"]),
             files={name: str(folder / relative) for name, relative in record["files"].items()},
-            notes=list(record["notes"]),
+            notes=[*([planned.note] if planned.note else []), *record["notes"]],
             details=dict(record.get("details", {})),
+            source=planned.stage.source,
         )

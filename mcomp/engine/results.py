@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mcomp.engine.display import Screen, Shown, run_screen, sweep_screen
+
 StageStatus = Literal["hit", "run", "resumed", "skipped", "failed"]
-RunStatus = Literal["ok", "gate_failed", "failed", "interrupted"]
+#: ``refused`` is a run of a sweep that could not start; a single run raises instead.
+RunStatus = Literal["ok", "gate_failed", "failed", "interrupted", "refused"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,10 @@ class GateOutcome:
 
 @dataclass
 class StageOutcome:
-    """One stage of a finished, failed or interrupted run."""
+    """One stage of a finished, failed or interrupted run.
+
+    A skipped stage has no artifact of its own: what follows it got the model of ``source``.
+    """
 
     id: str
     uses: str
@@ -53,12 +59,14 @@ class StageOutcome:
     gates: list[GateOutcome] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; ``details`` stay in the store."""
         return {
             "id": self.id,
             "uses": self.uses,
+            "from": self.source,
             "status": self.status,
             "key": self.key,
             "artifact": self.artifact,
@@ -70,8 +78,8 @@ class StageOutcome:
         }
 
 
-@dataclass
-class RunResult:
+@dataclass(repr=False)
+class RunResult(Shown):
     """The outcome of :meth:`Engine.apply`."""
 
     run: str
@@ -82,6 +90,7 @@ class RunResult:
     stages: list[StageOutcome]
     error: dict[str, Any] | None = None
     folder: str = ""
+    sweep: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, stage_id: str) -> StageOutcome:
         """The stage with this id."""
@@ -98,6 +107,7 @@ class RunResult:
     def as_dict(self) -> dict[str, Any]:
         """The object that ``apply --json`` prints."""
         found: dict[str, Any] = {
+            **({"sweep": self.sweep} if self.sweep else {}),
             "run": self.run,
             "name": self.name,
             "status": self.status,
@@ -109,7 +119,46 @@ class RunResult:
             found["errors"] = [self.error]
         return found
 
-    def _repr_html_(self) -> str:
-        from mcomp.engine.summary import result_html
+    def _screen(self) -> Screen:
+        return run_screen(self.as_dict())
 
-        return result_html(self.as_dict())
+
+@dataclass(repr=False)
+class SweepResult(Shown):
+    """The outcome of :meth:`Engine.sweep`: one run per point, in order.
+
+    Attributes:
+        name: of the recipe.
+        runs: those that were begun, refused ones among them.
+        points: how many the recipe has; more than ``runs`` where the sweep was interrupted.
+        stopped_by: the signal that interrupted it, or 0.
+    """
+
+    name: str
+    runs: list[RunResult]
+    points: int
+    stopped_by: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """Of the interruption, else the first of the runs' that is not 0."""
+        if self.stopped_by:
+            return 128 + self.stopped_by
+        return next((run.exit_code for run in self.runs if run.exit_code), 0)
+
+    @property
+    def ok(self) -> bool:
+        """True when every point was run, every stage of it, and every gate held."""
+        return self.exit_code == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object that ``apply --json`` prints for a recipe with a sweep."""
+        return {
+            "name": self.name,
+            "exit_code": self.exit_code,
+            "points": self.points,
+            "runs": [run.as_dict() for run in self.runs],
+        }
+
+    def _screen(self) -> Screen:
+        return sweep_screen(self.as_dict())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
+import json
 from typing import Any
 
 from mcomp.engine.units import bytes_text, count_text, latency_text, top1_text
-from mcomp.recipe.diagnostics import visible
+from mcomp.errors import visible
 
 COLUMNS = ("stage", "top-1 %", "params", "MACs", "bytes", "latency", "status")
 
@@ -50,11 +50,52 @@ def gate_text(gate: dict[str, Any]) -> str:
     """``top1 max_drop vs finetune: 0.31 points (limit 1)``."""
     against = f" vs {gate['vs']}" if gate["vs"] else ""
     unit = f" {gate['unit']}" if gate["unit"] else ""
-    return f"{gate['metric']} {gate['rule']}{against}: {gate['value']:.6g}{unit} (limit {gate['limit']:g})"
+    value = gate["value"]
+    shown = f"{value:.6g}" if isinstance(value, int | float) else str(value)  # NaN is a text once it was stored
+    return f"{gate['metric']} {gate['rule']}{against}: {shown}{unit} (limit {gate['limit']:g})"
 
 
-def result_html(result: dict[str, Any]) -> str:
-    """A ``<table>`` of :func:`rows`; every text escaped."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(result))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def sweep_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row of texts per run of a sweep, in the order of :func:`sweep_columns`; figures are its last stage's."""
+    return [(*_point(run["sweep"]), *_final(run)) for run in result["runs"]]
+
+
+def sweep_columns(result: dict[str, Any]) -> tuple[str, ...]:
+    """The swept paths, short where that is clear, and what is compared."""
+    paths = list(result["runs"][0]["sweep"]) if result["runs"] else []
+    short = [path.rpartition(".")[2] for path in paths]
+    names = [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
+    return (*map(visible, names), *COLUMNS)
+
+
+def sweep_remarks(result: dict[str, Any]) -> list[str]:
+    """What went wrong in which run, and which runs are missing, one line each."""
+    lines = []
+    for number, run in enumerate(result["runs"], 1):
+        failed = [(stage, gate) for stage in run["stages"] for gate in stage["gates"] if not gate["passed"]]
+        lines += [f"run {number}: {stage['id']}: gate FAILED: {gate_text(gate)}" for stage, gate in failed]
+        lines += [f"run {number}: {error['message']}" for error in run.get("errors", [])]
+    missing = result["points"] - len(result["runs"])
+    if missing:
+        lines.append(f"{missing} of {result['points']} runs were not begun")
+    return [visible(line) for line in lines]
+
+
+def point_text(values: dict[str, Any]) -> str:
+    """What a sweep set for one run: ``vars.ratio=0.5, stages.quantize.w_bits=4``."""
+    return ", ".join(f"{path}={_plain(value)}" for path, value in values.items())
+
+
+def _point(values: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(visible(_plain(value)) for value in values.values())
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list | bool) or value is None else str(value)
+
+
+def _final(run: dict[str, Any]) -> tuple[str, ...]:
+    """The row of the last stage that has figures, with the status of the whole run."""
+    finished = [row for row, stage in zip(rows(run), run["stages"], strict=True) if stage["artifact"]]
+    status = run["status"].replace("_", " ")
+    return (*finished[-1][:6], status) if finished else (*("–",) * 6, status)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,12 @@ import torch
 from mcomp import __version__
 from mcomp.artifact import TENSORS, load_artifact, save_artifact
 from mcomp.engine.damage import DamagedArtifactError
-from mcomp.engine.events import EventLog
+from mcomp.engine.events import EventLog, progress_of
 from mcomp.engine.keys import KeyMaker
-from mcomp.engine.metering import common_metrics
-from mcomp.engine.planning import PlannedStage
+from mcomp.engine.metering import Effort, common_metrics
+from mcomp.engine.planning import PlannedStage, Walk
 from mcomp.engine.result_check import check_answer, checked_result, unrecorded_change
-from mcomp.engine.results import StageOutcome
+from mcomp.engine.shelf import Shelf
 from mcomp.engine.signals import StopFlag
 from mcomp.errors import PreflightError, StoreError
 from mcomp.stages.base import COMMON_METRICS, Metrics, StageContext, StageResult
@@ -43,10 +42,11 @@ DAMAGE = frozenset({"MC311", "MC419", "MC312", "MC313", "MC315", "MC316"})
 class Workbench:
     """Loads what a stage needs, runs it, and commits what it made."""
 
-    def __init__(self, recipe: Recipe, store: Store, keys: KeyMaker) -> None:
+    def __init__(self, recipe: Recipe, store: Store, keys: KeyMaker, shelf: Shelf) -> None:
         self.recipe = recipe
         self.store = store
         self.keys = keys
+        self.shelf = shelf
         self.device = resolve_device(recipe.device)
         self.precision = resolve_precision(recipe.precision, self.device)
         self._latest: tuple[str, nn.Module] | None = None
@@ -54,11 +54,7 @@ class Workbench:
     @cached_property
     def data(self) -> Data:
         """The recipe's data, decoded once and kept beside the store."""
-        from mcomp.data import load
-
-        options = self.recipe.data
-        cache = self.store.root / "cache" if self.store.root.is_dir() else None
-        return load(options, base_dir=self.recipe.base_dir, trust=self.recipe.trust, cache_dir=cache)
+        return self.shelf.data(self.recipe, self.store.cache)
 
     @cached_property
     def example_inputs(self) -> tuple[Tensor, ...]:
@@ -89,6 +85,8 @@ class Workbench:
         Raises:
             PreflightError: the model cannot take this data or has too few outputs.
         """
+        if self.shelf.fits(self.recipe):
+            return
         model = self.initial_model()
         shape = tuple(self.example_inputs[0].shape)
         now = f"`data.image_size` (now {shape[-2]}x{shape[-1]}) or `data.channels` (now {shape[1]})"
@@ -109,6 +107,7 @@ class Workbench:
                 code="MC261",
                 hint=f"set `model.num_classes: {self.data.num_classes}`",
             )
+        self.shelf.remember_fit(self.recipe)
 
     def model_of(self, artifact: str | None) -> nn.Module:
         """The model that a stage receives: the committed artifact, never what lay in memory before it."""
@@ -137,20 +136,14 @@ class Workbench:
             self.store.quarantine(artifact, error.message)
             raise DamagedArtifactError(artifact, error.message) from error
 
-    def execute(
-        self,
-        planned: PlannedStage,
-        upstream: str | None,
-        events: EventLog,
-        stop: StopFlag,
-        done: list[StageOutcome],
-    ) -> dict[str, Any]:
+    def execute(self, planned: PlannedStage, walk: Walk, events: EventLog, stop: StopFlag) -> dict[str, Any]:
         """Run one stage and commit its artifact and action record; returns the record."""
         stage, key = planned.stage, planned.key
         assert key is not None
-        started, cpu = time.perf_counter(), time.process_time()
-        work = self.store.work_dir(key)
-        ctx = self._context(planned, upstream, events, stop, done, work)
+        assert planned.preimage is not None
+        effort = Effort(self.device)
+        reached: dict[str, int] = {}  # by the newest snapshot
+        ctx = self._context(planned, walk, events, stop, self.store.work_dir(key), reached)
         result = checked_result(stage.uses, stage.cls().run(ctx, stage.options), ctx.work_dir)
         artifact, files, answer = self._commit(stage.uses, result)
         # The next stage gets the model as it reads back from disk: what is cached is what was used.
@@ -165,11 +158,13 @@ class Workbench:
             "files": files,
             "notes": [*result.notes, *_undeclared(stage.uses, undeclared)],
             "details": result.details,
-            "seconds": round(time.perf_counter() - started, 3),
-            "cpu_seconds": round(time.process_time() - cpu, 3),
+            **effort.spent(),
+            "training_steps": reached["epochs"] * reached["steps"] if {"epochs", "steps"} <= reached.keys() else None,
+            "resumed": planned.status == "resume",
             "versions": {"mcomp": __version__, "torch": torch.__version__},
             "threads": torch.get_num_threads(),
             "preimage": planned.preimage,
+            "code": self.keys.recorded(stage, planned.preimage),
         }
         plain: dict[str, Any] = json.loads(json.dumps(finite(record)))  # now as on every later hit
         self.store.put_action(key, plain)
@@ -196,21 +191,29 @@ class Workbench:
     def _context(
         self,
         planned: PlannedStage,
-        upstream: str | None,
+        walk: Walk,
         events: EventLog,
         stop: StopFlag,
-        done: list[StageOutcome],
         work: Path,
+        reached: dict[str, int],
     ) -> StageContext:
         from mcomp.store.snapshot import load_snapshot, save_snapshot
 
         stage = planned.stage
-        wanted = stage.cls.reads(stage.options)
-        earlier = {outcome.id: partial(self.model_of, outcome.artifact) for outcome in done if outcome.id in wanted}
+        earlier = {
+            wanted: partial(self.model_of, walk.known[wanted].artifact)
+            for wanted in stage.cls.reads(stage.options)
+            if wanted in walk.known
+        }
         files = work / "files"
         files.mkdir(exist_ok=True)
+
+        def save(state: dict[str, Any]) -> None:
+            save_snapshot(work, state, progress_of(state))
+            reached.update(events.snapshot(stage.id, state))
+
         return StageContext(
-            model=self.model_of(upstream),
+            model=self.model_of(walk.given(stage).artifact),
             example_inputs=self.example_inputs,
             data=self.data if stage.cls.traits.needs_data else None,
             work_dir=files,
@@ -220,8 +223,8 @@ class Workbench:
             stage_id=stage.id,
             report=events.reporter(stage.id),
             log=lambda text: events.emit("log", stage.id, text=text),
-            save=lambda state: save_snapshot(work, state, _progress(state)),
-            restore=lambda: load_snapshot(work),
+            save=save,
+            restore=lambda: load_snapshot(work, lambda text: events.emit("notice", stage.id, text=text)),
             should_stop=stop,
             earlier=earlier,
         )
@@ -253,7 +256,3 @@ def _undeclared(uses: str, names: set[str] | frozenset[str]) -> list[str]:
         return []
     listed = ", ".join(f"`{name}`" for name in sorted(names))
     return [f"`{uses}` reported {listed} without declaring it in its traits, so no gate can name it"]
-
-
-def _progress(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: state[name] for name in ("epoch", "epochs", "step", "steps") if isinstance(state.get(name), int)}

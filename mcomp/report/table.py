@@ -1,13 +1,12 @@
-"""A run and a plan as tables on the terminal."""
+"""A run and a sweep as tables on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mcomp.engine.summary import COLUMNS, remarks, rows
-from mcomp.engine.units import count_text
-from mcomp.recipe.diagnostics import visible
+from mcomp.engine.summary import COLUMNS, point_text, remarks, rows, sweep_columns, sweep_remarks, sweep_rows
+from mcomp.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,25 +15,23 @@ if TYPE_CHECKING:
 def print_result(result: dict[str, Any]) -> None:
     """The last screen of ``mcomp apply``."""
     console = _console()
-    _print_table(console, result["name"], COLUMNS, rows(result))
+    _print_table(console, title_of(result), COLUMNS, rows(result))
     for line in remarks(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_plan(plan: dict[str, Any]) -> None:
-    """The screen of ``mcomp plan``."""
-    body = [
-        (
-            stage["id"],
-            stage["status"],
-            count_text(stage["params"]),
-            count_text(stage["macs"]),
-            "–" if stage["seconds"] is None else f"{stage['seconds']:.1f}",
-            stage["reason"],
-        )
-        for stage in plan["stages"]
-    ]
-    _print_table(_console(), plan["name"], ("stage", "status", "params", "MACs", "seconds", "why"), body)
+def print_sweep(result: dict[str, Any]) -> None:
+    """The last screen of ``mcomp apply`` for a recipe with a sweep: one row per run."""
+    console = _console()
+    _print_table(console, result["name"], sweep_columns(result), sweep_rows(result))
+    for line in sweep_remarks(result):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def title_of(found: dict[str, Any]) -> str:
+    """The name of a run, with what its sweep set."""
+    point = point_text(found.get("sweep", {}))
+    return visible(f"{found['name']}: {point}" if point else str(found["name"]))
 
 
 def print_table(title: str, columns: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> None:
@@ -59,7 +56,7 @@ def _print_table(console: Console, title: str, columns: tuple[str, ...], body: S
 
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
-        right = index and column not in ("status", "why", "what it does", "summary")
+        right = index and column not in ("status", "why", "what it does", "summary", "sweep")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
     for row in body:
         table.add_row(*(Text(visible(cell)) for cell in row))

@@ -167,3 +167,52 @@ def test_a_traceback_is_printed_beside_the_same_exit_code(
     capsys.readouterr()
     assert main([*words, "--traceback"]) == plain
     assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_gate_alone_re_runs_nothing_and_fails_on_cached_figures(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = f"{HEAD}stages: [{{train: {{epochs: 1}}, gates: [{{metric: top1, min: 0}}]}}, evaluate]\n"
+    assert apply(recipe, capsys)[0] == 0
+    code, result = apply(recipe.replace("min: 0", "min: 99.9"), capsys)
+    assert (code, statuses(result)) == (6, ["hit", "skipped"])
+    gate = result["stages"][0]["gates"][0]
+    assert (gate["limit"], gate["value"], gate["passed"]) == (99.9, result["stages"][0]["metrics"]["top1"], False)
+    capsys.readouterr()
+    assert main(["apply", "g.yaml", "--trust"]) == 6
+    shown = capsys.readouterr()
+    assert f"train: gate FAILED: top1 min: {gate['value']:.6g} (limit 99.9)" in shown.out
+    assert "finished and kept: train" in shown.err
+    assert "not run: 1 stage after it" in shown.err
+    assert main(["report"]) == 0
+    assert "gate FAILED: top1 min" in capsys.readouterr().out
+
+
+def test_a_gate_on_what_was_not_reported_this_time_is_an_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gates = "[{metric: figure, max: 1}]"
+    (place / "odd_stages.py").write_text(PLUGIN.replace('metrics={"figure": float("nan")}', "metrics={}"))
+    for status in ("run", "hit"):
+        code, result = apply(f"{HEAD}stages: [{{odd: {{}}, gates: {gates}}}, evaluate]\n", capsys)
+        assert (code, result["status"], statuses(result)) == (5, "failed", [status, "skipped"])
+        assert result["errors"][0]["code"] == "MC501"
+
+
+def test_what_a_stage_took_is_recorded(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    apply(f"{HEAD}stages: [{{train: {{epochs: 2}}}}]\n", capsys)
+    (path,) = place.glob(".mcomp/actions/*/*.json")
+    record = json.loads(path.read_text())["record"]
+    assert record["peak_memory_bytes"] > 50_000_000  # torch alone is more
+    assert record["cpu_seconds"] > 0
+    assert (record["training_steps"] % 2, record["resumed"]) == (0, False)
+
+
+def test_a_watcher_that_fails_does_not_stop_the_run(place: Path) -> None:
+    from mcomp import Engine, Recipe
+
+    def broken(event: dict[str, Any]) -> None:
+        raise ConnectionError("no server")
+
+    result = Engine(listeners=[broken]).apply(Recipe.from_text(f"{HEAD}stages: [evaluate]\n", trust=True))
+    assert result.ok
+    said = (Path(result.folder) / "events.jsonl").read_text()
+    assert "no longer watches this run: ConnectionError: no server" in said

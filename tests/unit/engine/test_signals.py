@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from mcomp.engine.signals import stop_on_signals
+from mcomp.errors import InterruptedRun
 
 
 def test_the_first_signal_asks_and_the_second_insists() -> None:
@@ -38,3 +39,20 @@ def test_in_another_thread_the_flag_stays_down() -> None:
     thread.start()
     thread.join()
     assert seen == [0]
+
+
+def test_work_with_nothing_to_lose_ends_at_the_first_signal() -> None:
+    with stop_on_signals() as stop:
+        with pytest.raises(InterruptedRun) as error, stop.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert error.value.exit_status == 143
+        with pytest.raises(InterruptedRun):
+            stop.check()
+
+
+def test_the_exit_code_is_the_first_signal_s() -> None:
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop() == signal.SIGTERM

@@ -1,0 +1,183 @@
+"""How a result, a plan and a run under way are shown outside of the command line.
+
+Results show themselves: a table in a notebook (``_repr_html_``), the same as text for ``print``, one line at a prompt.
+What a run does is shown by whoever can write to a screen, which the engine cannot: it opens the display that was
+installed. ``from mcomp import Engine`` installs that of ``mcomp.report.progress``.
+
+Codes of this file::
+
+    MC616  progress was asked for, and no display is installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mcomp.engine.events import Listener
+from mcomp.engine.summary import COLUMNS, point_text, remarks, rows, sweep_columns, sweep_remarks, sweep_rows
+from mcomp.engine.units import bytes_text, count_text, top1_text
+from mcomp.errors import UsageError, visible
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+#: Given what :class:`Engine` was told of ``progress``, the listeners that show one run or one sweep.
+Display = Callable[[bool | None], AbstractContextManager[Sequence[Listener]]]
+
+#: Columns of words; figures stand to the right.
+WORDS = frozenset({"stage", "run", "status", "why", "what it does", "summary"})
+
+_installed: Display | None = None
+
+
+def install(display: Display) -> None:
+    """Show every run from now on with ``display``."""
+    global _installed
+    _installed = display
+
+
+@contextmanager
+def listeners(progress: bool | None) -> Iterator[Sequence[Listener]]:
+    """What shows a run while it goes on.
+
+    Args:
+        progress: True to show it, False not to, None to leave that to the display.
+
+    Raises:
+        UsageError: MC616, progress was asked for, and nothing can show it.
+    """
+    if _installed is None and progress:
+        raise UsageError("no display is installed", code="MC616", hint="`from mcomp import Engine` installs one")
+    if _installed is None or progress is False:
+        yield ()
+        return
+    with _installed(progress) as shown:
+        yield shown
+
+
+class Screen(NamedTuple):
+    """What there is to see of something: one line that says it all, then a table, then lines of text."""
+
+    headline: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    remarks: Sequence[str] = ()
+
+    def text(self) -> str:
+        """Lines of text, columns aligned."""
+        cells = [self.columns, *(tuple(map(visible, row)) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [visible(self.headline)]
+        for row in cells:
+            fitted = (
+                cell.ljust(width) if name in WORDS else cell.rjust(width)
+                for name, cell, width in zip(self.columns, row, widths, strict=True)
+            )
+            lines.append("  ".join(fitted).rstrip())
+        return "\n".join([*lines, *map(visible, self.remarks)])
+
+    def html(self) -> str:
+        """A ``<table>`` and a list; every text escaped."""
+        head = "".join(f"<th>{_escaped(column)}</th>" for column in self.columns)
+        body = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        said = "".join(f"<li>{_escaped(line)}</li>" for line in self.remarks)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{_escaped(self.headline)}</p>{table}" + (f"<ul>{said}</ul>" if said else "")
+
+
+class Shown:
+    """Base of what shows itself as a :class:`Screen`: in notebooks, for ``print``, for rich, at a prompt."""
+
+    def _screen(self) -> Screen:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {visible(self._screen().headline)}>"
+
+    def __str__(self) -> str:
+        return self._screen().text()
+
+    def _repr_html_(self) -> str:
+        return self._screen().html()
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        return Text(str(self), no_wrap=True)
+
+
+def run_screen(result: dict[str, Any]) -> Screen:
+    """The screen of one run, from ``RunResult.as_dict()``."""
+    return Screen(_run_headline(result), COLUMNS, rows(result), remarks(result))
+
+
+def plan_screen(plan: dict[str, Any]) -> Screen:
+    """The screen of a plan, from ``Plan.as_dict()``; a cost that is a range shows both its ends."""
+    stages = plan["stages"]
+    body = [
+        (
+            stage["id"],
+            stage["status"],
+            _cost(stage["params"], count_text),
+            _cost(stage["macs"], count_text),
+            _cost(stage["seconds"], _seconds),
+            _cost(stage["memory_bytes"], bytes_text),
+            stage["reason"],
+        )
+        for stage in stages
+    ]
+    statuses = [stage["status"] for stage in stages]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    headline = f"{_title(plan)}: {_plural(len(stages), 'stage')} ({counts})"
+    return Screen(headline, ("stage", "status", "params", "MACs", "seconds", "memory", "why"), body)
+
+
+def sweep_screen(sweep: dict[str, Any]) -> Screen:
+    """The screen of a sweep, from ``SweepResult.as_dict()``: one row per run, the figures of its last stage."""
+    well = sum(run["status"] == "ok" for run in sweep["runs"])
+    headline = f"{sweep['name']}: {well} of {_plural(sweep['points'], 'run')} ok"
+    return Screen(headline, sweep_columns(sweep), sweep_rows(sweep), sweep_remarks(sweep))
+
+
+def _cost(value: Any, text: Callable[[Any], str]) -> str:
+    ends = value if isinstance(value, list | tuple) else [value]
+    return " … ".join(dict.fromkeys(map(text, ends)))  # a range whose ends read the same is one figure
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, int | float) else "–"
+
+
+def _run_headline(result: dict[str, Any]) -> str:
+    stages = result["stages"]
+    cached = sum(stage["status"] == "hit" for stage in stages)
+    parts = [result["status"], _plural(len(stages), "stage") + (f" ({cached} cached)" if cached else "")]
+    metrics = _last_metrics(result)
+    if isinstance(metrics.get("top1"), int | float):
+        parts.append(f"top-1 {top1_text(metrics['top1'])} %")
+    if isinstance(metrics.get("params"), int | float):
+        parts.append(f"{count_text(metrics['params'])} params")
+    if isinstance(metrics.get("bytes"), int | float):
+        parts.append(bytes_text(metrics["bytes"]))
+    return f"{_title(result)}: {', '.join(parts)}, {result['seconds']:.1f} s"
+
+
+def _title(found: dict[str, Any]) -> str:
+    point = point_text(found.get("sweep", {}))
+    return f"{found['name']} ({point})" if point else str(found["name"])
+
+
+def _last_metrics(result: dict[str, Any]) -> dict[str, Any]:
+    """Of the last stage that has any."""
+    return next((stage["metrics"] for stage in reversed(result["stages"]) if stage["metrics"]), {})
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _escaped(text: str) -> str:
+    return escape(visible(text))

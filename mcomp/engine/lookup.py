@@ -1,0 +1,107 @@
+"""Look one stage up in the store: is it done, begun, or what has changed since it was. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mcomp.engine.keys import KeyMaker, Preimage, key_of
+from mcomp.engine.plan import PlannedStage, PlanStatus
+from mcomp.engine.wording import changes
+
+if TYPE_CHECKING:
+    from mcomp.recipe.model import RecipeStage
+    from mcomp.store import Store
+
+
+def plan_stage(
+    stage: RecipeStage,
+    upstream: str | None,
+    artifacts: Mapping[str, str],
+    store: Store,
+    keys: KeyMaker,
+    previous: Preimage | None = None,
+) -> PlannedStage:
+    """Look one stage up.
+
+    Args:
+        stage: what runs.
+        upstream: digest of the artifact it receives, None for the recipe's own model.
+        artifacts: digests of all earlier stages by id.
+        store: where to look.
+        keys: of the recipe.
+        previous: its preimage in the last run, to say what changed.
+    """
+    preimage = keys.preimage(stage, upstream, artifacts)
+    key = key_of(preimage)
+    record = store.action(key) if stage.cache else None
+    if record is not None:
+        faults = store.verify(record["artifact"])
+        if not faults:
+            return finished(stage, "hit", f"same key {key[:8]}", key, preimage, record)
+        return PlannedStage(stage, "run", f"its artifact is damaged: {faults[0]}", key, preimage, token=key)
+    progress = store.has_work(key)
+    if progress is not None:
+        return PlannedStage(stage, "resume", _resume_reason(progress), key, preimage, token=key)
+    reason = _changes(previous, preimage) if stage.cache else "`cache: false`"
+    return PlannedStage(stage, "run", reason, key, preimage, token=key)
+
+
+def finished(
+    stage: RecipeStage,
+    status: PlanStatus,
+    reason: str,
+    key: str | None,
+    preimage: Preimage | None,
+    record: dict[str, Any],
+) -> PlannedStage:
+    """A stage whose record is at hand, with the costs that it measured."""
+    figures: dict[str, Any] = {name: _number(record["metrics"].get(name)) for name in ("params", "macs")}
+    memory = _number(record.get("peak_memory_bytes"))
+    return PlannedStage(
+        stage,
+        status,
+        reason,
+        key,
+        preimage,
+        record,
+        token=key,
+        seconds=record["seconds"],
+        memory_bytes=memory,
+        **figures,
+    )
+
+
+def _number(value: Any) -> int | float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _resume_reason(progress: dict[str, Any]) -> str:
+    epoch, epochs = progress.get("epoch"), progress.get("epochs")
+    return "from a snapshot" if epoch is None else f"from the snapshot after epoch {epoch} of {epochs}"
+
+
+def previous_preimages(store: Store, name: str) -> dict[str, Preimage]:
+    """Stage id to preimage in the newest finished run of the same recipe name."""
+    for run in store.runs():
+        if run.result is None or run.result.get("name") != name:
+            continue
+        found: dict[str, Preimage] = {}
+        for stage in run.result["stages"]:
+            record = store.action(stage["key"]) if stage["key"] else None
+            if record is not None:
+                found[stage["id"]] = record["preimage"]
+        return found
+    return {}
+
+
+def _changes(previous: Preimage | None, now: Preimage) -> str:
+    if previous is None:
+        return "never run before"
+    found = [change.text for change in changes(previous, now)]
+    if previous.get("upstream", {}).get("artifact") != now["upstream"].get("artifact"):
+        found.append("it gets another model")
+    if not found:
+        return "its record is gone from the store"
+    shown = "; ".join(found[:2])
+    return shown if len(found) <= 2 else f"{shown}; and {len(found) - 2} more"
