@@ -21,16 +21,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import StoreError
-from mcomp.store import atomic, locks, snapshot, staging
+from mcomp.store import atomic, locks, snapshot, staging, usage
 from mcomp.store import runs as run_folders
 from mcomp.store.digest import finite, sha256_json
 from mcomp.store.runs import Run, RunRecord
 
+if TYPE_CHECKING:
+    from mcomp.store.garbage import Collection, Policy
+    from mcomp.store.verification import Progress, Verification
+
 VERSION = 1
 MANIFEST = "manifest.json"
+SEAL = "seal"  # digest of all the rest of a manifest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -47,29 +52,46 @@ class Store:
         self.root = Path(root)
         self.notify = notify
         self._ready = False
+        self._release: Callable[[], object] | None = None
 
     # finished actions
 
     def action(self, key: str) -> dict[str, Any] | None:
         """The record of a finished action; None when there is none. A damaged one is set aside."""
-        if not self._exists():
+        if not self.exists():
             return None
+        self._mark_use()
         path = self._action_path(key)
+        record, fault = self._read_action(path, key)
+        if fault:
+            self.set_aside(path, f"action {key[:16]}: {fault}")
+        return record if record is not None and usage.touch(path) else None
+
+    def _read_action(self, path: Path, key: str) -> tuple[dict[str, Any] | None, str]:
+        """The record in ``path`` and what is wrong with it; neither where there is no file."""
         text = atomic.read_bytes(path)
         if text is None:
-            return None
-        fault = ""
+            return None, ""
         try:
             envelope = json.loads(text)
             record = envelope["record"]
             if envelope["key"] != key or envelope["sha256"] != sha256_json(record):
-                fault = "its checksum does not match"
-            elif isinstance(record, dict):
-                return record
+                return None, "its checksum does not match"
+            if isinstance(record, dict):
+                return record, ""
         except (ValueError, KeyError, TypeError):
-            fault = "it is not a complete record"
-        self._set_aside(path, f"action {key[:16]}: {fault}")
-        return None
+            pass  # said below
+        return None, "it is not a complete record"
+
+    def action_fault(self, path: Path) -> str:
+        """What is wrong with the record of a finished action, nothing when it is whole."""
+        record, fault = self._read_action(path, path.stem)
+        if record is None:
+            return fault
+        artifact = record.get("artifact")
+        if isinstance(artifact, str) and not self._object_path(artifact).exists():
+            return f"its artifact {artifact[:16]} is gone"
+        return ""
 
     def put_action(self, key: str, record: dict[str, Any]) -> None:
         """Keep the record of a finished action; NaN and infinities become strings."""
@@ -100,13 +122,14 @@ class Store:
         with atomic.storage_errors(folder / MANIFEST):
             complete = staging.seal(folder, manifest, MANIFEST)
         digest = _digest_of(complete)
-        atomic.write_json(folder / MANIFEST, {**complete, "digest": digest}, compact=True)
+        whole = json.loads(json.dumps(finite({**complete, "digest": digest}), allow_nan=False))  # as it reads back
+        atomic.write_json(folder / MANIFEST, {**whole, SEAL: sha256_json(whole)}, compact=True)
         target = self._object_path(digest)
         atomic.make_folder(target.parent)
         if target.exists() and self.verify(digest):
             self.quarantine(digest, "incomplete when the same object was made again")
         with atomic.storage_errors(target):
-            if not target.exists():
+            if not (target.exists() and usage.touch(target / MANIFEST)):
                 staging.move(folder, target)
         return digest
 
@@ -116,7 +139,7 @@ class Store:
 
     def manifest(self, digest: str) -> dict[str, Any] | None:
         """The manifest of an object; None when it is missing or unreadable."""
-        if not self._exists():
+        if not self.exists():
             return None
         try:
             found = json.loads((self._object_path(digest) / MANIFEST).read_bytes())
@@ -137,13 +160,16 @@ class Store:
         found = staging.faults(self._object_path(digest), manifest, deep)
         if deep and _digest_of(manifest) != digest:
             found.append(f"its {MANIFEST} describes another object")
+        rest = {name: value for name, value in manifest.items() if name != SEAL}
+        if deep and not found and manifest.get(SEAL, sha256_json(rest)) != sha256_json(rest):
+            found.append(f"its {MANIFEST} has other content than was written")
         return found
 
     def quarantine(self, digest: str, why: str) -> None:
         """Move an object out of the way, with the reason beside it."""
         path = self._object_path(digest)
         if path.exists():
-            self._set_aside(path, f"object {digest[:16]}: {why}")
+            self.set_aside(path, f"object {digest[:16]}: {why}")
 
     # snapshots of unfinished actions
 
@@ -154,7 +180,7 @@ class Store:
 
     def has_work(self, key: str) -> dict[str, Any] | None:
         """How far a killed action came, e.g. ``{"epoch", "epochs"}``, read without torch; None without a snapshot."""
-        return snapshot.progress_of(self._work_path(key)) if self._exists() else None
+        return snapshot.progress_of(self._work_path(key)) if self.exists() else None
 
     def clear_work(self, key: str) -> None:
         """Remove the snapshots of an action that is done."""
@@ -188,9 +214,30 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """Every run of the past, newest first."""
-        return run_folders.records(self.root / "runs") if self._exists() else []
+        return run_folders.records(self.root / "runs") if self.exists() else []
+
+    # care
+
+    def collect(self, policy: Policy | None = None, *, dry_run: bool = False) -> Collection:
+        """Remove what nothing needs any more; see :func:`mcomp.store.garbage.collect`."""
+        from mcomp.store.garbage import Collection, Policy, collect
+
+        if not self.exists():
+            return Collection(self.root, dry_run, notes=["there is no store here"])
+        return collect(self.root, policy or Policy(), dry_run=dry_run)
+
+    def check(self, *, quick: bool = False, progress: Progress | None = None) -> Verification:
+        """Read everything and set aside what is damaged; see :func:`mcomp.store.verification.check`."""
+        from mcomp.store.verification import check
+
+        return check(self, quick=quick, progress=progress)
 
     # layout
+
+    @property
+    def cache(self) -> Path | None:
+        """Where what can be made again at any time may be kept; None until there is a store."""
+        return self.root / "cache" if self.exists() else None
 
     def _action_path(self, key: str) -> Path:
         return self.root / "actions" / _checked(key)[:2] / f"{key}.json"
@@ -201,7 +248,7 @@ class Store:
     def _work_path(self, key: str) -> Path:
         return self.root / "work" / _checked(key)
 
-    def _exists(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a store here that this mcomp reads."""
         if not self._ready:
             self._ready = self._known_version()
@@ -220,14 +267,27 @@ class Store:
             )
         return True
 
+    def _mark_use(self) -> None:
+        """From now on nothing that this process touches is collected."""
+        if self._release is None:
+            self._release = usage.mark(self, self.root / "locks")
+
+    def close(self) -> None:
+        """Let the store's garbage collection have what only this process was using; done by itself at the end."""
+        if self._release is not None:
+            self._release()
+            self._release = None
+
     def _prepare(self) -> None:
         """Lay out an absent store before the first write."""
-        if self._exists():
+        if self.exists():
+            self._mark_use()
             return
         self._refuse_foreign_folder()
         atomic.write_text(self.root / "version", f"{VERSION}\n")  # first: it marks the folder as ours
         atomic.write_text(self.root / ".gitignore", "*\n")
         self._ready = True
+        self._mark_use()
 
     def _refuse_foreign_folder(self) -> None:
         if self.root.exists() and not self.root.is_dir():
@@ -246,7 +306,8 @@ class Store:
                 hint="name an empty or a new folder with `--store <folder>`, e.g. `--store .mcomp`",
             )
 
-    def _set_aside(self, path: Path, why: str) -> None:
+    def set_aside(self, path: Path, why: str) -> None:
+        """Move something damaged into ``quarantine``, with the reason beside it, and say so."""
         folder = self.root / "quarantine" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}-{path.name}"
         try:
             atomic.write_text(folder / "why.txt", why + "\n")

@@ -89,18 +89,24 @@ def faults(path: Path, manifest: dict[str, Any], deep: bool) -> list[str]:
     return found
 
 
+def is_abandoned(path: Path) -> bool:
+    """Whether a folder of :func:`folder` was left by a process that is gone."""
+    try:
+        if not path.is_dir() or time.time() - path.stat().st_mtime < _ORPHAN_AGE:
+            return False
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # its owner is just done with it
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _remove_orphans(parent: Path) -> None:
     for path in parent.iterdir():
-        try:
-            if not path.is_dir() or time.time() - path.stat().st_mtime < _ORPHAN_AGE:
-                continue
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # its owner is just done with it
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue  # in use
-        finally:
-            os.close(descriptor)

@@ -22,16 +22,21 @@ if TYPE_CHECKING:
 
 def write_tensors(path: Path, state: Any) -> None:
     """``torch.save`` to ``path``, atomically, with the store's errors for a full or read-only disk."""
+    with atomic.replacing(path) as file:
+        write_state(file, state)
+
+
+def write_state(file: IO[bytes], state: Any) -> None:
+    """``torch.save`` to an open file; an ``OSError`` stays one."""
     import torch
 
     refused: list[OSError] = []
-    with atomic.replacing(path) as file:
-        try:
-            torch.save(state, cast(IO[bytes], _Watched(file, refused)))
-        except RuntimeError as error:  # torch hides the disk's refusal behind "failed writing file"
-            if refused:
-                raise refused[0] from error
-            raise
+    try:
+        torch.save(state, cast(IO[bytes], _Watched(file, refused)))
+    except RuntimeError as error:  # torch hides the disk's refusal behind "failed writing file"
+        if refused:
+            raise refused[0] from error
+        raise
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -92,7 +92,8 @@ def fit(
         precision: resolved: ``"fp32"`` or ``"bf16"``.
         report: progress, ``report("step", …)`` at most every 0.2 s and ``report("epoch", …)``.
         log: a line for the person who watches.
-        save: keeps a snapshot: every ``checkpoint_every`` epochs, after the last, and when stopping.
+        save: keeps a snapshot: as often as ``checkpoint_every`` says, after the last epoch, and when stopping. Its
+            tensors are the model's own: it must have written them when it returns.
         restore: the last snapshot or None. Going on from it ends with the same bits (CPU, same thread count).
         should_stop: asked after every step; the number of a signal that asks to stop, or 0.
         penalty: pulls parameters to zero.
@@ -155,6 +156,7 @@ class _Run:
         self.epoch_seconds = 0.0  # spent on this epoch before the resume
         self._started = self._reported = self._epoch_started = time.monotonic()
         self._first_step = self._first_seen = 0
+        self._saved_at, self._saved_step = time.monotonic(), 0
 
     @property
     def done(self) -> int:
@@ -181,6 +183,7 @@ class _Run:
         self.epoch_seconds = snapshot["epoch_seconds"]
         random_state.restore(snapshot["random"], self.device)
         self._first_step, self._first_seen = self.done, self.meter.seen
+        self._saved_step = self.done
 
     def snapshot(self) -> Snapshot:
         """Everything :meth:`resume` needs."""
@@ -205,9 +208,22 @@ class _Run:
         while self.epoch < self.settings.epochs:
             self._train_epoch()
             self._finish_epoch()
+            every = self.settings.checkpoint_every.epochs
             last = self.epoch == self.settings.epochs
-            if last or self.epoch % self.settings.checkpoint_every == 0:
-                self.hooks.save(self.snapshot())
+            if last or (every is not None and self.epoch % every == 0) or self._snapshot_due():
+                self._save()
+
+    def _snapshot_due(self) -> bool:
+        """Whether enough steps or seconds have passed since the last snapshot."""
+        every = self.settings.checkpoint_every
+        return (every.steps is not None and self.done - self._saved_step >= every.steps) or (
+            every.seconds is not None and time.monotonic() - self._saved_at >= every.seconds
+        )
+
+    def _save(self) -> None:
+        self._read_meter()
+        self.hooks.save(self.snapshot())
+        self._saved_at, self._saved_step = time.monotonic(), self.done
 
     def _train_epoch(self) -> None:
         self._epoch_started = time.monotonic()
@@ -234,9 +250,10 @@ class _Run:
             if time.monotonic() - self._reported >= REPORT_EVERY:
                 self._report_step()
             if signal_number := self.hooks.should_stop():
-                self._read_meter()
-                self.hooks.save(self.snapshot())
+                self._save()
                 raise InterruptedRun(signal_number)
+            if self.batch < self.steps and self._snapshot_due():  # behind the last step the epoch's end is as near
+                self._save()
 
     def _step(self, inputs: Tensor, labels: Tensor) -> None:
         settings, penalty = self.settings, self.hooks.penalty

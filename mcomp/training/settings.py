@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from mcomp.options import Options
+
+
+class Checkpoints(Options):
+    """When a run keeps a snapshot to go on from: whichever comes first."""
+
+    epochs: int | None = Field(None, ge=1, description="after every so many epochs")
+    steps: int | None = Field(None, ge=1, description="after every so many optimiser steps, inside an epoch too")
+    seconds: float | None = Field(None, gt=0, description="after so many seconds, at the next step")
+
+    @model_validator(mode="after")
+    def _some(self) -> Checkpoints:
+        if self.epochs is None and self.steps is None and self.seconds is None:
+            raise ValueError("says neither epochs, steps nor seconds; write e.g. `{epochs: 1, seconds: 300}`")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialise(self).items() if value is not None}
+
+
+def _checkpoints(value: Any) -> Any:
+    """A plain number counts epochs."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"a snapshot every {value} epochs makes no sense; 1 is the least")
+        return Checkpoints(epochs=value)
+    if not isinstance(value, dict | Checkpoints):
+        raise ValueError(
+            f"{value!r:.40} is neither a number of epochs nor a mapping such as `{{epochs: 1, steps: 500}}`"
+        )
+    return value
 
 
 class TrainSettings(Options):
@@ -34,8 +72,12 @@ class TrainSettings(Options):
     grad_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null for no limit")
     batch_size: int | None = Field(None, ge=1, description="images per step; the data set's own when left out")
     augment: bool = Field(True, description="use the data set's augmentation")
-    checkpoint_every: int = Field(
-        1, ge=1, description="epochs between snapshots for resuming", json_schema_extra={"cache": "ignore"}
+    checkpoint_every: Annotated[
+        Checkpoints, BeforeValidator(_checkpoints, json_schema_input_type=Annotated[int, Field(ge=1)] | Checkpoints)
+    ] = Field(
+        Checkpoints(epochs=1, seconds=300),
+        description="when to keep a snapshot: every n epochs, or {epochs, steps, seconds}, whichever is first",
+        json_schema_extra={"cache": "ignore"},
     )
 
     @field_validator("milestones")

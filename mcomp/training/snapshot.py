@@ -19,10 +19,10 @@ Snapshot = dict[str, Any]
 
 
 def model_tensors(model: nn.Module) -> dict[str, Any]:
-    """The state dict as copies on the CPU, with the buffers that a state dict leaves out."""
+    """The state dict on the CPU, with the buffers that a state dict leaves out; what lies there already is shared."""
     state = dict(model.state_dict())
     state.update((name, buffer) for name, buffer in model.named_buffers() if name not in state)
-    return {name: _copy(value) for name, value in state.items()}
+    return {name: _plain(value) for name, value in state.items()}
 
 
 def load_model_tensors(model: nn.Module, state: dict[str, Any]) -> None:
@@ -48,10 +48,10 @@ def load_model_tensors(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimiser's state dict as copies on the CPU."""
-    copied = _copy(optimizer.state_dict())
-    assert isinstance(copied, dict)
-    return copied
+    """The optimiser's state dict on the CPU; what lies there already is shared."""
+    plain = _plain(optimizer.state_dict())
+    assert isinstance(plain, dict)
+    return plain
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -60,12 +60,18 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     match_layout(optimizer)
 
 
-def _copy(value: Any) -> Any:
-    """Copy nested containers; tensors go to the CPU, tuples (Adam's betas) become lists."""
+def _plain(value: Any) -> Any:
+    """Nested containers with their tensors on the CPU; tuples (Adam's betas) become lists.
+
+    A snapshot is written before the next step, so a tensor on the CPU needs no copy, unless it is a window on
+    something larger, which would be written whole.
+    """
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        home = value.detach().cpu()
+        window = home.layout == torch.strided and home.untyped_storage().nbytes() > home.numel() * home.element_size()
+        return home.clone() if window else home
     if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copy(item) for item in value]
+        return [_plain(item) for item in value]
     return value

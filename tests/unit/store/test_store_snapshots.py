@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_a_disk_that_fills_up_while_torch_writes_is_reported_as_full(
 ) -> None:
     save_snapshot(tmp_path, state(1))
     real = open
-    monkeypatch.setattr("mcomp.store.atomic.open", lambda *args: FullDisk(real(*args), room=100), raising=False)
+    monkeypatch.setattr("mcomp.store.snapshot.open", lambda *args: FullDisk(real(*args), room=100), raising=False)
     with pytest.raises(StoreError) as caught:
         save_snapshot(tmp_path, {"epoch": 2, "w": torch.zeros(100_000)})
     assert caught.value.code == "MC302"
@@ -130,3 +131,52 @@ def test_a_disk_that_fills_up_while_torch_writes_is_reported_as_full(
     found = load_snapshot(tmp_path)
     assert found is not None
     assert found["epoch"] == 1
+
+
+def test_no_damage_to_a_snapshot_is_more_than_a_notice(tmp_path: Path) -> None:
+    save_snapshot(tmp_path, state(1))
+    whole = (tmp_path / snapshot.NEWEST).read_bytes()
+    chance = random.Random(5)
+    damaged = [whole[:length] for length in (0, 1, 30, len(whole) // 2, len(whole) - 1)]
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 8, 64])):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        damaged.append(bytes(content))
+    for content in damaged:
+        (tmp_path / snapshot.NEWEST).write_bytes(content)
+        (tmp_path / snapshot.PREVIOUS).write_bytes(whole)
+        told: list[str] = []
+        found = load_snapshot(tmp_path, told.append)
+        assert found is not None
+        assert torch.equal(found["model"]["w"], state(1)["model"]["w"])
+        assert len(told) == (not (tmp_path / snapshot.NEWEST).exists())
+
+
+def test_a_snapshot_set_aside_is_spoken_of(tmp_path: Path) -> None:
+    save_snapshot(tmp_path, state(1))
+    save_snapshot(tmp_path, state(2))
+    told: list[str] = []
+    damage(tmp_path / snapshot.NEWEST)
+    assert load_snapshot(tmp_path, told.append) is not None
+    assert "the one before it serves" in told[0]
+    (tmp_path / snapshot.PREVIOUS).write_bytes(b"")
+    assert load_snapshot(tmp_path, told.append) is None
+    assert "starts over" in told[1]
+
+
+def test_snapshots_that_were_never_finished_do_not_pile_up(tmp_path: Path) -> None:
+    for _ in range(3):
+        (tmp_path / snapshot.PENDING).write_bytes(b"half of one")
+        save_snapshot(tmp_path, state(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["previous.pt", "progress.json", "snapshot.pt"]
+
+
+def test_code_in_a_snapshot_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"epoch": 1, "trap": Trap()}, tmp_path / snapshot.NEWEST)
+    assert load_snapshot(tmp_path) is None
+    assert not (tmp_path / "sprung").exists()

@@ -1,0 +1,188 @@
+"""What lies in a store: every thing with its size, its last use and what it refers to. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mcomp.store import atomic
+
+Kind = Literal["runs", "actions", "objects", "snapshots", "cache", "quarantine", "leftovers"]
+KINDS: tuple[Kind, ...] = ("runs", "actions", "objects", "snapshots", "cache", "quarantine", "leftovers")
+
+# how tempfile names what it has not finished
+_TEMPFILE = re.compile(r"tmp[a-z0-9_]{8}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing in a store that can go as a whole.
+
+    Attributes:
+        kind: where it belongs.
+        name: a run's id, an action's key, an object's digest, or the path inside the store.
+        path: file or folder.
+        bytes: sum of its files' sizes.
+        used: when it was last written or relied on, in seconds by the file system's clock.
+        keys: of actions that it refers to.
+        artifacts: digests of objects that it refers to.
+    """
+
+    kind: Kind
+    name: str
+    path: Path
+    bytes: int
+    used: float
+    keys: frozenset[str] = frozenset()
+    artifacts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything in one store; ``other_bytes`` is what no collection ever takes."""
+
+    items: tuple[Item, ...]
+    other_bytes: int
+
+    def of(self, kind: Kind) -> list[Item]:
+        """The things of one kind."""
+        return [item for item in self.items if item.kind == kind]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the whole store."""
+        return sum(item.bytes for item in self.items) + self.other_bytes
+
+
+def take(root: Path) -> Inventory:
+    """Look at everything under ``root``. What disappears meanwhile counts as gone."""
+    items = [
+        *(_run(path) for path in _children(root / "runs") if path.is_dir()),
+        *(_action(path) for path in _grandchildren(root / "actions") if path.suffix == ".json"),
+        *(_object(path) for path in _grandchildren(root / "objects") if path.is_dir()),
+        *(_whole("snapshots", path.name, path) for path in _children(root / "work")),
+        *(_cached(path, root) for path in _files(root / "cache")),
+        *(_whole("quarantine", path.name, path) for path in _children(root / "quarantine")),
+        *(_whole("leftovers", f"tmp/{path.name}", path) for path in _children(root / "tmp")),
+        *(_whole("leftovers", str(path.relative_to(root)), path) for path in _left_over(root)),
+    ]
+    return Inventory(
+        tuple(items), sum(_size(path) for path in root.iterdir() if path.is_file() and not _unfinished(path))
+    )
+
+
+def artifact_of(path: Path) -> str | None:
+    """The object that the record of an action names; None where it cannot be read."""
+    try:
+        found = json.loads(path.read_bytes())["record"]["artifact"]
+    except (OSError, ValueError, KeyError, TypeError):  # `verify` says what is wrong with it
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _run(path: Path) -> Item:
+    keys, artifacts = set(), set()
+    for stage in _stages(path):
+        keys.add(stage.get("key"))
+        artifacts.add(stage.get("artifact"))
+    return _whole("runs", path.name, path, frozenset(filter(None, keys)), frozenset(filter(None, artifacts)))
+
+
+def _stages(run: Path) -> Iterator[dict[str, Any]]:
+    """What a run says of its stages; one that was killed says it in its events only."""
+    with suppress(OSError, ValueError):
+        found = json.loads((run / "result.json").read_bytes())
+        yield from _dicts(found.get("stages") if isinstance(found, dict) else None)
+        return
+    try:
+        lines = (run / "events.jsonl").read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        with suppress(ValueError):  # the last line may be half written
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield from _dicts([event.get("outcome")])
+
+
+def _dicts(found: Any) -> Iterator[dict[str, Any]]:
+    yield from (one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
+
+
+def _action(path: Path) -> Item:
+    artifact = artifact_of(path)
+    return _whole("actions", path.stem, path, artifacts=frozenset({artifact} if artifact else ()))
+
+
+def _object(path: Path) -> Item:
+    manifest = path / "manifest.json"
+    used = manifest if manifest.exists() else path
+    return Item("objects", path.name, path, _size(path), _changed(used))
+
+
+def _cached(path: Path, root: Path) -> Item:
+    kind: Kind = "leftovers" if _TEMPFILE.fullmatch(path.name) else "cache"
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return Item(kind, str(path.relative_to(root)), path, found.st_size, max(found.st_atime, found.st_mtime))
+    return Item(kind, str(path.relative_to(root)), path, 0, 0.0)
+
+
+def _whole(
+    kind: Kind,
+    name: str,
+    path: Path,
+    keys: frozenset[str] = frozenset(),
+    artifacts: frozenset[str] = frozenset(),
+) -> Item:
+    inside = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return Item(kind, name, path, _size(path), max(_changed(one) for one in inside), keys, artifacts)
+
+
+def _left_over(root: Path) -> Iterator[Path]:
+    """Files of writes that never ended, outside the folders that go as a whole."""
+    for folder in (root, *_children(root / "actions")):
+        yield from (path for path in _children(folder) if _unfinished(path))
+
+
+def _unfinished(path: Path) -> bool:
+    return path.name.endswith(atomic.TEMPORARY) and path.is_file()
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") or _unfinished(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _grandchildren(folder: Path) -> Iterator[Path]:
+    for child in _children(folder):
+        yield from _children(child)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    with suppress(FileNotFoundError):
+        total += 0 if path.is_dir() else os.lstat(path).st_size
+    return total
+
+
+def _changed(path: Path) -> float:
+    with suppress(FileNotFoundError):
+        return os.lstat(path).st_mtime
+    return 0.0

@@ -1,0 +1,109 @@
+"""SIGKILL at any moment; the same command then ends with the same bits, and the store is whole all along."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mcomp.store import Store
+from tests.e2e.nursery import Nursery
+
+SEED = 20240617
+
+#: Every stage that trains, and those between them; snapshots inside epochs too.
+RECIPE = """\
+version: 1
+name: kill
+model: {name: lenet}
+data: {name: digits, image_size: 16, batch_size: 64}
+vars: {often: {epochs: 1, steps: 5}}
+stages:
+  - train: {epochs: 3, checkpoint_every: "${often}"}
+  - sparse_train: {epochs: 3, checkpoint_every: "${often}"}
+  - prune: {ratio: 0.3}
+  - finetune: {epochs: 2, optimizer: adam, lr: 0.003, checkpoint_every: {seconds: 0.02}}
+  - quantize: {epochs: 3, calibration_samples: 64, checkpoint_every: "${often}"}
+  - bn_fuse
+  - onnx_int8: {}
+"""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The run that nobody interrupts."""
+
+    artifacts: list[str]
+    seconds: float
+    steps: int
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kill") / "kill.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(nursery: Nursery, recipe: Path) -> Whole:
+    done = nursery.run("apply", str(recipe), "--store", str(recipe.parent / "whole"), "--json")
+    assert done["code"] == 0, done["out"]
+    return Whole(artifacts(done["out"]), done["seconds"], done["steps"])
+
+
+def artifacts(out: str) -> list[str]:
+    return [stage["artifact"] for stage in json.loads(out)["stages"]]
+
+
+def survive(nursery: Nursery, recipe: Path, store: Path, lives: list[dict[str, float]], whole: Whole) -> int:
+    """Kill as told, one life after another, then let it end; returns how many lives ended by SIGKILL."""
+    killed = 0
+    words = ("apply", str(recipe), "--store", str(store), "--json")
+    for life in lives:
+        done = nursery.run(*words, **life)  # type: ignore[arg-type]
+        assert done["code"] in (0, -9), (life, done["out"])
+        killed += done["code"] == -9
+        found = Store(store).check()
+        assert found.ok, (life, found.as_dict())
+    done = nursery.run(*words)
+    assert done["code"] == 0, done["out"]
+    assert artifacts(done["out"]) == whole.artifacts, lives
+    Store(store).collect()  # a snapshot whose process died between its stage's record and its removal
+    assert Store(store).check().checked == {"objects": 7, "actions": 7, "snapshots": 0}
+    return killed
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    nursery: Nursery, recipe: Path, whole: Whole, tmp_path: Path
+) -> None:
+    """At random moments, and inside its writes; each life goes on from where the one before it came to."""
+    chance = random.Random(SEED)
+    lives: list[dict[str, float]] = []
+    for _ in range(2):
+        lives.append({"die_at": chance.randrange(whole.steps // 8, whole.steps // 3)})
+        lives.append({"kill_after": chance.uniform(0.1, 0.4) * whole.seconds})
+    killed = survive(nursery, recipe, tmp_path / "store", lives, whole)
+    assert killed >= 1, f"seed {SEED}: no life ended early"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["kill_after", "die_at"])
+def test_no_moment_of_death_changes_a_bit(
+    nursery: Nursery, recipe: Path, whole: Whole, tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(f"{SEED}{way}")
+    killed, number, spread = 0, 0, [0] * 10
+    while killed < 30:
+        lives = []
+        for _ in range(chance.choice([1, 1, 2, 4])):
+            share = chance.random()
+            spread[int(10 * share)] += 1
+            lives.append({way: share * whole.seconds if way == "kill_after" else 1 + int(share * whole.steps)})
+        killed += survive(nursery, recipe, tmp_path / f"store{number}", lives, whole)
+        number += 1
+    with capsys.disabled():
+        print(f"\n{way}: {killed} kills over {number} runs (seed {SEED}), spread over tenths of a run: {spread}")
