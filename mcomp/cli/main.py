@@ -8,19 +8,26 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mcomp.cli.arguments import Parser, unknown_option, unknown_verb
+from mcomp.errors import McompError, RecipeError, UsageError
+
 #: Verb to its one line in ``mcomp --help``; the code is in ``mcomp.cli.<verb>_verb``.
 VERBS = {
     "apply": "run a recipe; run it again to go on or to reuse what is cached",
     "plan": "show which stages are cached, which would run, and why",
     "validate": "check a recipe without running anything",
+    "explain": "say what a stage's key is made of, and what differs from an earlier run",
     "stages": "list the stages, or one stage's options",
     "models": "list the models a recipe can name",
     "schema": "print the JSON Schema of recipes, for editors",
     "init": "write a commented recipe to start from",
     "runs": "list the runs of a store",
     "report": "print a run's table again",
+    "gc": "remove what nothing needs any more from a store",
+    "verify": "read a whole store and compare every digest",
     "export": "copy a run's model and deployed files out of the store",
     "doctor": "say what this machine has: Python, packages, devices, runtimes",
+    "help": "explain an error code (MC103) or a topic",
 }
 
 EPILOG = """\
@@ -37,20 +44,52 @@ exit codes: 0 ok, 1 internal bug, 2 usage, 3 recipe invalid, 4 preflight refused
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments)
     try:
-        parsed = parser.parse_args(arguments)
-    except SystemExit as stop:
+        parsed = _parsed(arguments)
+    except SystemExit as stop:  # --help has printed
         return stop.code if isinstance(stop.code, int) else 2
-    if parsed.verb is None:
-        parser.print_help()
+    except UsageError as error:
+        return _refused(error, as_json="--json" in arguments)
+    if parsed.verb == "--version":
+        from mcomp import __version__
+
+        sys.stdout.write(f"mcomp {__version__}\n")
         return 0
     parsed.argv = arguments
     return _guarded(parsed)
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """What the words mean.
+
+    Raises:
+        UsageError: MC295 an unknown verb, MC296 an unknown option, MC297 an argument is missing or malformed.
+    """
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        raise unknown_verb(verb, VERBS)
+    parser, wanted = _parsers(verb)
+    if verb is None and arguments and arguments[0] == "--version":
+        return argparse.Namespace(verb="--version")
+    if wanted is None:
+        parser.refuse_unknown(arguments)
+        parser.parse_args(arguments)
+        parser.parse_args(["--help"])
+    else:
+        wanted.refuse_unknown(arguments[arguments.index(str(verb)) + 1 :])
+    parsed, more = parser.parse_known_args(arguments)
+    if more and more[0].startswith("-"):
+        raise unknown_option(f"mcomp {verb}", more[0], ())
+    if more:
+        raise UsageError(
+            f"`mcomp {verb}` has no place for `{more[0]}`", code="MC297", hint=f"`mcomp {verb} --help` shows how"
+        )
+    return parsed
+
+
+def _parsers(wanted: str | None) -> tuple[Parser, Parser | None]:
+    """The parser of all words, and that of the verb that is called: its module is the only one loaded."""
+    parser = Parser(
         prog="mcomp",
         description="Compress a PyTorch network by a recipe: prune, quantise, fuse, deploy, with proof.",
         epilog=EPILOG,
@@ -59,13 +98,13 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    wanted = next((word for word in arguments if word in VERBS), None)
+    found = None
     for verb, line in VERBS.items():
-        if verb != wanted:  # named, so that help lists it; its module stays unloaded
+        if verb != wanted:  # named, so that help lists it
             verbs.add_parser(verb, help=line, add_help=False)
             continue
         module = importlib.import_module(f"mcomp.cli.{verb}_verb")
-        sub = verbs.add_parser(
+        found = verbs.add_parser(
             verb,
             help=line,
             description=line[0].upper() + line[1:] + ".",
@@ -73,22 +112,15 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        module.configure(sub)
-        sub.add_argument("--traceback", action="store_true", help="print the Python traceback of an error")
-        sub.set_defaults(run=module.run)
-    if "--version" in arguments and wanted is None:
-        parser.set_defaults(verb="--version")
-    return parser
+        module.configure(found)
+        found.add_argument("--traceback", action="store_true", help="print the Python traceback of an error")
+        found.set_defaults(run=module.run)
+    return parser, found
 
 
 def _guarded(parsed: argparse.Namespace) -> int:
-    from mcomp.errors import InterruptedRun, McompError, RecipeError
+    from mcomp.errors import InterruptedRun
 
-    if parsed.verb == "--version":
-        from mcomp import __version__
-
-        sys.stdout.write(f"mcomp {__version__}\n")
-        return 0
     as_json = bool(getattr(parsed, "json", False))
     try:
         return int(parsed.run(parsed))
@@ -97,14 +129,7 @@ def _guarded(parsed: argparse.Namespace) -> int:
         return error.exit_status
     except McompError as error:
         _traceback(parsed)
-        errors = (
-            [found.as_dict() for found in error.diagnostics] if isinstance(error, RecipeError) else [error.as_dict()]
-        )
-        if as_json:
-            _print_json({"status": "refused", "exit_code": error.exit_code, "errors": errors})
-        else:
-            sys.stderr.write(_text(error) + "\n")
-        return error.exit_code
+        return _refused(error, as_json=as_json)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 130
@@ -119,11 +144,18 @@ def _guarded(parsed: argparse.Namespace) -> int:
             code="MC000",
             hint="run again with `--traceback` and report what it prints",
         )
-        if as_json:
-            _print_json({"status": "refused", "exit_code": 1, "errors": [bug.as_dict()]})
-        else:
-            sys.stderr.write(_text(bug) + "\n")
-        return 1
+        return _refused(bug, as_json=as_json)
+
+
+def _refused(error: McompError, *, as_json: bool) -> int:
+    if as_json:
+        errors = (
+            [found.as_dict() for found in error.diagnostics] if isinstance(error, RecipeError) else [error.as_dict()]
+        )
+        _print_json({"status": "refused", "exit_code": error.exit_code, "errors": errors})
+    else:
+        sys.stderr.write(_text(error) + "\n")
+    return error.exit_code
 
 
 def _traceback(parsed: argparse.Namespace) -> None:
@@ -133,9 +165,7 @@ def _traceback(parsed: argparse.Namespace) -> None:
         traceback.print_exc()
 
 
-def _text(error: object) -> str:
-    from mcomp.errors import RecipeError
-
+def _text(error: McompError) -> str:
     if isinstance(error, RecipeError):
         from mcomp.recipe.diagnostics import render
 
@@ -144,7 +174,7 @@ def _text(error: object) -> str:
 
     # a message may quote a path or a name of the recipe, and those must not drive the terminal
     lines = [visible(line) for line in str(error).splitlines()]
-    return "\n".join([*lines, "nothing was run"] if getattr(error, "exit_code", 0) == 4 else lines)
+    return "\n".join([*lines, "nothing was run"] if error.exit_code == 4 else lines)
 
 
 def _print_json(value: object) -> None:

@@ -4,44 +4,82 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from mcomp.cli.common import add_json, add_recipe, print_json
 
-EPILOG = "examples:\n  mcomp validate my.yaml\n  mcomp validate my.yaml --json"
+if TYPE_CHECKING:
+    from mcomp.errors import Diagnostic
+    from mcomp.recipe import Recipe
+
+EPILOG = """\
+examples:
+  mcomp validate my.yaml
+  mcomp validate recipes/*.yaml --trust
+  mcomp validate my.yaml --json              {"errors": […], "warnings": […]}
+  mcomp validate a.yaml b.yaml --json        {"files": [{"file", "errors", "warnings"}, …]}
+  mcomp validate my.yaml --format github     annotations for a pull request"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_recipe(parser)
+    parser.add_argument("more", metavar="RECIPE", nargs="*", help="further recipes")
+    parser.add_argument(
+        "--format", choices=("human", "json", "github"), default="human", help="what to print (default: human)"
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every fault; 3 if there is one. Warnings never change the exit code."""
+    names = [arguments.recipe, *arguments.more]
+    found = {name: _check(name, arguments) for name in dict.fromkeys(names)}
+    if arguments.json or arguments.format == "json":
+        arguments.json = True  # an error from here on is JSON too
+        files = [{"file": name, **_as_json(diagnostics)} for name, (_, diagnostics) in found.items()]
+        print_json({"files": files} if len(files) > 1 else _as_json(found[names[0]][1]))
+    else:
+        _print(found, github=arguments.format == "github")
+    return 3 if any(recipe is None for recipe, _ in found.values()) else 0
+
+
+def _check(name: str, arguments: argparse.Namespace) -> tuple[Recipe | None, tuple[Diagnostic, ...]]:
     from mcomp.errors import RecipeError
     from mcomp.recipe import Recipe
-    from mcomp.recipe.diagnostics import render
 
     try:
-        recipe = Recipe.load(arguments.recipe, sets=arguments.sets, trust=arguments.trust)
+        recipe = Recipe.load(name, sets=arguments.sets, trust=arguments.trust)
     except RecipeError as error:
-        if not arguments.json:
-            raise
-        print_json(_as_json(error.diagnostics))
-        return error.exit_code
-    if arguments.json:
-        print_json(_as_json(recipe.warnings))
-        return 0
-    if recipe.warnings:
-        sys.stderr.write(render(recipe.warnings) + "\n")
-    count = len(recipe.stages)
-    sys.stdout.write(f"{arguments.recipe}: valid, {count} stage{'s' * (count != 1)}\n")
-    return 0
+        return None, error.diagnostics
+    return recipe, tuple(recipe.warnings)
 
 
-def _as_json(diagnostics: object) -> dict[str, list[dict[str, object]]]:
-    found: dict[str, list[dict[str, object]]] = {"errors": [], "warnings": []}
-    assert isinstance(diagnostics, list | tuple)
+def _print(found: dict[str, tuple[Recipe | None, tuple[Diagnostic, ...]]], *, github: bool) -> None:
+    from mcomp.recipe.diagnostics import render, render_github, visible
+
+    # recipes that share a base share its faults: said once
+    all_of_them = list(dict.fromkeys(one for _, diagnostics in found.values() for one in diagnostics))
+    all_of_them.sort(key=lambda one: one.severity != "error")
+    if github:
+        sys.stdout.write("".join(f"{line}\n" for line in render_github(all_of_them).splitlines()))
+        return
+    if all_of_them:
+        sys.stderr.write(render(all_of_them) + "\n")
+    for name, (recipe, _) in found.items():
+        if recipe is not None:
+            sys.stdout.write(f"{visible(name)}: valid, {_size(recipe)}\n")
+
+
+def _size(recipe: Recipe) -> str:
+    stages, runs = len(recipe.stages), len(recipe.variants)
+    text = f"{stages} stage{'s' * (stages != 1)}"
+    return f"{text}, {runs} runs" if runs else text
+
+
+def _as_json(diagnostics: Iterable[Diagnostic]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {"errors": [], "warnings": []}
     for one in diagnostics:
         found["errors" if one.severity == "error" else "warnings"].append(one.as_dict())
     return found

@@ -24,10 +24,49 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert f"mcomp {verb}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["apply"], ["apply", "--nonsense", "x.yaml"], ["apply", "x", "--set"]])
-def test_wrong_words_are_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
-    assert "usage:" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "code", "advice"),
+    [
+        (["nonsense"], "MC295", "`mcomp --help` lists the verbs"),
+        (["aply", "x.yaml"], "MC295", "did you mean `apply`?"),
+        (["Apply", "x.yaml"], "MC295", "did you mean `apply`?"),
+        (["apply", "--nonsense", "x.yaml"], "MC296", "`mcomp apply --help` lists its options"),
+        (["apply", "--stroe", "x", "x.yaml"], "MC296", "did you mean `--store`?"),
+        (["apply", "--stor=x", "x.yaml"], "MC296", "did you mean `--store`?"),
+        (["runs", "-q"], "MC296", "`mcomp runs --help` lists its options"),
+        (["--vresion"], "MC296", "did you mean `--version`?"),
+        (["apply"], "MC297", "needs RECIPE"),
+        (["apply", "x", "--set"], "MC297", "`--set` needs a value"),
+        (["plan", "x", "y"], "MC297", "has no place for `y`"),
+        (["validate", "x", "--format", "xml"], "MC297", "human"),
+        (["apply", "\x1b[31m"], "MC101", "\\x1b[31m"),
+    ],
+)
+def test_wrong_words_are_explained(
+    words: list[str], code: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == (3 if code == "MC101" else 2)
+    printed = capsys.readouterr().err
+    assert f"error[{code}]: " in printed
+    assert advice in printed
+
+
+def test_wrong_words_are_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["apply", "x.yaml", "--stroe", "x", "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "refused"
+    assert found["exit_code"] == 2
+    assert found["errors"][0]["code"] == "MC296"
+
+
+def test_no_words_at_all_are_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "verbs:" in capsys.readouterr().out
+
+
+def test_what_follows_two_dashes_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--", "--my.yaml"]) == 3
+    assert "there is no file `--my.yaml`" in capsys.readouterr().err
 
 
 def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,141 @@
+"""``mcomp help [MC103 | TOPIC | VERB]``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from mcomp.cli.common import add_json, print_json
+from mcomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+EPILOG = """\
+examples:
+  mcomp help              all topics and error codes
+  mcomp help MC103        what an error means, how it comes about, how to mend it
+  mcomp help gates        a topic
+  mcomp help apply        the same as `mcomp apply --help`"""
+
+#: First digits of a code to what its group is about; the longest that fits counts.
+GROUPS = {
+    "MC0": "mcomp itself",
+    "MC1": "recipe",
+    "MC2": "usage and preflight",
+    "MC3": "store and artifacts",
+    "MC40": "training and stages",
+    "MC41": "pruning",
+    "MC42": "quantisation and folding",
+    "MC43": "deployment",
+    "MC44": "deployment",
+    "MC5": "gates",
+    "MC6": "backends",
+}
+
+_CODE = re.compile(r"MC\d{3}")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("name", nargs="?", metavar="CODE|TOPIC|VERB", help="what to explain; everything without one")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one page, or the list of all."""
+    from mcomp.cli.main import VERBS, main
+
+    wanted = arguments.name
+    if wanted is None:
+        return _list(as_json=arguments.json)
+    if wanted in VERBS:
+        return main([wanted, "--help"])
+    name = found_name(wanted)
+    text = page(name)
+    if arguments.json:
+        print_json({"name": name, "title": _title(text), "text": text})
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def page_names() -> list[str]:
+    """Names of all pages, codes first, each kind in order."""
+    names = [file.name.removesuffix(".md") for file in _folder().iterdir() if file.name.endswith(".md")]
+    return sorted(names, key=lambda name: (_CODE.fullmatch(name) is None, name))
+
+
+def page(name: str) -> str:
+    """One page's markdown."""
+    return _folder().joinpath(f"{name}.md").read_text(encoding="utf-8")
+
+
+def found_name(wanted: str) -> str:
+    """The page that is meant, whatever its case.
+
+    Raises:
+        UsageError: MC298, there is none.
+    """
+    names = page_names()
+    for name in names:
+        if name.lower() == wanted.lower():
+            return name
+    from mcomp.cli.main import VERBS
+    from mcomp.suggest import did_you_mean
+
+    if re.fullmatch(r"(?:mc)?\d+", wanted.lower()):  # every code looks like every other: name the near ones instead
+        digits = f"MC{wanted.lower().removeprefix('mc')}"
+        near = [name for name in names if name.startswith(digits[:4])] if len(digits) >= 4 else []
+        advice = f"near it: {', '.join(near[:6])}" if near else "`mcomp help` lists the codes"
+        raise UsageError(f"no error has the code `{wanted}`", code="MC298", hint=advice)
+    topics = [name for name in names if not _CODE.fullmatch(name)]
+    advice = did_you_mean(wanted, [*topics, *VERBS]) or "`mcomp help` lists the topics"
+    raise UsageError(f"there is no help on `{wanted}`", code="MC298", hint=advice)
+
+
+def _list(*, as_json: bool) -> int:
+    titles = {name: _title(page(name)) for name in page_names()}
+    topics = {name: title for name, title in titles.items() if not _CODE.fullmatch(name)}
+    codes = {name: title for name, title in titles.items() if name not in topics}
+    if as_json:
+        print_json(
+            {
+                "topics": [{"name": name, "title": title} for name, title in topics.items()],
+                "codes": [{"name": name, "title": title, "group": _group(name)} for name, title in codes.items()],
+            }
+        )
+        return 0
+    width = max(map(len, topics), default=0)
+    lines = ["topics:", *(f"  {name:{width}}  {title}" for name, title in topics.items())]
+    heading = ""
+    for name, title in codes.items():
+        if _group(name) != heading:
+            heading = _group(name)
+            lines += ["", f"{heading}:"]
+        lines.append(f"  {name}  {title}")
+    sys.stdout.write("\n".join([*lines, "", "`mcomp help CODE` or `mcomp help TOPIC` explains one"]) + "\n")
+    return 0
+
+
+def _group(code: str) -> str:
+    return next(
+        words for start, words in sorted(GROUPS.items(), key=lambda one: -len(one[0])) if code.startswith(start)
+    )
+
+
+def _title(text: str) -> str:
+    """The heading, without the code that starts it."""
+    return re.sub(r"^# (?:MC\d{3}: )?", "", text.partition("\n")[0])
+
+
+def _folder() -> Traversable:
+    return resources.files("mcomp.cli").joinpath("pages")
