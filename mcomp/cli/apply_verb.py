@@ -103,7 +103,9 @@ def _show_run(result: RunResult, recipe: Recipe, arguments: argparse.Namespace) 
     sys.stdout.flush()
     sys.stderr.flush()
     if result.ok:
-        sys.stdout.write(f"ok: run {result.run}, {result.seconds:.1f} s; files in {result.folder}\n")
+        recorded = f"run {result.run}" if result.run else "everything is cached"
+        where = result.folder or "the store, which can only be read"
+        sys.stdout.write(f"ok: {recorded}, {result.seconds:.1f} s; files in {where}\n")
         return
     _write_error(result, arguments)
     sys.stderr.write(f"{_ending(result, recipe, arguments)}\n")
@@ -124,7 +126,7 @@ def _show_sweep(result: SweepResult, recipe: Recipe, arguments: argparse.Namespa
     words = f"{good} of {result.points} runs of `{result.name}` ended well"
     if result.ok:
         seconds = sum(run.seconds for run in result.runs)
-        where = Path(result.runs[-1].folder).parent
+        where = Path(result.runs[-1].folder).parent if result.runs[-1].folder else "the store, which can only be read"
         sys.stdout.write(f"ok: all {result.points} runs of `{result.name}`, {seconds:.1f} s; files in {where}\n")
     elif result.stopped_by:
         sys.stderr.write(f"interrupted, nothing lost: {words}; go on with: {_again(arguments)}\n")
@@ -141,7 +143,7 @@ def _write_error(result: RunResult, arguments: argparse.Namespace) -> None:
         return
     sys.stderr.write("\n".join(visible(line) for line in result.error["text"].splitlines()) + "\n")
     file = Path(result.folder, "traceback.txt")
-    if arguments.traceback and file.is_file():
+    if arguments.traceback and result.folder and file.is_file():
         sys.stderr.write(file.read_text(encoding="utf-8"))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from mcomp.engine.imports import Facts, read_facts
 from mcomp.errors import PreflightError, StoreError
 from mcomp.store import atomic
-from mcomp.store.digest import sha256_json
+from mcomp.store.digest import parse_json, sha256_json
 
 _CACHE_FORMAT = 2
 
@@ -235,7 +235,7 @@ class _Files:
     def remembered(cls, path: Path | None) -> _Files:
         if path is not None:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged memory is an empty one
-                found = json.loads(path.read_bytes())
+                found = parse_json(path.read_bytes())
                 if found["format"] == _CACHE_FORMAT:
                     return cls(dict(found["files"]), dict(found["closures"]))
         return cls({}, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +64,8 @@ class Engine:
             PreflightError: the data or a checkpoint is missing or unusable.
         """
         _refuse_sweep(recipe, "Engine.plans")
-        return make_plan(recipe, self.store, self.keys(recipe))
+        with closing(self.store):
+            return make_plan(recipe, self.store, self.keys(recipe))
 
     def plans(self, recipe: Recipe) -> list[Plan]:
         """One plan for each run: of a recipe with a sweep one per point, in order, else the recipe's own.
@@ -71,7 +73,8 @@ class Engine:
         A stage that an earlier run of the sweep will have made says so, and which.
         """
         keys_of = self._keyring()
-        return share([make_plan(variant, self.store, keys_of(variant)) for variant in recipe.variants or (recipe,)])
+        with closing(self.store):
+            return share([make_plan(variant, self.store, keys_of(variant)) for variant in recipe.variants or (recipe,)])
 
     def apply(self, recipe: Recipe, *, wait: bool = True) -> RunResult:
         """Run every stage that is not cached, in order.
@@ -90,7 +93,7 @@ class Engine:
             InterruptedRun: a signal came before anything was run.
         """
         _refuse_sweep(recipe, "Engine.sweep")
-        with stop_on_signals() as stop, display.listeners(self.progress) as shown:
+        with closing(self.store), stop_on_signals() as stop, display.listeners(self.progress) as shown:
             return self._run(recipe, _Means(self.keys, Shelf(), (*self.listeners, *shown), stop, wait))
 
     def sweep(self, recipe: Recipe, *, wait: bool = True) -> SweepResult:
@@ -105,7 +108,7 @@ class Engine:
         """
         points = recipe.variants or (recipe,)
         result = SweepResult(recipe.name, [], len(points))
-        with stop_on_signals() as stop, display.listeners(self.progress) as shown:
+        with closing(self.store), stop_on_signals() as stop, display.listeners(self.progress) as shown:
             means = _Means(self._keyring(), Shelf(), (*self.listeners, *shown), stop, wait)
             try:
                 for point in points:

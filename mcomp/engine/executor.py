@@ -21,7 +21,7 @@ from mcomp.engine.planning import Plan, PlannedStage, Walk
 from mcomp.engine.results import RunResult, RunStatus, StageOutcome, StageStatus
 from mcomp.engine.shelf import Shelf
 from mcomp.engine.signals import StopFlag
-from mcomp.errors import InterruptedRun, McompError, StageError
+from mcomp.errors import InterruptedRun, McompError, StageError, StoreError
 from mcomp.store.atomic import storage_error
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
     from mcomp.store.runs import Run
+
+#: What the store says when its disk is full or read-only.
+UNWRITABLE = ("MC302", "MC303")
 
 
 class Execution:
@@ -67,7 +70,7 @@ class Execution:
         self.stop = stop
         self.wait = wait
         self.outcomes: list[StageOutcome] = []
-        self._ended = ""
+        self._ended = self._unrecorded = ""
         self._error: dict[str, Any] | None = None
 
     def run(self) -> RunResult:
@@ -78,36 +81,52 @@ class Execution:
                 outlook(self.plan, self.store).refuse_impossible()
                 self.bench.preflight()
         last_key = self.plan.stages[-1].key or self.plan.stages[0].key or ""
-        run = self.store.new_run(self.recipe.name, last_key[:8])
-        run.write_text("recipe.lock.yaml", self.recipe.lock())
-        with closing(EventLog(run.path / "events.jsonl", self.listeners)) as self.events:
+        run = self._new_run(last_key[:8])
+        with closing(EventLog(run.path / "events.jsonl" if run else None, self.listeners)) as self.events:
             self.store.notify = lambda text: self.events.emit("notice", text=text)
             self.stop.notice = self.events.later
             self._announce(run)
             status, code = self._guarded(run)
             self._skip_rest()
-            self.keys.remember_code(self.store.root / "cache")
+            if run:
+                self.keys.remember_code(self.store.root / "cache")
             result = RunResult(
-                run=run.id,
+                run=run.id if run else "",
                 name=self.recipe.name,
                 status=status,
                 exit_code=code,
                 seconds=time.perf_counter() - started,
                 stages=self.outcomes,
                 error=self._error,
-                folder=str(run.path),
+                folder=str(run.path) if run else "",
                 sweep=dict(self.recipe.sweep_values),
             )
-            run.write_json("result.json", result.as_dict())
-            self.events.emit("run_finished", result=result.as_dict(), folder=str(run.path), error=self._error)
+            if run:
+                run.write_json("result.json", result.as_dict())
+            self.events.emit("run_finished", result=result.as_dict(), folder=result.folder, error=self._error)
         return result
 
-    def _announce(self, run: Run) -> None:
+    def _new_run(self, key8: str) -> Run | None:
+        """The folder of this run; None where everything is cached and the store can only be read."""
+        try:
+            run = self.store.new_run(self.recipe.name, key8)
+            run.write_text("recipe.lock.yaml", self.recipe.lock())
+        except StoreError as error:
+            if not self.plan.all_hits or error.code not in UNWRITABLE:
+                raise
+            self._unrecorded = f"this run is not recorded: {error.message}"
+            return None
+        return run
+
+    def _announce(self, run: Run | None) -> None:
         sweep, name = dict(self.recipe.sweep_values), self.recipe.name
         plan = [planned.as_dict() for planned in self.plan.stages]
-        self.events.emit("run_started", run=run.id, name=name, folder=str(run.path), sweep=sweep, plan=plan)
+        known = {"run": run.id, "folder": str(run.path)} if run else {"run": "", "folder": ""}
+        self.events.emit("run_started", name=name, sweep=sweep, plan=plan, **known)
+        if self._unrecorded:
+            self.events.emit("notice", text=self._unrecorded)
 
-    def _guarded(self, run: Run) -> tuple[RunStatus, int]:
+    def _guarded(self, run: Run | None) -> tuple[RunStatus, int]:
         """Run the stages; a failure becomes the run's status, its traceback a file."""
         try:
             try:
@@ -117,7 +136,8 @@ class Execution:
                 return "interrupted", 128 + number
         except McompError as error:
             self._error = error.as_dict() | {"text": str(error)}
-            run.write_text("traceback.txt", traceback.format_exc())
+            if run:
+                run.write_text("traceback.txt", traceback.format_exc())
             return "failed", error.exit_code
 
     @cached_property

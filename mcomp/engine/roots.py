@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -14,7 +13,7 @@ from pydantic import BaseModel
 from mcomp.engine.code_digest import Reader
 from mcomp.engine.own_code import Code, data_code, model_code, user_code
 from mcomp.errors import PreflightError
-from mcomp.store.digest import sha256_file, sha256_json
+from mcomp.store.digest import parse_json, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from mcomp.recipe import Recipe
@@ -171,6 +170,6 @@ def _weights_digest(path: Path) -> str:
 def _identity(manifest: Path) -> str:
     """What an artifact is, not when it was written; loading proves that the tensors are those it names."""
     try:
-        return sha256_json(json.loads(manifest.read_bytes())["identity"])
+        return sha256_json(parse_json(manifest.read_bytes())["identity"])
     except (ValueError, KeyError, TypeError):  # no artifact: loading says what is wrong with it
         return sha256_file(manifest)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mcomp.errors import StoreError
 from mcomp.store import atomic, locks, snapshot, staging, usage
 from mcomp.store import runs as run_folders
-from mcomp.store.digest import finite, sha256_json
+from mcomp.store.digest import finite, parse_json, sha256_json
 from mcomp.store.runs import Run, RunRecord
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Store:
         if text is None:
             return None, ""
         try:
-            envelope = json.loads(text)
+            envelope = parse_json(text)
             record = envelope["record"]
             if envelope["key"] != key or envelope["sha256"] != sha256_json(record):
                 return None, "its checksum does not match"
@@ -142,7 +142,7 @@ class Store:
         if not self.exists():
             return None
         try:
-            found = json.loads((self._object_path(digest) / MANIFEST).read_bytes())
+            found = parse_json((self._object_path(digest) / MANIFEST).read_bytes())
         except (OSError, ValueError):  # `verify` says what is wrong with it
             return None
         return found if isinstance(found, dict) else None

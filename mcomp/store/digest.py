@@ -22,6 +22,18 @@ def canonical_json(obj: Any) -> bytes:
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text of the store says.
+
+    Raises:
+        ValueError: it is damaged, were it only by more brackets within brackets than Python takes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def sha256_json(obj: Any) -> str:
     """Hexadecimal SHA-256 of :func:`canonical_json`."""
     return hashlib.sha256(canonical_json(obj)).hexdigest()

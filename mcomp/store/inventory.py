@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcomp.store import atomic
+from mcomp.store.digest import parse_json
 
 Kind = Literal["runs", "actions", "objects", "snapshots", "cache", "quarantine", "leftovers"]
 KINDS: tuple[Kind, ...] = ("runs", "actions", "objects", "snapshots", "cache", "quarantine", "leftovers")
@@ -80,7 +80,7 @@ def take(root: Path) -> Inventory:
 def artifact_of(path: Path) -> str | None:
     """The object that the record of an action names; None where it cannot be read."""
     try:
-        found = json.loads(path.read_bytes())["record"]["artifact"]
+        found = parse_json(path.read_bytes())["record"]["artifact"]
     except (OSError, ValueError, KeyError, TypeError):  # `verify` says what is wrong with it
         return None
     return found if isinstance(found, str) else None
@@ -97,7 +97,7 @@ def _run(path: Path) -> Item:
 def _stages(run: Path) -> Iterator[dict[str, Any]]:
     """What a run says of its stages; one that was killed says it in its events only."""
     with suppress(OSError, ValueError):
-        found = json.loads((run / "result.json").read_bytes())
+        found = parse_json((run / "result.json").read_bytes())
         yield from _dicts(found.get("stages") if isinstance(found, dict) else None)
         return
     try:
@@ -106,7 +106,7 @@ def _stages(run: Path) -> Iterator[dict[str, Any]]:
         return
     for line in lines:
         with suppress(ValueError):  # the last line may be half written
-            event = json.loads(line)
+            event = parse_json(line)
             if isinstance(event, dict):
                 yield from _dicts([event.get("outcome")])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcomp.store import atomic
+from mcomp.store.digest import parse_json
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def records(folder: Path) -> list[RunRecord]:
 
 def _result(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):  # killed before it was written, or damaged: the run is listed without a result
         return None
     return found if isinstance(found, dict) else None

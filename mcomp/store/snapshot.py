@@ -20,6 +20,7 @@ from typing import Any
 
 from mcomp.errors import StoreError
 from mcomp.store import atomic
+from mcomp.store.digest import parse_json
 from mcomp.store.tensors import write_state
 
 NEWEST, PREVIOUS, PROGRESS = "snapshot.pt", "previous.pt", "progress.json"
@@ -114,7 +115,7 @@ def progress_of(folder: Path) -> dict[str, Any] | None:
     if not any((folder / name).exists() for name in (NEWEST, PREVIOUS)):
         return None
     with suppress(OSError, ValueError):  # a snapshot without its note is still a snapshot
-        found = json.loads((folder / PROGRESS).read_bytes())
+        found = parse_json((folder / PROGRESS).read_bytes())
         if isinstance(found, dict):
             return found
     return {"epoch": None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mcomp.store import atomic
-from mcomp.store.digest import sha256_file
+from mcomp.store.digest import parse_json, sha256_file
 
 _ORPHAN_AGE = 60.0  # seconds; a folder this young may not have its lock yet
 
@@ -48,7 +47,7 @@ def seal(path: Path, manifest: dict[str, Any], name: str) -> dict[str, Any]:
         manifest: see :meth:`mcomp.store.Store.commit`.
         name: the manifest's file name, which is not among ``files``.
     """
-    below = json.loads((path / name).read_bytes()) if (path / name).exists() else {}
+    below = parse_json((path / name).read_bytes()) if (path / name).exists() else {}
     complete = {**below, **manifest}
     files = dict(complete.get("files") or {})
     for file in sorted(path.rglob("*")):

@@ -94,11 +94,11 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_read_only_store_is_read_and_its_refusal_to_be_written_is_explained(mounted: dict[str, Any]) -> None:
     answers = {name: answer for name, answer in mounted.items() if name != "full"}
     codes = {name: answer["code"] for name, answer in answers.items()}
-    assert codes["hits"] in (0, 8)
-    assert {**codes, "hits": 0} == {"first": 0, "plan": 0, "hits": 0, "miss": 4, "runs": 0, "verify": 0, "gc": 8}
+    assert codes == {"first": 0, "plan": 0, "hits": 0, "miss": 4, "runs": 0, "verify": 0, "gc": 8}
     assert [stage["status"] for stage in json.loads(answers["plan"]["out"])["stages"]] == ["hit", "hit"]
     assert json.loads(answers["verify"]["out"])["corrupt"] == []
-    for name in ("miss", "gc", *(["hits"] if codes["hits"] else [])):
+    assert "this run is not recorded" in answers["hits"]["err"]
+    for name in ("miss", "gc"):
         assert ("MC281" if name == "miss" else "MC303") in answers[name]["err"], answers[name]
         assert "is read-only" in answers[name]["err"]
         assert "--store" in answers[name]["err"]
