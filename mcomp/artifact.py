@@ -17,10 +17,13 @@ import os
 import secrets
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import McompError, StoreError
+from mcomp.models.artifact_manifest import LARGEST, malformed
 from mcomp.store import atomic, logits
 from mcomp.store.digest import sha256_file, sha256_json
 
@@ -86,7 +89,8 @@ def load_model(
 
     Raises:
         StoreError: MC311 not an artifact; MC312/MC313 damaged or foreign tensors; MC314 a later format;
-            MC315 the tensors do not fit the model; MC316 the logits differ; MC317 a user's file is needed.
+            MC315 the model cannot be rebuilt or the tensors do not fit it; MC316 the logits differ; MC317 a user's
+            file is needed.
     """
     folder = _artifact_folder(Path(path))
     return load_artifact(folder, trust=trust, base_dir=None if base_dir is None else Path(base_dir), model=model)
@@ -145,7 +149,8 @@ def load_artifact(
         model = _build(folder, manifest, trust, base_dir)
     try:
         for entry in manifest["surgery"]:
-            model = surgery.replay(model, entry, logits.seeded_inputs(manifest["inputs"]))
+            with _rebuilding(folder, f"its surgery `{entry['op']}`"):
+                model = surgery.replay(model, entry, logits.seeded_inputs(manifest["inputs"]))
         _fill(folder, model, state)
         model.eval()
         compare_logits(folder, model, manifest)
@@ -171,10 +176,13 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         StoreError: MC311 there is none or it is not an artifact's; MC314 it is of a later format.
     """
-    text = atomic.read_bytes(folder / MANIFEST)
+    path = folder / MANIFEST
+    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):
+        raise _not_an_artifact(folder, f"its {MANIFEST} is no regular file, or too large for one")
+    text = atomic.read_bytes(path)
     try:
         found = json.loads(text or b"")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second of brackets in brackets
         fault = "is missing" if text is None else f"is no JSON ({error})"
         raise _not_an_artifact(folder, f"its {MANIFEST} {fault}") from error
     if not isinstance(found, dict) or not {"format", "identity", "tensors", "surgery", "fingerprint"} <= found.keys():
@@ -183,8 +191,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(
             f"`{folder}` has artifact format {found['format']!r:.20}, this mcomp reads {FORMAT}",
             code="MC314",
-            hint=f"use the mcomp that wrote it ({found.get('versions', {}).get('mcomp', 'unknown')}), or a later one",
+            hint=f"use the mcomp that wrote it ({_writer(found)}), or a later one",
         )
+    wrong = malformed(found)
+    if wrong:
+        raise _not_an_artifact(folder, f"`{wrong}` of its {MANIFEST} is not what mcomp writes there")
     return found
 
 
@@ -285,6 +296,11 @@ def _artifact_folder(path: Path) -> Path:
     raise _not_an_artifact(path, "")
 
 
+def _writer(manifest: Manifest) -> str:
+    versions = manifest.get("versions")
+    return str(versions.get("mcomp", "unknown") if isinstance(versions, dict) else "unknown")
+
+
 def _not_an_artifact(path: Path, why: str) -> StoreError:
     hint = f"an artifact is a folder with a {MANIFEST}; `apply --json` names one per stage"
     if (path / "result.json").is_file():
@@ -370,8 +386,29 @@ def _build(folder: Path, manifest: Manifest, trust: bool, base_dir: Path | None)
     builder = manifest["builder"]
     kwargs = {name: value for name, value in builder["kwargs"].items() if name != "weights"}  # tensors follow
     shape = tuple(manifest["input_shape"])
-    model: nn.Module = build(builder["name"], base_dir=base_dir, trust=trust, in_shape=shape, **kwargs)
+    with _rebuilding(folder, f"`{builder['name']}`"):
+        model: nn.Module = build(builder["name"], base_dir=base_dir, trust=trust, in_shape=shape, **kwargs)
     return model
+
+
+@contextmanager
+def _rebuilding(folder: Path, what: str) -> Iterator[None]:
+    """Say of an error that is nobody's message which artifact it is about.
+
+    Raises:
+        StoreError: MC315, with the error.
+    """
+    try:
+        yield
+    except McompError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"the model of `{folder}` cannot be rebuilt: {what} does not work with what its {MANIFEST} says",
+            code="MC315",
+            why=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            hint="copy the whole folder again from where it is whole, or make the artifact again",
+        ) from error
 
 
 def _fill(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ def _check(name: str, arguments: argparse.Namespace) -> tuple[Recipe | None, tup
     try:
         recipe = Recipe.load(name, sets=arguments.sets, trust=arguments.trust)
     except RecipeError as error:
+        if arguments.traceback:
+            traceback.print_exc()
         return None, error.diagnostics
     return recipe, tuple(recipe.warnings)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from mcomp.options import Options
 from mcomp.suggest import did_you_mean
@@ -26,6 +27,13 @@ class DataOptions(Options):
     mean: list[float] | None = Field(None, description="per channel, for pixels in 0..1; measured on train by default")
     std: list[float] | None = Field(None, description="per channel; measured on train by default")
     limit: int | None = Field(None, ge=2, description="use only so many images of each split, for quick runs")
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _whole(cls, channels: object) -> object:
+        if isinstance(channels, bool | float):  # `true` and `1.0` equal 1, and are no number of channels
+            raise PydanticKnownError("literal_error", {"expected": "1 or 3"})
+        return channels
 
     @field_validator("std")
     @classmethod

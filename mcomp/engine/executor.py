@@ -22,7 +22,7 @@ from mcomp.engine.results import RunResult, RunStatus, StageOutcome, StageStatus
 from mcomp.engine.shelf import Shelf
 from mcomp.engine.signals import StopFlag
 from mcomp.errors import InterruptedRun, McompError, StageError, StoreError
-from mcomp.store.atomic import storage_error
+from mcomp.store.atomic import UNWRITABLE, storage_error
 
 if TYPE_CHECKING:
     from mcomp.engine.workbench import Workbench
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
     from mcomp.store.runs import Run
-
-#: What the store says when its disk is full or read-only.
-UNWRITABLE = ("MC302", "MC303")
 
 
 class Execution:

@@ -18,12 +18,13 @@ from mcomp.recipe.reading import identity
 from mcomp.recipe.schema import RecipeModel
 from mcomp.recipe.sections import Surround, load_plugins, read_data, read_model, validate
 from mcomp.recipe.sets import apply_sets
+from mcomp.recipe.stage_entries import few_enough
 from mcomp.recipe.stage_validation import Checked, check_stages
 from mcomp.recipe.sweep import Point, chosen, take_sweep
 from mcomp.recipe.sweep_faults import tell_once
 from mcomp.recipe.traits import traits_after
 from mcomp.recipe.translate import Section
-from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, plain
+from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null, plain
 from mcomp.recipe.variables import substitute
 
 
@@ -99,13 +100,16 @@ class _Assembly:
         return replace(variants[0], sweep_values={}, variants=tuple(variants), warnings=self._faults.warnings)
 
     def _single(self, root: MapNode, *, sound: bool) -> Recipe:
-        if not sound:  # what the stages would have been is not known
+        if not sound:
             root.entries.pop("sweep", None)
-            start = Mark(self._source, 1, 1)
-            root.entries["stages"] = MapEntry(start, ListNode([ScalarNode("", start, "")], start))
+            stages = root.get("stages")
+            if is_null(stages) or isinstance(stages, ListNode):  # what they would have been is not known
+                start = Mark(self._source, 1, 1)
+                root.entries["stages"] = MapEntry(start, ListNode([ScalarNode("", start, "")], start))
         found = self._validated(root, self._faults, sound=sound)
         if found is None:
             raise self._refusal()
+        assert sound, "what made the stages unknown is an error"
         return found
 
     def _runs(self, root: MapNode, points: Sequence[Point]) -> list[Recipe]:
@@ -138,7 +142,7 @@ class _Assembly:
         data = read_data(root.entries.get("data"), around, faults)
         stages = root.get("stages")
         checked: list[Checked] = []
-        if isinstance(stages, ListNode) and sound:
+        if isinstance(stages, ListNode) and sound and few_enough(stages, stages.mark, faults):
             start_traits = self._first_traits(model)
             checked = check_stages(stages, around.here, faults, complete=complete, start=start_traits)
         if faults.errors or head is None or model is None or data is None:

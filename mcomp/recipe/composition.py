@@ -19,6 +19,7 @@ from mcomp.recipe.overlay import overlay
 from mcomp.recipe.reading import SUFFIXES, BaseFault, Identity, decode, read_base
 from mcomp.recipe.sets import COMPOSITION
 from mcomp.recipe.stage_edits import edit_stages
+from mcomp.recipe.stage_entries import few_enough
 from mcomp.recipe.translate import got
 from mcomp.recipe.tree import ListNode, MapNode, Mark, Node, ScalarNode, Source, clone, count, is_null
 from mcomp.recipe.variables import TOP_LEVEL, used
@@ -26,7 +27,6 @@ from mcomp.recipe.versions import migrate
 from mcomp.suggest import closest
 
 MAX_EXTENDS = 8
-MAX_STAGES = 256  # far past any real recipe; what is known of a stage depends on all the others
 _MOST_LISTED = 1000  # files of a folder that are looked at for a name that was meant
 _KEYS = (*TOP_LEVEL, "vars", *COMPOSITION, "sweep")
 
@@ -114,9 +114,8 @@ class _Composer:
 
     def _few_stages(self, root: MapNode) -> None:
         stages = root.get("stages")
-        if isinstance(stages, ListNode) and len(stages.items) > MAX_STAGES:
-            message = f"`stages` has {len(stages.items)} entries; at most {MAX_STAGES} make a recipe"
-            self._fail("MC123", message, root.entries["stages"].key)
+        if isinstance(stages, ListNode) and not few_enough(stages, root.entries["stages"].key, self._faults):
+            raise _Broken
 
     def _tree(self, source: Source, asked: Mark | None) -> MapNode:
         known = len(self._faults.errors)

@@ -25,16 +25,18 @@ _STAGE = Duty("stage", _CODE, "a condition asks about an earlier one")
 _VS = Duty("vs", _CODE, "a condition compares with an earlier one")
 
 
-def read_when(entry: Entry, faults: Faults) -> When | bool:
-    """What decides whether the stage runs; True where nothing is written, or nothing usable."""
+def read_when(entry: Entry, faults: Faults) -> When | bool | None:
+    """What decides whether the stage runs; True where nothing is written, None where nothing usable is."""
     keyword = entry.keywords.get("when")
-    if keyword is None or is_null(keyword.value) or keyword.value.poisoned:
+    if keyword is None or is_null(keyword.value):
         return True
     node = keyword.value
+    if node.poisoned:
+        return None
     if isinstance(node, MapNode):
         section = Section(f"the condition of stage `{entry.uses}`", node, keyword.key, When, "", "key")
         found = validate(section, faults)
-        return found if isinstance(found, When) else True
+        return found if isinstance(found, When) else None
     if isinstance(node, ScalarNode) and isinstance(node.value, bool):
         return node.value
     hint = "e.g. `when: {backend: tensorrt}`, `when: {stage: prune, metric: top1, max: 97}`"
@@ -43,28 +45,28 @@ def read_when(entry: Entry, faults: Faults) -> When | bool:
     elif isinstance(node, ScalarNode) and LIKE_YES.fullmatch(node.text):
         hint = "YAML 1.2 knows only `true` and `false`"
     faults.error("MC104", f"`when` must be true, false or a condition, got {got(node)}", node.mark, hint=hint)
-    return True
+    return None
 
 
-def read_otherwise(
-    entry: Entry, faults: Faults, *, complete: bool
-) -> tuple[Literal["skip", "stop", "fail"], Entry | None]:
-    """What happens where the condition does not hold, and the stage that runs then, if one does."""
+def read_otherwise(entry: Entry, faults: Faults, *, complete: bool) -> Literal["skip", "stop", "fail"] | Entry | None:
+    """What happens where the condition does not hold, or the stage that runs then; None where nothing usable is."""
     keyword = entry.keywords.get("otherwise")
-    if keyword is None or is_null(keyword.value) or keyword.value.poisoned:
-        return "skip", None
+    if keyword is None or is_null(keyword.value):
+        return "skip"
+    if keyword.value.poisoned:
+        return None
     if "when" not in entry.keywords or is_null(entry.keywords["when"].value):
         message = f"`otherwise` of stage `{entry.uses}` has no `when` that could fail to hold"
         faults.error("MC133", message, keyword.key, hint="add `when:`, or leave `otherwise` out")
-        return "skip", None
+        return None
     node = keyword.value
     if isinstance(node, ScalarNode):
         for outcome in OUTCOMES:
             if node.value == outcome:
-                return outcome, None
+                return outcome
     if not _may_be_stage(node, faults, complete=complete):
-        return "skip", None
-    return "skip", _instead(entry, node, faults)
+        return None
+    return _instead(entry, node, faults)
 
 
 def _may_be_stage(node: Node, faults: Faults, *, complete: bool) -> bool:
@@ -103,7 +105,18 @@ def _instead(entry: Entry, node: Node, faults: Faults) -> Entry:
 
 
 def check_condition(place: int, found: Sequence[Checked], branches: Branches, faults: Faults) -> None:
-    """Record where the condition of the stage at ``place`` asks about a stage or metric that is not known by then."""
+    """Record where the condition of the stage at ``place`` asks about a stage or metric that is not known by then.
+
+    Such a stage is ``undecided``: whether it would be skipped is nothing to hold against the stages behind it.
+    """
+    own = Faults(faults.files)
+    _check_condition(place, found, branches, own)
+    found[place].undecided |= bool(own.errors)
+    for one in (*own.errors, *own.warnings):
+        faults.take(one)
+
+
+def _check_condition(place: int, found: Sequence[Checked], branches: Branches, faults: Faults) -> None:
     keyword = found[place].entry.keywords.get("when")
     node = None if keyword is None else keyword.value
     if not isinstance(node, MapNode) or node.poisoned:

@@ -91,7 +91,7 @@ def check_comparable(
             hint=f"it reports {listed(metrics_of(runner.cls), 20)}",
         )
         return
-    if one.when is True or one.otherwise != "skip" or place in branches.lost:
+    if one.when is True or one.undecided or one.otherwise != "skip" or place in branches.lost:
         return
     source = branches.sources[place]
     if source is None:

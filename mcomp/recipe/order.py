@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from mcomp.recipe.diagnostics import Faults
 from mcomp.recipe.stage_entries import Entry
@@ -25,41 +26,63 @@ _WORDS = {
 }
 
 
-def check_order(positions: Sequence[Position], models: Sequence[Model], faults: Faults) -> None:
+@dataclass
+class _Loss:
+    """A trait that one stage took away, and the stages behind it that need it: each with its place in the list."""
+
+    trait: str
+    cause: Cause
+    suffering: list[tuple[int, Entry]] = field(default_factory=list)
+
+
+@dataclass
+class _Told:
+    """What needs no second word: the next stage with the same need has the same cause."""
+
+    lost: dict[tuple[str, int], _Loss] = field(default_factory=dict)
+    not_given: set[tuple[str, int]] = field(default_factory=set)
+
+
+def check_order(positions: Sequence[Position], models: Sequence[Model], faults: Faults) -> dict[int, frozenset[str]]:
     """Record every stage that cannot work where it stands, naming the other stage too.
 
     A stage behind one that may be skipped, or replaced by another, has to work in every case.
+
+    Returns:
+        For a place that a stage further down has to be moved before: the traits that the model would then have more.
     """
-    said: set[tuple[str, int]] = set()
+    told = _Told()
     assumed: list[set[str]] = []  # per entry, what was called missing on the way to it
-    for here, model in zip(positions, models, strict=True):
+    for place, (here, model) in enumerate(zip(positions, models, strict=True)):
         heard = set() if here.source is None else set(assumed[here.source])
         for entry, stage in here.runs:
             if stage is not None:
-                _needs(entry, stage, model, (heard, said), faults)
+                _needs((place, entry), stage, model, heard, told, faults)
         assumed.append(heard)
+    moved: dict[int, frozenset[str]] = {}
+    for loss in told.lost.values():
+        _taken(loss, positions, faults)
+        for place, gained in _moved(loss, positions):
+            moved[place] = moved.get(place, frozenset()) | gained
+    return moved
 
 
 def _needs(
-    entry: Entry,
-    stage: type[Stage],
-    model: Model,
-    already: tuple[set[str], set[tuple[str, int]]],
-    faults: Faults,
+    here: tuple[int, Entry], stage: type[Stage], model: Model, heard: set[str], told: _Told, faults: Faults
 ) -> None:
     """At most one diagnostic per stage: the first trait that does not fit."""
-    heard, said = already
+    entry = here[1]
     for trait, cause in model.lacking.items():  # the earliest culprit: moving before it is enough
         if trait in stage.traits.requires:
             if cause.how == "took":
-                _taken(entry, trait, cause, faults)
-            elif (trait, id(cause.by)) not in said:  # the next stage that needs it too has the same cause
-                said.add((trait, id(cause.by)))
+                told.lost.setdefault((trait, id(cause.by)), _Loss(trait, cause)).suffering.append(here)
+            elif (trait, id(cause.by)) not in told.not_given:
+                told.not_given.add((trait, id(cause.by)))
                 _not_given(entry, trait, cause, faults)
             return
     for trait in sorted(stage.traits.requires):
         if trait not in model.given and trait not in heard and not model.opaque:
-            heard.add(trait)  # likewise
+            heard.add(trait)
             _never(entry, trait, faults)
             return
     for trait in sorted(stage.traits.conflicts):
@@ -75,16 +98,44 @@ def _needs(
             return
 
 
-def _taken(entry: Entry, trait: str, cause: Cause, faults: Faults) -> None:
-    by = cause.by
+def _taken(loss: _Loss, positions: Sequence[Position], faults: Faults) -> None:
+    trait, cause, by = loss.trait, loss.cause, loss.cause.by
+    _, entry = loss.suffering[0]
     did = _WORDS[trait][1] if trait in _WORDS else f"takes `{trait}` away"
     where = " where it runs" if cause.perhaps else ""
     faults.error(
         "MC113",
         f"`{entry.uses}` ({entry.place}) needs a model {_like(trait)}, but `{by.uses}` ({by.place}) {did}{where}",
         entry.mark,
-        hint=_move(entry, by),
+        hint=_move_behind_all(loss, positions) or _move(entry, by),
     )
+
+
+def _moved(loss: _Loss, positions: Sequence[Position]) -> Iterator[tuple[int, frozenset[str]]]:
+    """The places between the culprit and each stage that suffers, and what that stage gives."""
+    by = loss.cause.by
+    start = next((place for place, one in enumerate(positions) if any(entry is by for entry, _ in one.runs)), 0)
+    for end, sufferer in loss.suffering:
+        stage = next(stage for entry, stage in positions[end].runs if entry is sufferer)
+        if stage is not None:
+            for place in range(start + 1, end):
+                yield place, frozenset(stage.traits.provides)
+
+
+def _move_behind_all(loss: _Loss, positions: Sequence[Position]) -> str:
+    """Where the culprit belongs when several stages suffer; empty where no place is right for all of them."""
+    by = loss.cause.by
+    (_, first), (end, last) = loss.suffering[0], loss.suffering[-1]
+    start = next((place for place, one in enumerate(positions) if one.runs and one.runs[0][0] is by), None)
+    if start is None or first is last or first.uses == by.uses:
+        return ""
+    culprit = positions[start].runs[0][1]
+    for place in range(start + 1, end + 1):
+        here = positions[place]
+        needs = {trait for _, stage in here.runs if stage is not None for trait in stage.traits.requires}
+        if here.source != place - 1 or culprit is None or needs & set(culprit.traits.provides):
+            return ""
+    return f"move `{by.uses}` after `{last.uses}` ({last.place})"
 
 
 def _not_given(entry: Entry, trait: str, cause: Cause, faults: Faults) -> None:

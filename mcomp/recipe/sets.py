@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mcomp.recipe.diagnostics import Faults, shown
-from mcomp.recipe.loader import parse
+from mcomp.recipe.loader import MAX_DEPTH, parse
+from mcomp.recipe.overlay import DEEP
 from mcomp.recipe.stage_entries import KEYWORDS, Entry, outline
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null
 from mcomp.suggest import did_you_mean, listed
@@ -77,7 +78,7 @@ def assign(root: MapNode, assignment: Assignment, faults: Faults) -> bool:
 
 
 def read_path(text: str, mark_at: Callable[[int, int], Mark]) -> tuple[tuple[Step, ...], int]:
-    """The steps at the start of a text, and where they end.
+    """The steps at the start of a text, and where they end; reading stops after one more than ``MAX_DEPTH``.
 
     Args:
         text: a path, perhaps with ``=value`` behind it.
@@ -85,11 +86,16 @@ def read_path(text: str, mark_at: Callable[[int, int], Mark]) -> tuple[tuple[Ste
     """
     steps: list[Step] = []
     position = 0
-    while found := _STEP.match(text, position):
+    while len(steps) <= MAX_DEPTH and (found := _STEP.match(text, position)):
         group = "name" if found["name"] is not None else "index" if found["index"] is not None else "quoted"
         steps.append(Step(found[group], mark_at(found.start(group), len(found[group]) or 1)))
         position = found.end()
     return tuple(steps), position
+
+
+def too_deep(path: str) -> str:
+    """What is wrong with a path of more steps than a recipe has levels."""
+    return f"`{shown(path)}` leads too deep: a path has at most {MAX_DEPTH} steps"
 
 
 def target_of(root: MapNode, steps: Sequence[Step]) -> Target:
@@ -120,7 +126,18 @@ def _below_stage(entry: Entry, stage: Step, rest: Sequence[Step]) -> Sequence[St
 
 def _parse(source: Source, faults: Faults) -> Assignment | None:
     text = source.text
+    if len(source.lines) > 1:
+        faults.error(
+            "MC110",
+            "a `--set` is one line, and this one goes on behind a line break",
+            Mark(source, 1, len(source.lines[0]) + 1),
+            hint='a list or a mapping fits on one line: `[…]`, `{…}`; a line break in text is `\\n` inside of `"…"`',
+        )
+        return None
     steps, position = read_path(text, lambda start, length: Mark(source, 1, start + 1, length))
+    if len(steps) > MAX_DEPTH:
+        faults.error("MC110", too_deep(text), steps[-1].mark)
+        return None
     if not steps or text[position : position + 1] != "=":
         faults.error(
             "MC110",
@@ -142,7 +159,7 @@ def _parse(source: Source, faults: Faults) -> Assignment | None:
         if any(one.file == source.name for one in faults.errors):
             return None
         value = ScalarNode(None, Mark(source, 1, position + 1), "")
-    if "\n" in text or (not isinstance(value, ScalarNode) and text[value.mark.column - 1] not in "[{"):
+    if not isinstance(value, ScalarNode) and text[value.mark.column - 1] not in "[{":
         faults.error(
             "MC110",
             "the value must be a single value, `[…]` or `{…}`",
@@ -165,6 +182,8 @@ class _Application:
 
     def run(self) -> bool:
         first = self._steps[0]
+        if len(self._steps) > 1 and _has_wrong_form(first.name, self._root):
+            return False  # said when the recipe is validated
         if first.name == "stages" and len(self._steps) > 1:
             return self._stage()
         if first.name == "vars" and len(self._steps) > 1:
@@ -181,7 +200,7 @@ class _Application:
     def _stage(self) -> bool:
         stages, step, rest = self._root.get("stages"), self._steps[1], self._steps[2:]
         if not isinstance(stages, ListNode):
-            return self._refuse("the recipe has no list of stages", step, ())
+            return self._refuse("the recipe has no stages", step, ())
         entries = outline(stages)
         index = _stage_index(entries, step.name)
         if index is None:
@@ -225,6 +244,13 @@ class _Application:
         hint = f"known: {listed(known)}" if known and not label else ""
         self._faults.error(self._code, message, step.mark, label=label, hint=hint)
         return False
+
+
+def _has_wrong_form(section: str, root: MapNode) -> bool:
+    """True for a section that can hold nothing, being neither a list nor a mapping where it has to be one."""
+    node = root.get(section)
+    wanted = ListNode if section == "stages" else MapNode
+    return section in ("stages", *DEEP) and not is_null(node) and not isinstance(node, wanted)
 
 
 def opened(stages: ListNode, index: int) -> MapNode:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.overlay import deep
 from mcomp.recipe.sets import opened
-from mcomp.recipe.stage_entries import KEYWORDS, is_stage, outline
+from mcomp.recipe.stage_entries import KEYWORDS, MAX_STAGES, is_stage, outline
 from mcomp.recipe.translate import got
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, is_null
 from mcomp.suggest import closest, did_you_mean, listed
@@ -23,7 +23,7 @@ _ITEM = "{after: train, stages: [prune: {ratio: 0.4}]}"
 _ITEM_HINT = f"e.g. `{_ITEM}`"
 
 
-@dataclass
+@dataclass(eq=False)  # two stages may be written alike
 class _Item:
     """One stage while the list is changed."""
 
@@ -135,6 +135,8 @@ class _Edit:
             return
         last: dict[int, _Item] = {}  # several after one stage stand in the order in which they are written
         for one in node.items:
+            if len(self._items) > MAX_STAGES:
+                return  # refused as soon as the list is put together
             found = self._place(one)
             if found is None:
                 continue

@@ -10,6 +10,8 @@ from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode
 from mcomp.suggest import closest, did_you_mean, listed
 
+#: Far past any real recipe; what is known of a stage depends on all the others.
+MAX_STAGES = 256
 KEYWORDS = ("id", "from", "when", "otherwise", "gates", "seed", "cache")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -38,6 +40,14 @@ class Entry:
     def place(self) -> str:
         """Where to look, for messages about two stages."""
         return self.mark.place
+
+
+def few_enough(stages: ListNode, mark: Mark, faults: Faults) -> bool:
+    """False, with the reason recorded, for a list of more than ``MAX_STAGES``."""
+    few = len(stages.items) <= MAX_STAGES
+    if not few:
+        faults.error("MC123", f"`stages` has more than {MAX_STAGES} entries, the most that make a recipe", mark)
+    return few
 
 
 def outline(stages: ListNode) -> list[Entry]:

@@ -34,6 +34,7 @@ class Checked:
         source: id of the stage whose model it gets; None for the recipe's own model.
         when: what decides whether it runs.
         otherwise: what happens where it does not; a stage that runs in its place has the same id and source.
+        undecided: ``when`` or ``otherwise`` is wrong; what would be if the stage did not run is held against nobody.
     """
 
     entry: Entry
@@ -46,6 +47,7 @@ class Checked:
     source: str | None = None
     when: When | bool = True
     otherwise: Literal["skip", "stop", "fail"] | Checked = "skip"
+    undecided: bool = False
 
 
 def check_stages(
@@ -63,6 +65,8 @@ def check_stages(
     entries = take_apart(stages, faults)
     branches = read_branches(entries, faults)
     found = [_outline(entry, faults, complete=complete) for entry in entries]
+    for place in range(len(found)):
+        check_condition(place, found, branches, faults)
     positions = [_position(one, place, branches) for place, one in enumerate(found)]
     models = flow(positions, start)
     for place, around in enumerate(surroundings(positions, branches, models)):
@@ -74,13 +78,12 @@ def check_stages(
                 one.options = _options(one.entry, one.cls, here, faults)
         _keywords(found[place], faults)
         read_gates(place, found, branches, faults)
-        check_condition(place, found, branches, faults)
-    check_order(positions, models, faults)
+    moved = check_order(positions, models, faults)
     everything = [(one, place) for place, first in enumerate(found) for one in runners(first)]
     if not branches.lost and all(one.cls is not None for one, _ in everything):
         live = [id(entry) for position in positions for entry, _ in position.runs]
         for one, place in everything:
-            _own_check(one, models[place], faults if id(one.entry) in live else Faults())
+            _own_check(one, models[place], moved.get(place), faults if id(one.entry) in live else Faults())
     for one in found:
         if one.when is True:  # checked, and of no further use
             one.otherwise = "skip"
@@ -90,10 +93,14 @@ def check_stages(
 def _outline(entry: Entry, faults: Faults, *, complete: bool) -> Checked:
     """The stage's class, and what may happen in its place."""
     one = Checked(entry, _find(entry, faults, complete=complete))
-    one.when = read_when(entry, faults)
-    one.otherwise, instead = read_otherwise(entry, faults, complete=complete)
-    if instead is not None:
-        one.otherwise = Checked(instead, _find(instead, faults, complete=complete))
+    when = read_when(entry, faults)
+    otherwise = read_otherwise(entry, faults, complete=complete)
+    one.undecided = when is None or otherwise is None
+    one.when = True if when is None else when
+    if isinstance(otherwise, Entry):
+        one.otherwise = Checked(otherwise, _find(otherwise, faults, complete=complete))
+    elif otherwise is not None:
+        one.otherwise = otherwise
     return one
 
 
@@ -106,7 +113,7 @@ def _position(one: Checked, place: int, branches: Branches) -> Position:
     return Position(
         source=branches.sources[place],
         runs=tuple(runs),
-        skips=one.when is not True and one.otherwise == "skip",
+        skips=one.when is not True and one.otherwise == "skip" and not one.undecided,
         off=own if one.when is False else None,
         lost=place in branches.lost,
     )
@@ -165,14 +172,21 @@ def _keywords(one: Checked, faults: Faults) -> None:
             runner.cache = found.cache if "cache" in keywords else runner.cache
 
 
-def _own_check(one: Checked, model: Model, faults: Faults) -> None:
-    """The stage's own static findings, then its ``auto`` values filled in."""
+def _own_check(one: Checked, model: Model, moved: frozenset[str] | None, faults: Faults) -> None:
+    """The stage's own static findings, then its ``auto`` values filled in.
+
+    Where a stage behind it has to be moved before it, only what holds with the traits ``moved`` there too is a fault.
+    """
     if one.cls is None or one.options is None or (one.entry.options is not None and is_poisoned(one.entry.options)):
         return
     findings = one.cls.check(one.options, one.around)
     perhaps = replace(one.around, have=model.possible)
     others = findings if perhaps == one.around else one.cls.check(one.options, perhaps)
-    for finding in [*findings, *(other for other in others if other not in findings)]:
+    found = [*findings, *(other for other in others if other not in findings)]
+    if moved:
+        there = one.cls.check(one.options, replace(one.around, have=one.around.have | moved))
+        found = [finding for finding in found if finding in there]
+    for finding in found:
         record = faults.warning if finding.severity == "warning" else faults.error
         hint = finding.hint
         if finding not in others:  # it holds only where an earlier stage did not do its part

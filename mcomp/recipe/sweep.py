@@ -8,7 +8,8 @@ from itertools import product
 from typing import Any
 
 from mcomp.recipe.diagnostics import Faults, shown
-from mcomp.recipe.sets import COMPOSITION, Applied, Assignment, Step, Target, assign, read_path, target_of
+from mcomp.recipe.loader import MAX_DEPTH
+from mcomp.recipe.sets import COMPOSITION, Applied, Assignment, Step, Target, assign, read_path, target_of, too_deep
 from mcomp.recipe.translate import got
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, clone, count, is_null, plain
 from mcomp.suggest import did_you_mean, listed
@@ -133,7 +134,9 @@ def _axis(path: str, entry: MapEntry, faults: Faults) -> Axis | None:
         return Mark(key.source, key.line, key.column + int(quotes) + start, length) if plainly else key
 
     steps, end = read_path(path, mark_at)
-    if not steps or end < len(path):
+    if len(steps) > MAX_DEPTH:
+        faults.error("MC126", too_deep(path), key)
+    elif not steps or end < len(path):
         message = f"`{shown(path)}` is no path to a value"
         place = mark_at(end, 1) if end < len(path) else key
         faults.error("MC126", message, place, hint="e.g. `vars.ratio`, `stages.prune.ratio`")

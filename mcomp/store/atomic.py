@@ -22,6 +22,9 @@ from mcomp.store.digest import finite
 TEMPORARY = ".tmp"
 """Suffix of a file that is not yet in place; one left by a killed process is never read."""
 
+#: Codes of a store whose disk is full, or that may only be read.
+UNWRITABLE = frozenset({"MC302", "MC303"})
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 

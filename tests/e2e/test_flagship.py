@@ -58,7 +58,7 @@ def test_a_changed_ratio_runs_prune_and_what_follows(flagship: FlagshipRun) -> N
     done = run_mcomp("plan", str(FLAGSHIP), "--store", str(flagship.store), "--set", "vars.ratio=0.5", "--json")
     stages = {stage["id"]: stage for stage in json.loads(done.stdout)["stages"]}
     assert [stages[name]["status"] for name in STAGES] == ["hit", "hit", *["run"] * 5]
-    assert stages["prune"]["reason"] == "options.ratio 0.4 -> 0.5"
+    assert stages["prune"]["reason"] == "option `ratio` 0.4 -> 0.5"
 
 
 @pytest.mark.parametrize("stage", ["prune", "quantize", "bn_fuse"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import mcomp.pruning
 import mcomp.quantization
 from mcomp import surgery
-from mcomp.artifact import load_model, save_artifact, save_model
+from mcomp.artifact import load_model, read_manifest, save_artifact, save_model
 from mcomp.errors import McompError, StoreError
 from mcomp.models import build
 from mcomp.store import Store
@@ -467,3 +467,68 @@ def test_a_failed_replacement_puts_the_old_artifact_back(tmp_path: Path, monkeyp
             save_model(small(seed=1), tmp_path / "m", example())
     assert torch.equal(load_model(tmp_path / "m", model=Small())(*example()), small()(*example()))
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"surgery": [{}]},
+        {"surgery": "os.system"},
+        {"builder": "x"},
+        {"builder": {"name": "lenet"}},
+        {"builder": {"name": 3, "kwargs": {}}},
+        {"builder": {"name": "lenet", "kwargs": {"trust": True}}},
+        {"builder": {"name": "lenet", "kwargs": {"base_dir": "/"}}},
+        {"inputs": "x"},
+        {"inputs": [{"shape": ["3"], "dtype": "float32"}]},
+        {"input_shape": None},
+        {"tensors": "x"},
+        {"fingerprint": "x"},
+        {"identity": "x"},
+        {"class_names": 3},
+        {"versions": "x"},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_another_form_is_refused_and_names_the_key(saved: Path, change: dict[str, Any]) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(StoreError) as caught:
+        load_model(saved)
+    assert caught.value.code == "MC311"
+    assert f"`{next(iter(change))}`" in caught.value.why
+
+
+def test_a_manifest_of_brackets_in_brackets_is_refused(saved: Path) -> None:
+    (saved / "manifest.json").write_text("[" * 1_000_000)
+    with pytest.raises(StoreError, match="is not an artifact") as caught:
+        load_model(saved)
+    assert caught.value.code == "MC311"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(StoreError, match="is not an artifact"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: one["builder"]["kwargs"].update(num_classes=10**12),
+        lambda one: one["surgery"].append({"op": "prune"}),
+        lambda one: one["surgery"].append({"op": "fuse"}),
+    ],
+    ids=["builder", "prune", "fuse"],
+)
+def test_a_manifest_from_which_nothing_can_be_built_is_refused_with_the_reason(
+    saved: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    change(manifest)
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(McompError) as caught:
+        load_model(saved)
+    assert caught.value.code == "MC315"
+    assert caught.value.why

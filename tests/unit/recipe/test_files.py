@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from mcomp.errors import Diagnostic, RecipeError
 from mcomp.recipe import Recipe
 from mcomp.recipe.diagnostics import render
+from mcomp.recipe.loader import MAX_BYTES
 from tests.unit.recipe.samples import FLAGSHIP, fault, place, stages
 
 _PLUGIN = """\
@@ -180,3 +182,41 @@ def test_a_tilde_is_the_persons_home_in_the_recipe_and_in_sets(tmp_path: Path, m
     changed = Recipe.from_text(text, sets, trust=True, base_dir=tmp_path)
     assert changed.data.root == f"{home}/other"  # type: ignore[attr-defined]
     assert changed.model.weights == f"{home}/other.pt"  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_pipe_that_nobody_writes_to_is_an_empty_recipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "r.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(RecipeError, match="the recipe is empty"):
+        Recipe.load(pipe)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="pipes that have a path")
+def test_a_pipe_is_read_to_its_end_however_long_its_writer_takes() -> None:
+    ours, theirs = os.pipe()
+    begun = threading.Event()
+
+    def write() -> None:
+        with open(theirs, "w") as stream:
+            begun.wait()
+            for line in stages("train", "quantize").splitlines(keepends=True):
+                stream.write(line)
+                stream.flush()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    threading.Timer(0.05, begun.set).start()  # nothing is there yet when the recipe is opened
+    try:
+        recipe = Recipe.load(f"/dev/fd/{ours}")
+    finally:
+        begun.set()
+        writer.join()
+        os.close(ours)
+    assert [one.id for one in recipe.stages] == ["train", "quantize"]
+
+
+@pytest.mark.parametrize("text", ["x" * (MAX_BYTES + 1), "é" * (MAX_BYTES // 2 + 1), "\ud800" * MAX_BYTES])
+def test_a_text_in_memory_is_held_to_the_size_of_a_file(text: str) -> None:
+    found = fault(text)
+    assert (found.code, "larger than 1 MiB" in found.message) == ("MC101", True)

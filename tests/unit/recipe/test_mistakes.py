@@ -213,3 +213,12 @@ def test_an_empty_mapping_lacks_everything_in_one_sentence() -> None:
 
 def test_an_empty_list_of_stages_is_refused() -> None:
     assert "at least one stage" in fault("version: 1\nmodel: {name: nin}\ndata: {name: digits}\nstages: []\n").message
+
+
+@pytest.mark.parametrize("value", ["true", "1.0", "3.0", "2"])
+def test_channels_are_one_or_three_and_nothing_that_equals_them(value: str) -> None:
+    found = fault(stages("train").replace("{name: digits}", f"{{name: digits, channels: {value}}}"))
+    assert found.code == "MC104"
+    assert place(found) == (3, 32, len(value))
+    assert "`1`" in found.message
+    assert "`3`" in found.message

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mcomp.recipe import Recipe
 from mcomp.stages import registry
-from mcomp.stages.base import Traits
+from mcomp.stages.base import Finding, Surroundings, Traits
 from tests.unit.recipe.samples import fault, faults, place, stages
 
 
@@ -24,8 +26,22 @@ def test_a_trait_that_nobody_gave_names_the_stages_that_give_it() -> None:
     assert found.hint == "put `quantize` before it"
 
 
-def test_each_of_two_stages_behind_a_fold_is_told_to_move() -> None:
-    assert len(faults(stages("bn_fuse", "prune: {ratio: 0.5}", "quantize"))) == 2
+def test_one_misplaced_stage_is_one_fault_whose_hint_is_the_place_behind_all_that_suffer() -> None:
+    found = fault(stages("bn_fuse", "prune: {ratio: 0.5}", "train", "quantize"))
+    assert found.message.startswith("`prune` (line 6) needs a model whose batch norms are not folded")
+    assert found.hint == "move `bn_fuse` after `quantize` (line 8)"
+
+
+def test_a_misplaced_stage_is_not_sent_behind_one_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantize = registry.get("quantize")
+    monkeypatch.setattr(quantize, "traits", Traits(requires={"float"}, provides={"quantized"}, destroys={"float"}))
+    found = fault(stages("quantize", "train", "trt_int8", "train"))
+    assert found.hint == "move `train` before `quantize`"
+
+
+def test_a_misplaced_stage_is_not_sent_behind_one_of_another_branch() -> None:
+    found = fault(stages("train", "bn_fuse", "prune: {ratio: 0.5}", "quantize: {}\n    from: bn_fuse"))
+    assert found.hint == "move `prune` before `bn_fuse`"
 
 
 def test_the_earliest_of_several_culprits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,3 +97,16 @@ def test_a_gate_may_name_common_metrics_and_earlier_ids() -> None:
 
 def test_null_options_are_no_options() -> None:
     assert Recipe.from_text(stages("train:", "bn_fuse: ")).stages[0].options.epochs == 5
+
+
+def test_a_stage_is_not_blamed_for_what_a_misplaced_one_behind_it_will_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(options: Any, around: Surroundings) -> list[Finding]:
+        odd = [Finding("seven is odd", ("epochs",))] if options.epochs == 7 else []
+        return odd if "quantized" in around.have else [*odd, Finding("it is still float")]
+
+    monkeypatch.setattr(registry.get("train"), "check", check)
+    found = fault(stages("bn_fuse", "train", "quantize"))
+    assert found.hint == "move `quantize` before `bn_fuse`"
+    assert [one.message for one in faults(stages("bn_fuse", "train"))] == ["it is still float"]
+    both = faults(stages("bn_fuse", "train: {epochs: 7}", "quantize"))
+    assert [one.code for one in both] == ["MC120", "MC113"]

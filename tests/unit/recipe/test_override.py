@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcomp.recipe import Recipe
+from mcomp.recipe import Recipe, stage_edits
+from mcomp.recipe.stage_entries import Entry, outline
+from mcomp.recipe.tree import ListNode
 from tests.unit.recipe.samples import FLAGSHIP, HEAD, fault, faults, place, stages
 
 IDS = ["train", "sparse_train", "prune", "finetune", "quantize", "bn_fuse", "trt_int8"]
@@ -174,3 +176,23 @@ def test_faults_elsewhere_are_told_beside_those_of_an_edit() -> None:
 def test_a_gate_of_a_dropped_stage_is_a_fault_of_the_gate() -> None:
     found = fault(FLAGSHIP + "drop: [sparse_train]\n")
     assert (found.code, found.line) == ("MC112", 11)
+
+
+def test_stages_that_are_no_list_are_refused_where_they_stand_though_they_are_edited() -> None:
+    found = fault(HEAD + "stages: true\noverride: {train: {epochs: 1}}\n")
+    assert (found.code, found.line, found.column) == ("MC104", 4, 9)
+
+
+def test_an_insertion_of_more_stages_than_a_recipe_may_have_is_one_fault_told_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    laid_out = []
+
+    def counted(stages: ListNode) -> list[Entry]:
+        laid_out.append(stages)
+        return outline(stages)
+
+    monkeypatch.setattr(stage_edits, "outline", counted)
+    found = fault(stages("train") + f"insert: [{'{after: train, stages: [train]}, ' * 1500}]\n")
+    assert found.code == "MC123"
+    assert len(laid_out) < 300

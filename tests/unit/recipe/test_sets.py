@@ -6,7 +6,7 @@ import pytest
 
 from mcomp.recipe import Recipe
 from mcomp.recipe.diagnostics import render
-from tests.unit.recipe.samples import FLAGSHIP, fault, faults, place, stages
+from tests.unit.recipe.samples import FLAGSHIP, HEAD, fault, faults, place, stages
 
 
 def options(*sets: str, text: str = FLAGSHIP) -> list[dict[str, object]]:
@@ -130,3 +130,44 @@ def test_paths_of_the_recipe_start_at_the_recipe_and_those_of_a_set_at_the_curre
 def test_faults_of_the_recipe_come_before_those_of_sets() -> None:
     found = faults(FLAGSHIP.replace("regular: 8", "regular: 0"), "seed=-1")
     assert [one.file for one in found] == ["<text>", "--set #1"]
+
+
+@pytest.mark.parametrize("text", ["\r", "seed=1\r", "metadata.a=x\x85y", "name=\n- a", "seed\u2028=1"])
+def test_a_set_of_several_lines_is_refused_where_its_first_line_ends(text: str) -> None:
+    found = fault(FLAGSHIP, text)
+    assert (found.code, found.line) == ("MC110", 1)
+    assert found.column == len(found.source_line) + 1
+    assert "line break" in found.message
+
+
+@pytest.mark.parametrize("steps", [51, 5000, 100_000])
+def test_a_path_of_more_steps_than_a_recipe_has_levels_is_refused(steps: int) -> None:
+    found = fault(FLAGSHIP, "metadata" + ".a" * (steps - 1) + "=1")
+    assert found.code == "MC110"
+    assert found.message.endswith("a path has at most 50 steps")
+
+
+def test_a_path_of_as_many_steps_as_a_recipe_has_levels_is_followed() -> None:
+    assert Recipe.from_text(FLAGSHIP, ["metadata" + ".a" * 49 + "=1"]).metadata["a"]["a"]
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [("metadata: some words", "metadata.note"), ("vars: 3", "vars.x"), ("data: digits", "data.batch_size")],
+)
+def test_a_set_below_a_section_of_the_wrong_form_adds_no_second_fault(line: str, path: str) -> None:
+    key = line.partition(":")[0]
+    rest = [one for one in stages("train").splitlines() if not one.startswith(f"{key}:")]
+    found = fault("\n".join([line, *rest]), f"{path}=1")
+    assert (found.code, found.line, found.file) == ("MC104", 1, "<text>")
+
+
+def test_a_set_below_stages_that_are_no_list_adds_no_second_fault() -> None:
+    assert fault(HEAD + "stages: true\n", "stages.train.epochs=1").code == "MC104"
+
+
+def test_a_set_of_more_stages_than_a_recipe_may_have_is_one_fault() -> None:
+    found = fault(FLAGSHIP, f"stages=[{'train, ' * 1500}]")
+    assert (found.code, found.file) == ("MC123", "--set #1")
+    assert "more than 256" in found.message
+    Recipe.from_text(stages("train"), [f"stages=[{'train, ' * 256}]"])

@@ -322,3 +322,20 @@ def test_any_sweep_is_laid_out_or_diagnosed(value: Any) -> None:
     points = take_sweep(root, apply_sets(root, [], found), found)
     assert (points is None) == bool(found.errors)
     assert "sweep" not in root.entries
+
+
+def test_a_sweep_below_metadata_that_is_text_adds_no_second_fault() -> None:
+    text = "metadata: some words\nsweep: {product: {metadata.note: [a, b]}}\n" + stages("train")
+    found = fault(text)
+    assert (found.code, found.line) == ("MC104", 1)
+
+
+def test_a_sweeps_path_of_more_steps_than_a_recipe_has_levels_is_refused() -> None:
+    text = stages("train") + "sweep: {product: {metadata" + ".a" * 200 + ": [1, 2]}}\n"
+    found = [one for one in faults(text) if one.code == "MC126"]
+    assert [one.message.endswith("a path has at most 50 steps") for one in found] == [True]
+
+
+def test_a_sweep_over_lists_of_stages_is_held_to_as_many_as_any_recipe() -> None:
+    found = fault(stages("train") + f"sweep: {{product: {{stages: [[train], [{'train, ' * 257}]]}}}}\n")
+    assert found.code == "MC123"
