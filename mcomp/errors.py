@@ -142,6 +142,9 @@ class PreflightError(McompError):
     exit_code = 4
     default_code = "MC250"
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}\nnothing was run"
+
 
 class StageError(McompError):
     """A stage failed while running."""

@@ -173,8 +173,7 @@ def _text(error: McompError) -> str:
     from mcomp.recipe.diagnostics import visible
 
     # a message may quote a path or a name of the recipe, and those must not drive the terminal
-    lines = [visible(line) for line in str(error).splitlines()]
-    return "\n".join([*lines, "nothing was run"] if error.exit_code == 4 else lines)
+    return "\n".join(visible(line) for line in str(error).splitlines())
 
 
 def _print_json(value: object) -> None:

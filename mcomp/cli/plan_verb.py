@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mcomp.cli.common import add_json, add_recipe, add_store, load_recipe, open_store, output_to_stderr, print_json
+from mcomp.cli.common import (
+    add_json,
+    add_recipe,
+    add_store,
+    add_strict_code,
+    load_recipe,
+    open_store,
+    output_to_stderr,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from mcomp.engine import Engine
@@ -31,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_store(parser)
     add_json(parser)
+    add_strict_code(parser)
     parser.add_argument(
         "--shapes", action="store_true", help="say parameters, MACs and output shape of every stage (loads the model)"
     )
@@ -45,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.engine.shelf import Shelf
 
     recipe = load_recipe(arguments)
-    engine = Engine(open_store(arguments))
+    engine = Engine(open_store(arguments), strict_code=arguments.strict_code)
     with output_to_stderr(arguments.json), _refused_for_want_of_a_backend():
         shelf = Shelf()  # the points of a sweep share their data
         looks = [_costed(plan, engine, shelf, arguments) for plan in engine.plans(recipe)]

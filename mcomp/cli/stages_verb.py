@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -108,6 +109,11 @@ def _type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     return " ".join([kind, *limits])
 
 
+def _as_written(default: Any) -> str:
+    """A default as a recipe would say it."""
+    return default if isinstance(default, str) else json.dumps(default)
+
+
 def _print_one(stage: dict[str, Any]) -> None:
     from mcomp.report.table import print_table
 
@@ -121,7 +127,7 @@ def _print_one(stage: dict[str, Any]) -> None:
         (
             option["name"],
             option["type"],
-            "required" if option["required"] else str(option["default"]),
+            "required" if option["required"] else _as_written(option["default"]),
             option["description"],
         )
         for option in stage["options"]

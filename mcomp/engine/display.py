@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcomp.engine.events import Listener
 from mcomp.engine.summary import COLUMNS, point_text, remarks, rows, sweep_columns, sweep_remarks, sweep_rows
-from mcomp.engine.units import bytes_text, count_text, top1_text
+from mcomp.engine.units import bytes_text, cost_text, count_text, seconds_text, top1_text
 from mcomp.errors import UsageError, visible
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ def plan_screen(plan: dict[str, Any]) -> Screen:
         (
             stage["id"],
             stage["status"],
-            _cost(stage["params"], count_text),
-            _cost(stage["macs"], count_text),
-            _cost(stage["seconds"], _seconds),
-            _cost(stage["memory_bytes"], bytes_text),
+            cost_text(stage["params"], count_text),
+            cost_text(stage["macs"], count_text),
+            cost_text(stage["seconds"], seconds_text),
+            cost_text(stage["memory_bytes"], bytes_text),
             stage["reason"],
         )
         for stage in stages
@@ -140,15 +140,6 @@ def sweep_screen(sweep: dict[str, Any]) -> Screen:
     well = sum(run["status"] == "ok" for run in sweep["runs"])
     headline = f"{sweep['name']}: {well} of {_plural(sweep['points'], 'run')} ok"
     return Screen(headline, sweep_columns(sweep), sweep_rows(sweep), sweep_remarks(sweep))
-
-
-def _cost(value: Any, text: Callable[[Any], str]) -> str:
-    ends = value if isinstance(value, list | tuple) else [value]
-    return " … ".join(dict.fromkeys(map(text, ends)))  # a range whose ends read the same is one figure
-
-
-def _seconds(value: Any) -> str:
-    return f"{value:.1f}" if isinstance(value, int | float) else "–"
 
 
 def _run_headline(result: dict[str, Any]) -> str:

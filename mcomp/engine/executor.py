@@ -132,7 +132,8 @@ class Execution:
                 number = error.signal_number if isinstance(error, InterruptedRun) else self.stop() or signal.SIGINT
                 return "interrupted", 128 + number
         except McompError as error:
-            self._error = error.as_dict() | {"text": str(error)}
+            # what a preflight error says of itself, that nothing was run, is not so here
+            self._error = error.as_dict() | {"text": McompError.__str__(error)}
             if run:
                 run.write_text("traceback.txt", traceback.format_exc())
             return "failed", error.exit_code

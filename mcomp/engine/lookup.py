@@ -77,8 +77,12 @@ def _number(value: Any) -> int | float | None:
 
 
 def _resume_reason(progress: dict[str, Any]) -> str:
-    epoch, epochs = progress.get("epoch"), progress.get("epochs")
-    return "from a snapshot" if epoch is None else f"from the snapshot after epoch {epoch} of {epochs}"
+    epoch, epochs, step = (progress.get(name) for name in ("epoch", "epochs", "step"))
+    if epoch is None:
+        return "from a snapshot"
+    if step:
+        return f"from the snapshot in epoch {epoch + 1} of {epochs}, after step {step} of {progress.get('steps')}"
+    return f"from the snapshot after epoch {epoch} of {epochs}"
 
 
 def previous_preimages(store: Store, name: str) -> dict[str, Preimage]:

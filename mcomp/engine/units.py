@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -18,6 +19,19 @@ def count_text(value: Any) -> str:
         if value >= factor:
             return f"{value / factor:.3g} {letter}"
     return f"{value:.0f}"
+
+
+def seconds_text(value: Any) -> str:
+    """Seconds with one decimal below 100, or a dash."""
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def cost_text(cost: Any, text: Callable[[Any], str]) -> str:
+    """A figure in the words of ``text``, or a range ``low … high``; one figure where both ends read the same."""
+    ends = cost if isinstance(cost, list | tuple) else [cost]
+    return " … ".join(dict.fromkeys(map(text, ends)))
 
 
 def bytes_text(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mcomp.engine.units import bytes_text, count_text
+from mcomp.engine.units import bytes_text, cost_text, count_text, seconds_text
 from mcomp.report.table import print_table
 
 
@@ -24,8 +24,8 @@ def print_outlook(found: dict[str, Any]) -> None:
     ]
     optional: list[tuple[str, str, Callable[[Any], str]]] = [
         ("output", "shape", lambda shape: "–" if shape is None else " x ".join(map(str, shape))),
-        ("seconds", "seconds", lambda cost: cost_text(cost, _seconds_text)),
-        ("CPU seconds", "cpu_seconds", lambda cost: cost_text(cost, _seconds_text)),
+        ("seconds", "seconds", lambda cost: cost_text(cost, seconds_text)),
+        ("CPU seconds", "cpu_seconds", lambda cost: cost_text(cost, seconds_text)),
         ("memory", "memory_bytes", lambda cost: cost_text(cost, bytes_text)),
     ]
     for title, name, text in optional:
@@ -38,21 +38,13 @@ def print_outlook(found: dict[str, Any]) -> None:
     print_table("in all", ("what", "how much"), _totals(found))
 
 
-def cost_text(cost: Any, text: Callable[[Any], str]) -> str:
-    """A figure, a range of two, or a dash."""
-    if isinstance(cost, list | tuple):
-        low, high = text(cost[0]), text(cost[1])
-        return low if low == high else f"{low} … {high}"
-    return "–" if cost is None else text(cost)
-
-
 def _totals(found: dict[str, Any]) -> list[tuple[str, str]]:
     disk = found["disk"]
     needed = "not known" if disk["needed_bytes"] is None else f"up to {bytes_text(disk['needed_bytes'])}"
     rows = [("disk", f"{needed}, {bytes_text(disk['free_bytes'])} free")]
     for name, title, text in (
-        ("seconds", "seconds", _seconds_text),
-        ("cpu_seconds", "CPU seconds", _seconds_text),
+        ("seconds", "seconds", seconds_text),
+        ("cpu_seconds", "CPU seconds", seconds_text),
         ("memory_bytes", "peak memory", bytes_text),
     ):
         if found[name] is not None:
@@ -63,7 +55,3 @@ def _totals(found: dict[str, Any]) -> list[tuple[str, str]]:
     if absent:
         rows.append(("absent", "; ".join(absent)))
     return rows
-
-
-def _seconds_text(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"

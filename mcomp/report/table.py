@@ -28,6 +28,11 @@ def print_sweep(result: dict[str, Any]) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+#: Columns that hold whole sentences, and those that hold words, not figures.
+SENTENCES = frozenset({"why", "what it does", "summary", "type", "default", "how much"})
+WORDS = SENTENCES | {"status", "sweep"}
+
+
 def title_of(found: dict[str, Any]) -> str:
     """The name of a run, with what its sweep set."""
     point = point_text(found.get("sweep", {}))
@@ -56,8 +61,10 @@ def _print_table(console: Console, title: str, columns: tuple[str, ...], body: S
 
     table = Table(title=Text(title), title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
-        right = index and column not in ("status", "why", "what it does", "summary", "sweep")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
+        right = index and column not in WORDS
+        # what a row is about is never cut; where there is no room for all, sentences wrap
+        least = max((len(visible(row[0])) for row in body), default=0) if index == 0 else None
+        table.add_column(column, justify="right" if right else "left", no_wrap=column not in SENTENCES, min_width=least)
     for row in body:
         table.add_row(*(Text(visible(cell)) for cell in row))
     console.print(table)
