@@ -17,7 +17,7 @@ from mcomp.recipe.model import Recipe, RecipeStage
 from mcomp.recipe.reading import identity
 from mcomp.recipe.schema import RecipeModel
 from mcomp.recipe.sections import Surround, load_plugins, read_data, read_model, validate
-from mcomp.recipe.sets import apply_sets
+from mcomp.recipe.sets import GivenSet, apply_sets
 from mcomp.recipe.stage_entries import few_enough
 from mcomp.recipe.stage_validation import Checked, check_stages
 from mcomp.recipe.sweep import Point, chosen, take_sweep
@@ -25,14 +25,15 @@ from mcomp.recipe.sweep_faults import tell_once
 from mcomp.recipe.traits import traits_after
 from mcomp.recipe.translate import Section
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null, plain
-from mcomp.recipe.variables import substitute
+from mcomp.recipe.variables import TOP_LEVEL, substitute
+from mcomp.suggest import closest
 
 
 def assemble(
     source: Source,
     faults: Faults,
     *,
-    sets: Sequence[str],
+    sets: Sequence[GivenSet],
     around: Surround,
     file: Path | None = None,
     values: Mapping[str, Any] | None = None,
@@ -42,7 +43,7 @@ def assemble(
     Args:
         source: the recipe's text.
         faults: what reading the file found already; receives everything else.
-        sets: ``path=value`` texts, in order.
+        sets: what was given with ``--set``, in order.
         around: folders and trust.
         file: where the text was read; None for a text that is in no file.
         values: which point of the sweep is wanted alone; None for all.
@@ -50,6 +51,20 @@ def assemble(
     Raises:
         RecipeError: with every fault.
     """
+    from mcomp.stages import registry
+
+    with registry.of_one_recipe():
+        return _assembled(source, faults, sets, around, file, values)
+
+
+def _assembled(
+    source: Source,
+    faults: Faults,
+    sets: Sequence[GivenSet],
+    around: Surround,
+    file: Path | None,
+    values: Mapping[str, Any] | None,
+) -> Recipe:
     folder = os.path.dirname(source.name)
     shown_folder = folder if around.here / folder == around.base_dir else str(around.base_dir)
     own = None if file is None else identity(file)
@@ -67,7 +82,7 @@ class _Assembly:
         source: Source,
         composed: Composed,
         faults: Faults,
-        sets: Sequence[str],
+        sets: Sequence[GivenSet],
         around: Surround,
         file: Path | None,
     ) -> None:
@@ -79,7 +94,7 @@ class _Assembly:
         self._files = (*([] if file is None else [file]), *composed.files)
         self._file = file
         self._used = composed.used
-        self._plugins: dict[str, tuple[list[Path], bool]] = {}
+        self._plugins: dict[str, tuple[list[Path], bool, list[Diagnostic]]] = {}
         self._traits: dict[str, frozenset[str]] = {}
 
     def recipe(self, values: Mapping[str, Any] | None) -> Recipe:
@@ -93,7 +108,7 @@ class _Assembly:
         points = take_sweep(root, applied, self._faults) if self._composed.sound else None
         if not points:
             return self._single(root, sound=points is not None)
-        wanted = None if values is None else chosen(points, values)
+        wanted = None if values is None else chosen(points, values, self._source.name)
         variants = self._runs(root, points if wanted is None else [wanted])
         if wanted is not None:
             return variants[0]
@@ -107,9 +122,8 @@ class _Assembly:
                 start = Mark(self._source, 1, 1)
                 root.entries["stages"] = MapEntry(start, ListNode([ScalarNode("", start, "")], start))
         found = self._validated(root, self._faults, sound=sound)
-        if found is None:
+        if found is None or not sound:  # what made the stages unknown is an error
             raise self._refusal()
-        assert sound, "what made the stages unknown is an error"
         return found
 
     def _runs(self, root: MapNode, points: Sequence[Point]) -> list[Recipe]:
@@ -124,7 +138,7 @@ class _Assembly:
                 recipes.append(replace(one, sweep_values=point.plain))
         before = self._faults.warnings
         tell_once(points, found, self._faults)
-        if self._faults.errors:
+        if self._faults.errors or len(recipes) < len(points):
             raise self._refusal()
         return [replace(one, warnings=[*before, *one.warnings]) for one in recipes]
 
@@ -138,24 +152,34 @@ class _Assembly:
         start = Mark(self._source, 1, 1)
         head = validate(Section("a recipe", root, start, RecipeModel, noun="key"), faults)
         plugins, complete = self._loaded(root.get("plugins"), faults)
+        # under a misspelled `plugins` stand the stages that would look unknown
+        complete = complete and not any(
+            closest(key, TOP_LEVEL) == "plugins" for key in root.entries if key != "plugins"
+        )
         model = read_model(root.entries.get("model"), around, faults)
         data = read_data(root.entries.get("data"), around, faults)
         stages = root.get("stages")
         checked: list[Checked] = []
         if isinstance(stages, ListNode) and sound and few_enough(stages, stages.mark, faults):
             start_traits = self._first_traits(model)
-            checked = check_stages(stages, around.here, faults, complete=complete, start=start_traits)
-        if faults.errors or head is None or model is None or data is None:
+            gone = self._composed.gone
+            checked = check_stages(stages, around.here, faults, complete=complete, start=start_traits, gone=gone)
+        if faults.errors or head is None or model is None or data is None or not all(map(_is_whole, checked)):
             return None
         assert isinstance(head, RecipeModel)
         return self._recipe(root, head, (model, data), checked, plugins, faults)
 
     def _loaded(self, node: Node | None, faults: Faults) -> tuple[list[Path], bool]:
-        """The plug-ins, run once however many runs a sweep has."""
+        """The plug-ins, run once however many runs a sweep has; each run hears what is wrong with them."""
         written = repr(None if node is None else plain(node))
         if written not in self._plugins:
-            self._plugins[written] = load_plugins(node, self._around, faults)
-        return self._plugins[written]
+            own = Faults()
+            files, complete = load_plugins(node, self._around, own)
+            self._plugins[written] = files, complete, [*own.errors, *own.warnings]
+        files, complete, found = self._plugins[written]
+        for one in found:
+            faults.take(one)
+        return files, complete
 
     def _first_traits(self, model: Options | None) -> frozenset[str]:
         """What the first stage gets: a fresh model, or what the artifact under ``weights`` was made into."""
@@ -195,11 +219,18 @@ class _Assembly:
             warnings=faults.warnings,
             base_dir=self._around.base_dir,
             trust=self._around.trust,
-            sets=self._sets,
+            sets=tuple(one.text for one in self._sets),
+            set_folders=tuple(one.folder for one in self._sets),
             text=self._source.text,
             file=self._file,
             files=self._files,
         )
+
+
+def _is_whole(one: Checked) -> bool:
+    """True where nothing of a stage, or of what may run in its place, is unknown."""
+    own = one.cls is not None and one.entry.uses is not None and one.options is not None and not one.undecided
+    return own and (isinstance(one.otherwise, str) or _is_whole(one.otherwise))
 
 
 def _stage(one: Checked) -> RecipeStage:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mcomp.recipe.diagnostics import Faults
 from mcomp.recipe.references import Duty, earlier_stage, text_of
@@ -21,10 +21,12 @@ class Branches:
     Attributes:
         sources: for each stage, the place of the one whose model it gets; None for the recipe's own model.
         lost: places whose ``from`` names no stage, so that nothing is known of their model.
+        gone: ids that edits of the list took away, each with what became of it.
     """
 
     sources: tuple[int | None, ...]
     lost: frozenset[int]
+    gone: Mapping[str, str] = field(default_factory=dict)
 
     def before(self, place: int) -> list[int]:
         """The stages that a model has gone through when it gets here, first to last."""
@@ -44,7 +46,7 @@ class Branches:
         return sorted(found - {place})
 
 
-def read_branches(entries: Sequence[Entry], faults: Faults) -> Branches:
+def read_branches(entries: Sequence[Entry], faults: Faults, gone: Mapping[str, str]) -> Branches:
     """Follow every ``from``; a stage without one goes on from the entry before it."""
     ids = [entry.id for entry in entries]
     sources: list[int | None] = []
@@ -59,7 +61,7 @@ def read_branches(entries: Sequence[Entry], faults: Faults) -> Branches:
         named = text_of(keyword)
         if named is not None:
             certain = all(one.uses is not None and is_stage(one.uses) for one in entries[:place])
-            found = earlier_stage(named, place, ids, certain, _FROM, faults)
+            found = earlier_stage(named, place, ids, certain, _FROM, faults, gone)
         elif not keyword.value.poisoned:
             node = keyword.value
             quotes = isinstance(node, ScalarNode) and node.text in ids[:place]
@@ -68,4 +70,4 @@ def read_branches(entries: Sequence[Entry], faults: Faults) -> Branches:
         if found is None:
             lost.add(place)
         sources.append(previous if found is None else found)
-    return Branches(tuple(sources), frozenset(lost))
+    return Branches(tuple(sources), frozenset(lost), gone)

@@ -39,12 +39,14 @@ class Composed:
         root: one tree without ``extends``, ``override``, ``drop`` and ``insert``.
         files: the bases that were read, in order, each once.
         used: variables that any of the files uses, in whatever its readers may have replaced.
+        gone: ids that an edit took from the list of stages, each with what became of it.
         sound: False where the stages are not those that were asked for, so that judging them would mislead.
     """
 
     root: MapNode
     files: list[Path] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    gone: dict[str, str] = field(default_factory=dict)
     sound: bool = True
 
 
@@ -108,7 +110,7 @@ class _Composer:
         if merged is not None:
             root = overlay(merged, root)
         self._few_stages(root)
-        self.result.sound &= edit_stages(root, self._faults)
+        self.result.sound &= edit_stages(root, self._faults, self.result.gone)
         self._few_stages(root)
         return root
 

@@ -125,12 +125,13 @@ def _check_condition(place: int, found: Sequence[Checked], branches: Branches, f
     ids = [one.entry.id for one in found]
     certain = all(one.cls is not None for one in found[:place])
     stage, metric, vs = (text_of(node.entries.get(key)) for key in ("stage", "metric", "vs"))
-    asked = None if stage is None else earlier_stage(stage, place, ids, certain, _STAGE, faults)
-    other = None if vs is None else earlier_stage(vs, place, ids, certain, _VS, faults)
+    gone = branches.gone
+    asked = None if stage is None else earlier_stage(stage, place, ids, certain, _STAGE, faults, gone)
+    other = None if vs is None else earlier_stage(vs, place, ids, certain, _VS, faults, gone)
     if metric is None or asked is None or stage is None:
         return
     if not check_reported(metric, runners(found[asked]), _CODE, faults):
         return
-    check_comparable(metric[0], stage, asked, found, branches, _CODE, faults)
+    check_comparable(metric[0], stage, asked, found, branches, _CODE, faults, compared=False)
     if other is not None and vs is not None:
         check_comparable(metric[0], vs, other, found, branches, _CODE, faults)

@@ -25,6 +25,7 @@ Codes of this room::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -33,21 +34,26 @@ from mcomp.recipe.tree import Mark
 
 __all__ = ["Faults", "render", "render_github", "shown", "visible"]
 
-_MOST = 100  # one broken indentation can make a thousand faults; nobody reads them
-_SET = "--set #"
+_MOST = 100  # of errors, and of warnings: one broken indentation can make a thousand; nobody reads them
+_SET = re.compile(r"--set #(\d{1,9})")  # as :func:`mcomp.recipe.sets.apply_sets` names its sources
+
+_Key = tuple[str, str, str | None, int | None, int | None]
 
 
 class Faults:
-    """Every fault found so far. Nothing is raised before the whole recipe was looked at."""
+    """Every fault found so far. Nothing is raised before the whole recipe was looked at.
+
+    Errors and warnings are kept apart: however many warnings there are, an error is never lost among them.
+    """
 
     def __init__(self, files: Sequence[str] = ()) -> None:
-        self._found: dict[tuple[str, str, str | None, int | None, int | None], Diagnostic] = {}
+        self._found: dict[str, dict[_Key, Diagnostic]] = {"error": {}, "warning": {}}
         self._files: dict[str, int] = {name: place for place, name in enumerate(files)}
 
     @property
     def full(self) -> bool:
-        """True once more would not be read anyway."""
-        return len(self._found) >= _MOST
+        """True once more errors would not be read anyway."""
+        return len(self._found["error"]) >= _MOST
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -60,12 +66,18 @@ class Faults:
 
     def take(self, one: Diagnostic) -> None:
         """Record what another collection found."""
-        if not self.full:
-            self._found.setdefault((one.code, one.message, one.file, one.line, one.column), one)
+        found = self._found[one.severity]
+        if len(found) < _MOST:
+            found.setdefault((one.code, one.message, one.file, one.line, one.column), one)
 
     def error(self, code: str, message: str, mark: Mark | None, *, label: str = "", hint: str = "") -> None:
         """Record a fault at ``mark``."""
         self._add("error", code, message, mark, label, hint)
+
+    def unreadable(self, message: str, file: str, hint: str = "") -> None:
+        """Record that a file cannot be read: there is no place in it to point at."""
+        one = Diagnostic("MC101", visible(message), file, hint=visible(hint), severity="error")
+        self._found["error"].setdefault(("MC101", message, file, None, None), one)
 
     def warning(self, code: str, message: str, mark: Mark | None, *, label: str = "", hint: str = "") -> None:
         """Record something that does not stop the recipe."""
@@ -74,10 +86,11 @@ class Faults:
     def _add(
         self, severity: Literal["error", "warning"], code: str, message: str, mark: Mark | None, label: str, hint: str
     ) -> None:
-        if self.full:
+        found = self._found[severity]
+        if len(found) >= _MOST:
             return
         place = (None, None, None) if mark is None else (mark.file, mark.line, mark.column)
-        self._found.setdefault(
+        found.setdefault(
             (code, message, *place),
             Diagnostic(
                 code=code,
@@ -106,11 +119,11 @@ class Faults:
     def _sorted(self, severity: str) -> list[Diagnostic]:
         def place(one: Diagnostic) -> tuple[bool, int, int, int]:
             file = one.file or ""
-            in_set = file.startswith(_SET)
-            rank = int(file.removeprefix(_SET)) if in_set else self._files.get(file, len(self._files))
-            return in_set, rank, one.line or 0, one.column or 0
+            number = None if file in self._files else _SET.fullmatch(file)
+            rank = self._files.get(file, len(self._files)) if number is None else int(number[1])
+            return number is not None, rank, one.line or 0, one.column or 0
 
-        return sorted((one for one in self._found.values() if one.severity == severity), key=place)
+        return sorted(self._found[severity].values(), key=place)
 
 
 def shown(text: str, most: int = 60) -> str:
@@ -130,7 +143,7 @@ def render_github(diagnostics: Sequence[Diagnostic]) -> str:
 def _annotation(one: Diagnostic) -> str:
     properties: dict[str, str | int] = {}
     message = visible(one.message)
-    if one.file is not None and not one.file.startswith(_SET):
+    if one.file is not None and not _SET.fullmatch(one.file):
         properties["file"] = one.file
         if one.line is not None and one.column is not None:
             properties |= {"line": one.line, "col": one.column, "endColumn": one.column + one.length}

@@ -64,6 +64,8 @@ def check_comparable(
     branches: Branches,
     code: str,
     faults: Faults,
+    *,
+    compared: bool = True,
 ) -> None:
     """Record where an earlier stage may have no such metric: neither its own nor, when skipped, its source's.
 
@@ -75,7 +77,9 @@ def check_comparable(
         branches: whose model each gets.
         code: of the fault.
         faults: receives it.
+        compared: False where the stage is only asked for the metric.
     """
+    wanted, advice = (" to compare with", "compare with") if compared else ("", "ask")
     one = found[place]
     who = f"stage `{reference[0]}`" if one.entry.id == reference[0] else f"stage `{one.entry.id}`"
     for number, runner in enumerate(runners(one)):
@@ -86,7 +90,7 @@ def check_comparable(
         stands_in = "" if one.entry.id == reference[0] else f" (its figures stand for `{reference[0]}` when skipped)"
         faults.error(
             code,
-            f"{which} reports no metric `{metric}` to compare with{stands_in}",
+            f"{which} reports no metric `{metric}`{wanted}{stands_in}",
             reference[1],
             hint=f"it reports {listed(metrics_of(runner.cls), 20)}",
         )
@@ -97,13 +101,13 @@ def check_comparable(
     if source is None:
         faults.error(
             code,
-            f"there is no `{metric}` to compare with when `{one.entry.id}` ({one.entry.place}) is skipped: "
+            f"there is no `{metric}`{wanted} when `{one.entry.id}` ({one.entry.place}) is skipped: "
             "no stage before it was measured",
             reference[1],
-            hint=f"compare with a stage that always runs, or add `otherwise: stop` to `{one.entry.id}`",
+            hint=f"{advice} a stage that always runs, or add `otherwise: stop` to `{one.entry.id}`",
         )
         return
-    check_comparable(metric, reference, source, found, branches, code, faults)
+    check_comparable(metric, reference, source, found, branches, code, faults, compared=compared)
 
 
 def warn_of_drop(item: MapNode, keys: Sequence[str], faults: Faults) -> None:

@@ -46,7 +46,7 @@ def _read(among: Sequence[Checked], place: int, found: Sequence[Checked], branch
         if vs is None:
             continue
         certain = all(one.cls is not None for one in found[:place])
-        other = earlier_stage(vs, place, [one.entry.id for one in found], certain, _VS, faults)
+        other = earlier_stage(vs, place, [one.entry.id for one in found], certain, _VS, faults, branches.gone)
         if metric is not None and known and other is not None:
             check_comparable(metric[0], vs, other, found, branches, _CODE, faults)
 

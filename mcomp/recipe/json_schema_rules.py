@@ -37,7 +37,7 @@ def without(*keys: str) -> Schema:
 
 def not_swept(section: str) -> Schema:
     """No path of a sweep leads into a section of the recipe."""
-    elsewhere = {"propertyNames": {"not": {"pattern": f"^{section}"}}}
+    elsewhere = {"propertyNames": {"not": {"pattern": f"^[.\\[\"']*{section}"}}}  # also written `["stages"]…`
     return {"properties": {"sweep": {"properties": {"product": elsewhere, "zip": elsewhere}}}}
 
 

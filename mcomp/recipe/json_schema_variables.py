@@ -19,6 +19,8 @@ def with_variables(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     changed = {key: value for key, value in schema.items() if key not in _OURS}
+    if str(changed.get("pattern", "")).endswith("$"):
+        changed["pattern"] += r"(?!\n)"  # to some regular expressions `$` is also before a last line break
     for key in ("properties", "$defs", "patternProperties"):
         if key in changed:
             changed[key] = {name: or_variable(one) for name, one in changed[key].items()}

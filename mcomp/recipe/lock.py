@@ -67,8 +67,11 @@ def _stage(stage: RecipeStage, previous: RecipeStage | None, recipe: Recipe) -> 
     return lines + [f"    {key}: {flow(value)}" for key, value in keywords]
 
 
-def _entry(stage: RecipeStage, recipe: Recipe) -> dict[str, Any]:
-    """An item of ``stages`` as it would be written, all but where it gets its model from and its id."""
+def _entry(stage: RecipeStage, recipe: Recipe, instead_of: RecipeStage | None = None) -> dict[str, Any]:
+    """An item of ``stages`` as it would be written, all but where it gets its model from and its id.
+
+    One that runs in the place of another has that one's seed and cache unless it says otherwise.
+    """
     dumped = stage.options.model_dump(mode="json", by_alias=True)
     entry: dict[str, Any] = {stage.uses: absolute(dumped, path_options(type(stage.options)), recipe.base_dir)}
     if stage.when is False:
@@ -76,15 +79,16 @@ def _entry(stage: RecipeStage, recipe: Recipe) -> dict[str, Any]:
     elif stage.when is not True:
         entry["when"] = stage.when.model_dump(mode="json", exclude_defaults=True)
     if not isinstance(stage.otherwise, str):
-        entry["otherwise"] = _entry(stage.otherwise, recipe)
+        entry["otherwise"] = _entry(stage.otherwise, recipe, stage)
     elif stage.otherwise != "skip":
         entry["otherwise"] = stage.otherwise
     if stage.gates:
         entry["gates"] = [gate.model_dump(mode="json", exclude_none=True) for gate in stage.gates]
-    if stage.seed is not None:
+    seed, cache = (None, True) if instead_of is None else (instead_of.seed, instead_of.cache)
+    if stage.seed != seed:
         entry["seed"] = stage.seed
-    if not stage.cache:
-        entry["cache"] = False
+    if stage.cache != cache:
+        entry["cache"] = stage.cache
     return entry
 
 

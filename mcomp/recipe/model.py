@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mcomp.errors import Diagnostic, RecipeError
+from mcomp.errors import Diagnostic, RecipeError, visible
 
 if TYPE_CHECKING:
     from mcomp.models.spec import ModelSpec
@@ -73,6 +74,7 @@ class Recipe:
         base_dir: what its paths are relative to.
         trust: whether user code may run.
         sets: the ``--set`` texts that were applied.
+        set_folders: of each, the folder in which it was given: what a path in it is relative to.
         text: the recipe as written.
         file: where it was read; None for :meth:`from_text`.
         files: every file that it was read from: its own, then what it extends.
@@ -96,11 +98,16 @@ class Recipe:
     base_dir: Path
     trust: bool = False
     sets: tuple[str, ...] = ()
+    set_folders: tuple[Path, ...] = ()
     text: str = field(default="", repr=False)
     file: Path | None = None
     files: tuple[Path, ...] = ()
     variants: tuple[Recipe, ...] = field(default=(), repr=False)
     sweep_values: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        runs = f", {len(self.variants)} runs" if self.variants else ""
+        return visible(f"<Recipe {self.name}: {' > '.join(stage.id for stage in self.stages)}{runs}>")
 
     @classmethod
     def load(cls, path: str | Path, sets: Sequence[str] = (), trust: bool = False) -> Recipe:
@@ -118,6 +125,7 @@ class Recipe:
         from mcomp.recipe.diagnostics import Faults
         from mcomp.recipe.reading import read
         from mcomp.recipe.sections import Surround
+        from mcomp.recipe.sets import GivenSet
 
         faults = Faults()
         file = Path(path)
@@ -126,7 +134,8 @@ class Recipe:
             raise RecipeError(faults.errors)
         here = Path.cwd()
         own = here / file
-        return assemble(source, faults, sets=sets, around=Surround(own.parent, here, trust), file=own)
+        given = [GivenSet(text, here) for text in sets]
+        return assemble(source, faults, sets=given, around=Surround(own.parent, here, trust), file=own)
 
     @classmethod
     def from_text(
@@ -162,12 +171,15 @@ class Recipe:
         name: str,
         base_dir: Path | None,
         file: Path | None = None,
+        folders: Sequence[Path] = (),
         values: dict[str, Any] | None = None,
     ) -> Recipe:
+        """``folders``: of the first of ``sets``, where they were given; the rest is given here."""
         from mcomp.recipe.assemble import assemble
         from mcomp.recipe.diagnostics import Faults
         from mcomp.recipe.reading import from_memory
         from mcomp.recipe.sections import Surround
+        from mcomp.recipe.sets import GivenSet
 
         faults = Faults()
         source = from_memory(text, name, faults)
@@ -175,7 +187,8 @@ class Recipe:
             raise RecipeError(faults.errors)
         here = Path.cwd()
         around = Surround(here / (base_dir or here), here, trust)
-        return assemble(source, faults, sets=sets, around=around, file=file, values=values)
+        given = [GivenSet(text, folder) for text, folder in zip(sets, chain(folders, repeat(here)), strict=False)]
+        return assemble(source, faults, sets=given, around=around, file=file, values=values)
 
     def with_set(self, *texts: str) -> Recipe:
         """The same recipe with further values changed, e.g. ``recipe.with_set("vars.ratio=0.5")``.
@@ -185,6 +198,7 @@ class Recipe:
 
         Raises:
             RecipeError: the recipe is not valid with them.
+            UsageError: they change the sweep so that this variant is no run of it any more.
         """
         return self._from_text(
             self.text,
@@ -193,6 +207,7 @@ class Recipe:
             name=self.path,
             base_dir=self.base_dir,
             file=self.file,
+            folders=self.set_folders,
             values=self.sweep_values or None,
         )
 

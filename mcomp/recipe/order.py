@@ -129,6 +129,9 @@ def _move_behind_all(loss: _Loss, positions: Sequence[Position]) -> str:
     start = next((place for place, one in enumerate(positions) if one.runs and one.runs[0][0] is by), None)
     if start is None or first is last or first.uses == by.uses:
         return ""
+    again = next((entry for _, entry in loss.suffering if entry.uses == by.uses), None)
+    if again is not None:
+        return f"remove `{by.uses}` ({by.place}): another one follows ({again.place})"
     culprit = positions[start].runs[0][1]
     for place in range(start + 1, end + 1):
         here = positions[place]

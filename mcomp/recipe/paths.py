@@ -92,7 +92,7 @@ def anchor_set(node: Node, folder: Path) -> None:
             anchor_set(item, folder)
     elif isinstance(node, ScalarNode) and isinstance(node.value, str):
         source = node.mark.source
-        start = folder if source.kind == "set" else source.folder
+        start = source.folder or (folder if source.kind == "set" else None)
         node.value = os.path.expanduser(node.value) if start is None else anchored(node.value, start)
 
 

@@ -48,10 +48,10 @@ def read(path: Path, name: str, faults: Faults) -> Source | None:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         message, hint = _unreadable(path, name, error)
-        faults.error("MC101", message, None, hint=hint)
+        faults.unreadable(message, name, hint)
         return None
     except ValueError:  # a NUL in the path
-        faults.error("MC101", f"`{name}` is not a path", None)
+        faults.unreadable(f"`{name}` is not a path", name)
         return None
     if len(data) > MAX_BYTES:
         faults.error("MC101", _TOO_LARGE.format(name), where)
@@ -139,7 +139,7 @@ def decode(data: bytes, name: str, faults: Faults, folder: Path | None = None) -
     """UTF-8 bytes to text; other encodings are named, never guessed. ``folder``: as for :class:`Source`."""
     for bom, encoding in _OTHER_MARKS.items():
         if data.startswith(bom):
-            faults.error("MC101", f"`{name}` is {encoding}; a recipe is UTF-8", None, hint="save it as UTF-8")
+            faults.unreadable(f"`{name}` is {encoding}; a recipe is UTF-8", name, "save it as UTF-8")
             return None
     marked = data.startswith(codecs.BOM_UTF8)
     if marked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mcomp.recipe.diagnostics import Faults, shown
@@ -34,7 +34,13 @@ def text_of(entry: MapEntry | None) -> tuple[str, Mark] | None:
 
 
 def earlier_stage(
-    reference: tuple[str, Mark], here: int, ids: Sequence[str], certain: bool, duty: Duty, faults: Faults
+    reference: tuple[str, Mark],
+    here: int,
+    ids: Sequence[str],
+    certain: bool,
+    duty: Duty,
+    faults: Faults,
+    gone: Mapping[str, str],
 ) -> int | None:
     """The place of the stage that is meant; None, with the reason recorded, where there is none.
 
@@ -45,6 +51,7 @@ def earlier_stage(
         certain: False when a stage before this one is unknown, so that it may be the one that is meant.
         duty: for messages.
         faults: receives what is wrong.
+        gone: ids that edits of the list took away, each with what became of it.
     """
     name, mark = reference
     before = list(ids[:here])
@@ -57,7 +64,7 @@ def earlier_stage(
         faults.error(duty.code, f"`{duty.key}: {name}` is {which}; {duty.wants}", mark)
         return None
     hint = f"earlier stages: {listed(before)}" if before else "the first stage has none before it"
-    faults.error(
-        duty.code, f"no earlier stage has the id `{shown(name)}`", mark, label=did_you_mean(name, before), hint=hint
-    )
+    label = "" if name in gone else did_you_mean(name, before)
+    hint = f"{gone[name]}; {hint}" if name in gone else hint
+    faults.error(duty.code, f"no earlier stage has the id `{shown(name)}`", mark, label=label, hint=hint)
     return None

@@ -19,13 +19,17 @@ COMPOSING = ("extends", "override", "drop", "insert", "sweep")
 OUTCOMES: tuple[Literal["skip", "stop", "fail"], ...] = ("skip", "stop", "fail")
 
 
+#: An id where a stage is named by it, without quotes too: `1e3` and `true` are ids.
+StageId = str | Annotated[float, Field(ge=0)] | bool
+
+
 class Insertion(Options):
     """Stages that are put into the list of a base."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["after"]}, {"required": ["before"]}]})
 
-    after: str = Field("", description="id of the stage that they follow")
-    before: str = Field("", description="id of the stage that they precede")
+    after: StageId = Field("", description="id of the stage that they follow")
+    before: StageId = Field("", description="id of the stage that they precede")
     stages: list[Any] = Field(description="what is put there, in order")
 
 
@@ -77,7 +81,7 @@ class RecipeModel(Options):
     override: dict[str, dict[str, Any]] | None = Field(
         None, description="id of a stage to the options and keywords that are changed"
     )
-    drop: list[str] | None = Field(None, description="ids of stages that are left out")
+    drop: list[StageId] | None = Field(None, description="ids of stages that are left out")
     insert: list[Insertion] | None = Field(None, description="stages that are put between the others")
     sweep: Sweep | None = Field(None, description="paths to lists of values: one run for each combination")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mcomp.errors import UsageError
+from mcomp.models.signatures import keywords_of
 from mcomp.options import Options
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.paths import WELL_KNOWN, anchor_set, anchor_sets, path_options
 from mcomp.recipe.translate import Section, got, report
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, plain
-from mcomp.suggest import closest, did_you_mean
+from mcomp.suggest import closest, did_you_mean, listed
 
-TRUST_HINT = "runs code: pass --trust if you trust it"
+TRUST_HINT = "runs code: pass --trust (in Python: trust=True) if you trust it"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,30 @@ def _read(entry: MapEntry | None, kind: _Kind, around: Surround, faults: Faults)
     anchor_sets(node, names, around.here)
     section = Section(f"{kind.noun} `{shown(written)}`", node, entry.key, model, kind.hint(written))
     found = validate(section, faults)
+    if kind.needs_trust(written) and _unaccepted(node, model, kind, around, faults):
+        return None
     return found if isinstance(found, Options) else None
+
+
+def _unaccepted(node: MapNode, model: type[BaseModel], kind: _Kind, around: Surround, faults: Faults) -> bool:
+    """True, with the reason, where a factory is given what its signature has no place for; its code is not run."""
+    name = str(plain(node.entries["name"].value))
+    file = kind.user_file(name, around.base_dir)
+    function = name.rpartition(":")[2]
+    taken = None if file is None else keywords_of(file, function)
+    if taken is None:
+        return False
+    unknown = [key for key in node.entries if key not in model.model_fields and key not in taken]
+    for key in unknown:
+        known = [*taken, *(field for field in model.model_fields if field not in taken)]
+        faults.error(
+            "MC103",
+            f"unknown option `{shown(key)}` for {kind.noun} `{shown(name)}`",
+            node.entries[key].key,
+            label=did_you_mean(key, known),
+            hint=f"`{shown(function)}` takes {listed(taken)}" if taken else f"`{shown(function)}` takes no options",
+        )
+    return bool(unknown)
 
 
 def _no_name(key: Mark, node: MapNode, kind: _Kind, faults: Faults) -> None:
@@ -156,7 +181,7 @@ def load_plugins(node: Node | None, around: Surround, faults: Faults) -> tuple[l
     """
     files: list[Path] = []
     if not isinstance(node, ListNode):
-        return files, True
+        return files, node is None  # another form is refused by the top level
     complete = True
     for item in node.items:
         file = _plugin(item, around, faults)
@@ -164,6 +189,16 @@ def load_plugins(node: Node | None, around: Surround, faults: Faults) -> tuple[l
         if file is not None:
             files.append(file)
     return files, complete
+
+
+def _line_of(error: BaseException | None, file: Path) -> str:
+    """`` (line 3)``: the last line of ``file`` on the way to an error; nothing where it does not lie on it."""
+    if isinstance(error, SyntaxError):
+        return ""  # its message names the line
+    own = file.resolve()
+    frames = [] if error is None else traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == own]
+    return f" (line {lines[-1]})" if lines else ""
 
 
 def _plugin(item: Node, around: Surround, faults: Faults) -> Path | None:
@@ -188,7 +223,7 @@ def _plugin(item: Node, around: Surround, faults: Faults) -> Path | None:
                 warnings.simplefilter("always")
                 registry.load_file(file)
         except UsageError as error:
-            faults.error("MC115", error.message, item.mark, hint=error.hint)
+            faults.error("MC115", error.message + _line_of(error.__cause__, file), item.mark, hint=error.hint)
             return None
         for one in caught:
             faults.warning("MC115", str(one.message), item.mark)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.loader import MAX_DEPTH, parse
@@ -29,11 +30,20 @@ Target = tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class GivenSet:
+    """One ``path=value``, and the folder that paths in it are relative to: the current one when it was given."""
+
+    text: str
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Step:
-    """One name or place of a path."""
+    """One name of a path, or a place in a list."""
 
     name: str
     mark: Mark
+    is_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,11 @@ class Applied:
     target: Target
 
 
-def apply_sets(root: MapNode, texts: Sequence[str], faults: Faults) -> list[Applied]:
+def apply_sets(root: MapNode, given: Sequence[GivenSet], faults: Faults) -> list[Applied]:
     """Change ``root`` in place by every ``path=value``, in order."""
     applied = []
-    for number, text in enumerate(texts, 1):
-        source = Source(f"--set #{number}", text, "set")
+    for number, one in enumerate(given, 1):
+        source = Source(f"--set #{number}", one.text, "set", one.folder)
         found = _parse(source, faults)
         if found is not None and assign(root, found, faults):
             first, last = found.steps[0].mark, found.steps[-1].mark
@@ -88,7 +98,7 @@ def read_path(text: str, mark_at: Callable[[int, int], Mark]) -> tuple[tuple[Ste
     position = 0
     while len(steps) <= MAX_DEPTH and (found := _STEP.match(text, position)):
         group = "name" if found["name"] is not None else "index" if found["index"] is not None else "quoted"
-        steps.append(Step(found[group], mark_at(found.start(group), len(found[group]) or 1)))
+        steps.append(Step(found[group], mark_at(found.start(group), len(found[group]) or 1), group == "index"))
         position = found.end()
     return tuple(steps), position
 
@@ -105,8 +115,8 @@ def target_of(root: MapNode, steps: Sequence[Step]) -> Target:
         return tuple(step.name for step in steps)
     entries = outline(stages)
     index = _stage_index(entries, steps[1].name)
-    if index is None:
-        return tuple(step.name for step in steps)
+    if index is None or index >= len(entries):
+        return tuple(step.name for step in steps)  # it leads nowhere, which is said where it is followed
     rest = _below_stage(entries[index], steps[1], steps[2:])
     return ("stages", str(index), *(step.name for step in rest))
 
@@ -231,6 +241,9 @@ class _Application:
         if not isinstance(node, MapNode):
             return self._refuse(f"{what} is a single value; it holds no `{shown(step.name)}`", step, ())
         entry = node.entries.get(step.name)
+        if rest and rest[0].is_place and (entry is None or is_null(entry.value)):
+            message = f"`{shown(step.name)}` is not given, so it has no item {rest[0].name}"
+            return self._refuse(message, rest[0], ())
         if entry is None or (rest and is_null(entry.value)):
             key = step.mark if entry is None else entry.key
             entry = node.entries[step.name] = MapEntry(key, MapNode(step.mark))

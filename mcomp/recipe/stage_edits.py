@@ -15,6 +15,7 @@ from mcomp.recipe.sets import opened
 from mcomp.recipe.stage_entries import KEYWORDS, MAX_STAGES, is_stage, outline
 from mcomp.recipe.translate import got
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, is_null
+from mcomp.recipe.variables import variable_of
 from mcomp.suggest import closest, did_you_mean, listed
 
 EDITS = ("drop", "override", "insert")
@@ -32,8 +33,13 @@ class _Item:
     uses: str | None
 
 
-def edit_stages(root: MapNode, faults: Faults) -> bool:
+def edit_stages(root: MapNode, faults: Faults, gone: dict[str, str]) -> bool:
     """Take the three keys out of ``root`` and change its stages by them.
+
+    Args:
+        root: the recipe; changed in place.
+        faults: receives what is wrong.
+        gone: receives the ids that no stage has any more, each with what became of it.
 
     Returns:
         False, with the reasons recorded, where the list is not what the recipe asks for.
@@ -47,16 +53,22 @@ def edit_stages(root: MapNode, faults: Faults) -> bool:
         for key, entry in edits.items():
             faults.error("MC124", f"`{key}` changes stages, and neither this file nor a base has any", entry.key)
         return False
+    name = variable_of(stages)
+    if name is not None:
+        for key, entry in edits.items():
+            message = f"`{key}` changes stages, and the list of them is the variable `{shown(name)}`"
+            faults.error("MC124", message, entry.key, hint="variables are filled in later; write the list out")
     if not isinstance(stages, ListNode):
         return False  # said when the stages are validated
-    return _Edit(stages, root, faults).run(edits)
+    return _Edit(stages, root, faults, gone).run(edits)
 
 
 class _Edit:
     """The list as items that know their ids, until it is put together again."""
 
-    def __init__(self, stages: ListNode, root: MapNode, faults: Faults) -> None:
+    def __init__(self, stages: ListNode, root: MapNode, faults: Faults, gone: dict[str, str]) -> None:
         self._faults = faults
+        self._gone = gone
         self._sound = True
         self._items = [_Item(one.node, one.id, one.uses) for one in outline(stages)]
         self._dropped: set[str] = set()
@@ -65,12 +77,15 @@ class _Edit:
         root.entries["stages"] = MapEntry(root.entries["stages"].key, self._result)
 
     def run(self, edits: dict[str, MapEntry]) -> bool:
+        stages_were = bool(self._items)
         if "drop" in edits:
             self._drop(edits["drop"].value)
         if "override" in edits:
             self._override(edits["override"].value)
         if "insert" in edits:
             self._insert(edits["insert"].value)
+        if stages_were and not self._items and "drop" in edits:
+            self._fault("MC124", "`drop` takes out every stage, and a recipe needs one", edits["drop"].key)
         self._result.items = [one.node for one in self._items]
         self._keep_ids()
         return self._sound
@@ -84,6 +99,7 @@ class _Edit:
             if item is not None:
                 self._items.remove(item)
                 self._dropped.add(item.id)
+                self._gone[item.id] = f"`drop` ({one.mark.place}) takes `{item.id}` out"
 
     def _override(self, node: Node) -> None:
         if not isinstance(node, MapNode):
@@ -93,8 +109,12 @@ class _Edit:
                 "e.g. `override: {prune: {ratio: 0.5}}`",
             )
             return
-        for name, entry in node.entries.items():
-            item = self._find("override", ScalarNode(name, entry.key, name))
+        # all of them are looked up before the first is changed: an override may give a stage the id of another
+        found = [
+            (name, entry, self._find("override", ScalarNode(name, entry.key, name)))
+            for name, entry in node.entries.items()
+        ]
+        for name, entry, item in found:
             if item is None or item.uses is None:
                 continue
             if isinstance(entry.value, MapNode):
@@ -113,7 +133,10 @@ class _Edit:
             label = did_you_mean(key, KEYWORDS)
             if known and label and closest(key, known) is None:
                 entry = over.entries.pop(key)
-                self._fault("MC103", f"unknown option or keyword `{shown(key)}` for stage `{uses}`", entry.key, label)
+                message = f"unknown option or keyword `{shown(key)}` for stage `{uses}`"
+                self._faults.error("MC103", message, entry.key, label=label)
+                if closest(key, KEYWORDS) not in ("gates", "seed", "cache"):
+                    self._sound = False  # the others decide what the stages behind it get
 
     def _change(self, item: _Item, uses: str, over: MapNode) -> None:
         before = opened(ListNode([item.node], item.node.mark), 0)
@@ -121,12 +144,21 @@ class _Edit:
         options = {key: entry for key, entry in over.entries.items() if key not in KEYWORDS}
         changed.entries |= {key: entry for key, entry in over.entries.items() if key in KEYWORDS}
         held = before.entries[uses]
+        name = variable_of(held.value)
+        if options and name is not None:
+            message = (
+                f"`override` changes options of stage `{uses}` ({held.key.place}) that are the variable `{shown(name)}`"
+            )
+            first = next(iter(options.values())).key
+            self._faults.error("MC124", message, first, hint="variables are filled in later; write the options out")
         if options and (isinstance(held.value, MapNode) or is_null(held.value)):
             base = held.value if isinstance(held.value, MapNode) else MapNode(held.key)
             changed.entries[uses] = MapEntry(held.key, deep(base, MapNode(base.mark, options)))
         item.node = changed
         explicit = over.get("id")
         if isinstance(explicit, ScalarNode):
+            change = f"`override` ({explicit.mark.place}) gives `{shown(item.id)}` the id `{shown(explicit.text)}`"
+            self._gone[item.id] = change
             item.id = explicit.text
 
     def _insert(self, node: Node) -> None:

@@ -68,28 +68,45 @@ def take_apart(stages: ListNode, faults: Faults) -> list[Entry]:
 def name_stages(entries: list[Entry], faults: Faults) -> None:
     """Give each entry its id: the explicit one, or the stage's name, then ``name_2`` and so on."""
     uses: Counter[str] = Counter()
-    taken: dict[str, tuple[Entry, Mark]] = {}
+    taken: dict[str, Entry] = {}
     for entry in entries:
         if entry.uses is None:
             continue
         uses[entry.uses] += 1
         entry.id = entry.uses if uses[entry.uses] == 1 else f"{entry.uses}_{uses[entry.uses]}"
-        mark = entry.mark
         explicit = entry.keywords.get("id")
         if explicit is not None:
-            mark = explicit.value.mark
             found = _explicit_id(explicit.value, faults)
             entry.id = entry.id if found is None else found
         if entry.id in taken:
-            first, _ = taken[entry.id]
-            faults.error(
-                "MC111",
-                f"two stages have the id `{entry.id}`: {first.place} and {entry.place}",
-                mark,
-                hint="give one of them another `id:`",
-            )
+            _same_id(taken[entry.id], entry, faults)
         else:
-            taken[entry.id] = (entry, mark)
+            taken[entry.id] = entry
+
+
+def _same_id(first: Entry, second: Entry, faults: Faults) -> None:
+    """Of two stages with one id, blame the id that was written out: last, in the file that builds on the other."""
+    places = first.place, second.place
+    if places[0] == places[1]:
+        places = tuple(f"{one.place}, column {one.mark.column}" for one in (first, second))  # type: ignore[assignment]
+    chosen = max(
+        ((_said(one), number) for number, one in enumerate((first, second))), key=lambda one: (one[0][0], one[1])
+    )
+    faults.error(
+        "MC111",
+        f"two stages have the id `{second.id}`: {places[0]} and {places[1]}",
+        chosen[0][1],
+        hint="give one of them another `id:`",
+    )
+
+
+def _said(entry: Entry) -> tuple[int, Mark]:
+    """Where an entry's id is written, and how late that is: an automatic one comes before all others."""
+    explicit = entry.keywords.get("id")
+    if explicit is None or explicit.value.mark == entry.mark:  # or it only keeps the one that it had
+        return 0, entry.mark
+    source = explicit.value.mark.source
+    return (3 if source.kind == "set" else 2 if source.folder is None else 1), explicit.value.mark
 
 
 def _explicit_id(node: Node, faults: Faults) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,13 @@ class Checked:
 
 
 def check_stages(
-    stages: ListNode, here: Path, faults: Faults, *, complete: bool, start: frozenset[str] = FRESH
+    stages: ListNode,
+    here: Path,
+    faults: Faults,
+    *,
+    complete: bool,
+    start: frozenset[str] = FRESH,
+    gone: Mapping[str, str] | None = None,
 ) -> list[Checked]:
     """Validate the list of stages.
 
@@ -61,9 +68,10 @@ def check_stages(
         faults: receives what is wrong.
         complete: False when a plug-in was not loaded, so that an unknown stage may be its.
         start: traits of the model that the first stage gets.
+        gone: ids that edits of the list took away, each with what became of it.
     """
     entries = take_apart(stages, faults)
-    branches = read_branches(entries, faults)
+    branches = read_branches(entries, faults, gone or {})
     found = [_outline(entry, faults, complete=complete) for entry in entries]
     for place in range(len(found)):
         check_condition(place, found, branches, faults)

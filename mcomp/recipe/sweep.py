@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from mcomp.recipe.diagnostics import Faults, shown
+from mcomp.errors import UsageError
+from mcomp.recipe.diagnostics import Faults, shown, visible
 from mcomp.recipe.loader import MAX_DEPTH
+from mcomp.recipe.lock import flow
 from mcomp.recipe.sets import COMPOSITION, Applied, Assignment, Step, Target, assign, read_path, target_of, too_deep
 from mcomp.recipe.translate import got
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, clone, count, is_null, plain
@@ -158,14 +160,27 @@ def _resolved(axes: Sequence[Axis], root: MapNode) -> list[Axis]:
 
 
 def _distinct(axes: Sequence[Axis], faults: Faults) -> bool:
+    """False, with the reason recorded, where two axes set the same value, or one a part of the other's."""
     seen: dict[Target, Axis] = {}
     for axis in axes:
         first = seen.setdefault(axis.target, axis)
         if first is not axis:
-            message = f"the sweep sets `{shown(axis.path)}` twice; the first is in {first.key.place}"
-            faults.error("MC125", message.replace("in line", "on line"), axis.key)
+            faults.error("MC125", f"the sweep sets `{shown(axis.path)}` twice; the first is {_on(first)}", axis.key)
+            return False
+    for axis in axes:
+        above = (axis.target[:length] for length in range(1, len(axis.target)))
+        whole = next((seen[target] for target in above if target in seen), None)
+        if whole is not None:
+            outer, inner = shown(whole.path), shown(axis.path)
+            message = f"the sweep sets `{inner}`, and `{outer}` ({whole.key.place}), which it is a part of"
+            hint = f"write the values out in those of `{outer}`, or leave one of the two out"
+            faults.error("MC125", message, axis.key, hint=hint)
             return False
     return True
+
+
+def _on(axis: Axis) -> str:
+    return f"in {axis.key.place}".replace("in line", "on line")
 
 
 def _unset(axes: Sequence[Axis], applied: Sequence[Applied], faults: Faults) -> list[Axis] | None:
@@ -225,9 +240,20 @@ def _laid_out(crossed: Sequence[Axis], zipped: Sequence[Axis], root: MapNode, fa
     return None if len(faults.errors) > before else found
 
 
-def chosen(points: Sequence[Point], values: Mapping[str, Any]) -> Point | None:
-    """The point with these values, of the paths that are still swept."""
+def chosen(points: Sequence[Point], values: Mapping[str, Any], name: str) -> Point:
+    """The point with these values, of the paths that are still swept; ``1``, ``1.0`` and ``true`` are three values.
+
+    Raises:
+        UsageError: MC127, the sweep has no such point any more.
+    """
+    wanted = {path: flow(value) for path, value in values.items()}
     for point in points:
-        if all(value == values.get(path) for path, value in point.plain.items()):
+        if all(flow(value) == wanted.get(path) for path, value in point.plain.items()):
             return point
-    return None
+    run = ", ".join(f"{shown(path)}={shown(value)}" for path, value in wanted.items())
+    raise UsageError(
+        f"the sweep of `{visible(shown(name))}` has no run with `{visible(run)}` any more",
+        code="MC127",
+        why="a value that was set changes what the sweep varies, and this is one run of the sweep as it was",
+        hint="change the sweep on the recipe itself, then take one of its `variants`",
+    )

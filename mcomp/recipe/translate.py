@@ -48,6 +48,11 @@ _LIMITS = {
 LIKE_YES = re.compile(r"(?:yes|no|on|off|y|n)", re.IGNORECASE)
 
 
+#: Words for what has another name here; `gpu` is a letter away from `cpu`, which is not meant.
+_OTHER_WORDS = {"gpu": "cuda", "trt": "tensorrt", "ort": "onnxruntime"}
+_MOST_NAMES = 20  # as many as the top level of a recipe has
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the recipe that one pydantic model describes.
@@ -176,7 +181,7 @@ def _unknown(path: Path, section: Section, faults: Faults) -> None:
     where = f"in `{dotted(parent)}` of {section.what}" if parent else f"for {section.what}"
     hint = section.hint
     if not label and (parent or not hint):
-        hint = f"known: {listed(known)}" if known else hint
+        hint = f"known: {listed(known, _MOST_NAMES)}" if known else hint
     faults.error("MC103", f"unknown {section.noun} `{shown(name)}` {where}", mark, label=label, hint=hint)
 
 
@@ -218,7 +223,9 @@ def _wrong_value(path: Path, group: Sequence[_Fault], section: Section, faults: 
     )
     label = ""
     if isinstance(node, ScalarNode) and isinstance(node.value, str):
-        label = did_you_mean(node.value, [choice for one in group for choice in _choices(one)])
+        choices = [choice for one in group for choice in _choices(one)]
+        other = _OTHER_WORDS.get(node.value.lower())
+        label = did_you_mean(other if other in choices else node.value, choices)
     hint = "; ".join(part for part in (_repair(first, node), _used_at(node)) if part)
     faults.error("MC104", f"{name} must be {wanted}, got {got(node)}", mark, label=label, hint=hint)
 

@@ -19,7 +19,8 @@ class Source:
     """A text that values come from: a recipe file, or one ``--set``.
 
     ``name`` is what diagnostics show: the path as given on the command line, or ``--set #1``. ``folder`` is what
-    paths in the text are relative to; None for the recipe itself, whose folder the recipe knows.
+    paths in the text are relative to; None for the recipe itself, whose folder the recipe knows. Of a ``--set`` it is
+    the folder in which it was given.
     """
 
     name: str

@@ -34,6 +34,12 @@ def used(root: Node) -> set[str]:
     return {found[1] for text in texts if isinstance(text, str) for found in _USE.finditer(text) if found[1]}
 
 
+def variable_of(node: Node | None) -> str | None:
+    """The name of the variable that a value is altogether; None where it is anything else."""
+    found = _USE.fullmatch(node.value) if isinstance(node, ScalarNode) and isinstance(node.value, str) else None
+    return None if found is None else found[1]
+
+
 def substitute(root: MapNode, faults: Faults, used_before: set[str]) -> None:
     """Replace every use of a variable below ``root`` and take ``vars`` out of it.
 

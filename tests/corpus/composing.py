@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from tests.corpus.mutation import Mutant, at, typos
-from tests.corpus.sheet import Sheet, StageItem
+from tests.corpus.sheet import Sheet, StageItem, stage_class
 
 
 def composed(sheet: Sheet, chance: random.Random) -> Iterator[Mutant]:
@@ -80,9 +80,7 @@ def _override(sheet: Sheet, chance: random.Random) -> Iterator[_Wrong]:
 
 
 def _options(uses: str) -> set[str]:
-    from mcomp.stages import registry
-
-    return set(registry.get(uses).Options.model_fields)
+    return set(stage_class(uses).Options.model_fields)
 
 
 def _drop(sheet: Sheet, chance: random.Random) -> Iterator[_Wrong]:
@@ -124,6 +122,9 @@ def _sweep(sheet: Sheet, chance: random.Random) -> Iterator[_Wrong]:
     yield "{product: {seed: [0, 1]}, zip: {seed: [0, 1]}}", "seed", None
     yield "{zip: {seed: [0, 1], device: [cpu]}}", "[cpu]", None
     yield "{product: {vars.nobody: [1, 2]}}", "nobody", None
+    yield "{product: {'stages[99].train.epochs': [1, 2]}}", "99", None
+    yield "{product: {stages.99.epochs: [1, 2]}}", "99", None
+    yield "{product: {model: [{name: lenet}], model.num_classes: [10, 20]}}", "model.num_classes", None
     for typo, name in _misspelled(list(sheet.known), chance):
         yield f"{{product: {{stages.{typo}.epochs: [1, 2]}}}}", f"{typo}.epochs", name
     for name, uses in sheet.known.items():
@@ -158,7 +159,7 @@ def _when(sheet: Sheet, item: StageItem, chance: random.Random) -> Iterator[Muta
     for value, fault, meant in (
         ("{backend: tensorrtt}", "tensorrtt", "tensorrt"),
         ("{backendd: tensorrt}", "backendd", "backend"),
-        ("{device: gpu}", "gpu", None),
+        ("{device: gpu}", "gpu", "cuda"),
         ("{device: cpu, present: 3}", "3", None),
         ("{stage: nobody, metric: top1, min: 1}", "nobody", None),
         (f"{{stage: {item.uses}, metric: top1, min: 1}}", f"{sheet.ids[item.place]},", None),

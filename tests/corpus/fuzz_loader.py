@@ -91,6 +91,7 @@ PIECES = (
         "quantize",
     ),
     *("extends: lenet_w4a4.yaml\n", "extends: [a.yaml]\n", "override: {train: {epochs: 1}}\n", "drop: [train]\n"),
+    *("sweep: {product: {'stages[5].train.epochs': [1, 2]}}\n", "sweep: {zip: {stages.7.epochs: [1, 2]}}\n"),
     *("insert: [{after: train, stages: [evaluate]}]\n", "sweep: {product: {seed: [0, 1]}}\n", "zip: {seed: [0]}\n"),
 )
 PATHS = (
@@ -106,6 +107,7 @@ PATHS = (
         "model.name",
         "x",
     ),
+    *("stages[5].train.epochs", "stages.7.epochs", "stages.train.gates[0].min"),
     *("metadata.a.b", '["a.b"]', "stages.quantize.gates[0].vs", "sweep", "extends", "version", "seed", "plugins[0]"),
 )
 VALUES = (
@@ -142,8 +144,10 @@ def answer(text: str, sets: Sequence[str] = (), folder: Path | None = None) -> s
     except RecipeError as error:
         found = error.diagnostics
     else:
-        for one in recipe.variants[:2] or [recipe]:
-            Recipe.from_text(one.lock(), base_dir=folder)
+        for run in recipe.variants[:2] or [recipe]:
+            lock = run.lock()
+            again = Recipe.from_text(lock, base_dir=folder).lock()
+            assert again.partition("\n")[2] == lock.partition("\n")[2]  # the first line names the source
         render(recipe.warnings)
         return "valid"
     assert any(one.severity == "error" for one in found)

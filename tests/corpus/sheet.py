@@ -125,7 +125,16 @@ class StageItem:
 
     @property
     def cls(self) -> Any:
-        return stages.get(self.uses)
+        return stage_class(self.uses)
+
+
+#: Stages of plug-ins, which nobody knows but the recipe that names them.
+_PLUGGED: dict[str, Any] = {}
+
+
+def stage_class(uses: str) -> Any:
+    """A stage of mcomp, or of a plug-in of a recipe that was taken apart."""
+    return _PLUGGED.get(uses) or stages.get(uses)
 
 
 class Sheet:
@@ -135,7 +144,10 @@ class Sheet:
         self.text = text
         self.file = file
         #: every stage of the composed recipe, id to name
-        self.known = {one.id: one.uses for one in Recipe.load(file, trust=True).stages}
+        recipe = Recipe.load(file, trust=True)
+        self.known = {one.id: one.uses for one in recipe.stages}
+        self._plugged = {one.uses: one.cls for one in recipe.stages if one.uses not in stages.names()}
+        _PLUGGED.update(self._plugged)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         assert isinstance(root, yaml.MappingNode)
         self.root = root
@@ -213,7 +225,7 @@ class Sheet:
 
     def _stages(self) -> None:
         properties = schema_of(StageKeywords).properties
-        names = frozenset({*stages.names(), *KEYWORDS})
+        names = frozenset({*stages.names(), *self._plugged, *KEYWORDS})
         for one in self.stages:
             path = ("stages", one.place)
             if isinstance(one.node, yaml.ScalarNode):
@@ -230,7 +242,7 @@ class Sheet:
     def _overrides(self, spot: Spot) -> None:
         """Under each stage's id its options, and the keywords beside it."""
         for one in self._entries(spot.value, spot.path, frozenset(self.known), {}):
-            schema = schema_of(stages.get(self.known[one.name]).Options)
+            schema = schema_of(stage_class(self.known[one.name]).Options)
             keywords = {name: body for name, body in schema_of(StageKeywords).properties.items() if name in KEYWORDS}
             names = frozenset({*schema.properties, *KEYWORDS})
             self.spots.append(one)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mcomp.cli.main import main
 from mcomp.recipe import Recipe
 from tests.corpus.mutation import RECIPES, ROOT, Mutant, complaint, mutants
 
@@ -68,3 +69,15 @@ def test_every_mistake_is_one_error_in_its_place() -> None:
     assert cases.total() >= 2000
     assert missed <= 0.05 * edits
     assert not wrong, f"{len(wrong)} answered wrongly:\n" + "\n".join(wrong[:40])
+
+
+def test_one_mistake_of_each_family_ends_the_command_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    families: dict[str, Mutant] = {}
+    for one in mutants(ROOT / "recipes" / "lenet_w4a4.yaml"):
+        families.setdefault(one.family, one)
+    file = tmp_path / "recipe.yaml"
+    for family, mutant in families.items():
+        file.write_text(mutant.text, encoding="utf-8")
+        sets = [word for text in mutant.sets for word in ("--set", text)]
+        assert (family, main(["validate", str(file), "--trust", *sets])) == (family, 3)
+        assert f":{mutant.line}:{mutant.column}" in capsys.readouterr().err

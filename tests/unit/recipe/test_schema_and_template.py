@@ -101,3 +101,32 @@ def test_the_template_validates_as_it_is() -> None:
     recipe = Recipe.from_text(text)
     assert recipe.name == "my_recipe"
     assert recipe.warnings == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "drop: [1e3]\n",
+        "drop: [true]\n",
+        "insert: [{after: 1e3, stages: [finetune]}]\n",
+        "insert: [{before: true, stages: [finetune]}]\n",
+        "sweep: {product: {'[\"stages\"].prune.ratio': [0.2, 0.3]}}\n",
+        "sweep: {product: {'[\"model\"].name': [lenet, nin]}}\n",
+    ],
+)
+def test_ids_that_look_like_values_and_paths_in_brackets_are_taken_by_the_schema_too(more: str) -> None:
+    swept = "sweep" in more
+    listed = ("{train: {}, id: 1e3}", "{train: {}, id: true}", "{prune: {}}" if swept else "{prune: {ratio: 0.4}}")
+    text = stages(*listed) + more
+    if "model" in more:
+        text = text.replace("{name: nin}", "{num_classes: 10}").replace("{prune: {}}", "{prune: {ratio: 0.4}}")
+    Recipe.from_text(text)
+    node = parse(Source("x", text), Faults())
+    assert node is not None
+    assert [one.message for one in _validator().iter_errors(plain(node))] == []
+
+
+def test_a_name_with_a_line_break_behind_it_is_refused_by_the_schema_too() -> None:
+    node = parse(Source("x", stages("train") + 'name: "a\\n"\n'), Faults())
+    assert node is not None
+    assert not _validator().is_valid(plain(node))
