@@ -6,6 +6,8 @@ those of all threads; memory is the largest resident set of the process that app
 
     python benchmarks/plan_accuracy.py [--recipe recipes/nin_gc_prune_quant.yaml] [--set PATH=VALUE …]
                                        [--out benchmarks/results/plan_accuracy.json]
+
+``--out`` holds one object per recipe, under its name; those of other recipes stay as they are.
 """
 
 from __future__ import annotations
@@ -70,6 +72,13 @@ def compared(planned: dict[str, Any], applied: dict[str, Any], store: str) -> li
     return rows
 
 
+def merge(out: Path, name: str, result: dict[str, Any]) -> None:
+    """Put the result of one recipe beside those of the others."""
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({**found, name: result}, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--recipe", default=RECIPE)
@@ -105,8 +114,7 @@ def main() -> None:
     print(f"  peak memory {planned['memory_bytes']} planned, {peak} reached ({memory_off:+.1%}, limit 25 %);")
     print(f"  params and MACs {'all right' if result['counts_right'] else 'WRONG'}; the plan took {plan_cpu:.1f} CPU s")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        merge(arguments.out, applied["name"], result)
     if abs(cpu_off) > CPU_LIMIT or abs(memory_off) > MEMORY_LIMIT or not result["counts_right"]:
         raise SystemExit(1)
 

@@ -52,15 +52,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; nothing is run, and nothing that could not succeed is planned."""
     from mcomp.engine import Engine
+    from mcomp.engine.forecast_costs import refuse_impossible
     from mcomp.engine.shelf import Shelf
+    from mcomp.engine.signals import stop_on_signals
 
     recipe = load_recipe(arguments)
     engine = Engine(open_store(arguments), strict_code=arguments.strict_code)
-    with output_to_stderr(arguments.json), _refused_for_want_of_a_backend():
+    with output_to_stderr(arguments.json), _refused_for_want_of_a_backend(), stop_on_signals() as stop, stop.at_once():
         shelf = Shelf()  # the points of a sweep share their data
         looks = [_costed(plan, engine, shelf, arguments) for plan in engine.plans(recipe)]
-        for look in looks:
-            look.refuse_impossible()
+        refuse_impossible(looks)
     found = [look.as_dict() for look in looks]
     if arguments.json:
         print_json({"runs": found} if recipe.variants else found[0])

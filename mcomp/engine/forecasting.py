@@ -10,9 +10,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mcomp.engine.forecast_costs import Outlook, StageCosts, runs
+from mcomp.engine.forecast_costs import Outlook, StageCosts, runs, undecided
 from mcomp.errors import StageError
-from mcomp.recipe.conditions import When
 from mcomp.stages.forecast import Forecast
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Forecaster:
         if line.record is not None:
             return self._cached(line)
         made = self._asked(line.stage)
-        if not _undecided(entry, self.plan):
+        if not undecided(entry, self.plan):
             return made
         if isinstance(entry.otherwise, str):
             # where the run ends there, nothing follows that the forecast could be wrong of
@@ -78,8 +77,7 @@ class Forecaster:
         if not any(runs(later) or later.shared for later in self.plan.stages):
             return Forecast.unknown()
         model = self.bench.model_of(line.record["artifact"])
-        found = Forecast.of(model, self.bench.example_inputs, weights_known=True)
-        return replace(found, zeros=_has_zero_scales(model))
+        return Forecast.of(model, self.bench.example_inputs, weights_known=True)
 
     def _asked(self, stage: RecipeStage) -> Forecast:
         incoming = self.incoming(stage)
@@ -118,28 +116,6 @@ def shapes(outlook: Outlook, bench: Workbench) -> tuple[Outlook, dict[str, Forec
         costs[line.stage.id] = _with_disk(replace(costs[line.stage.id], shape=_shape(found)), line, found)
         lines.append(line)
     return replace(outlook.with_lines(lines, costs), startup_seconds=startup), forecasts
-
-
-def _undecided(entry: RecipeStage, plan: Plan) -> bool:
-    """Whether a figure that does not exist yet decides if the stage runs."""
-    when = entry.when
-    if not isinstance(when, When):
-        return False
-    asked = [name for name in (when.stage, when.vs) if name is not None]
-    for name in asked:
-        line: PlannedStage | None = plan[name]
-        if line is not None and line.status == "skip":
-            line = plan.giver(line)
-        if line is not None and line.record is None:
-            return True
-    return False
-
-
-def _has_zero_scales(model: nn.Module) -> bool:
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.affine]
-    return any(bool((norm.weight == 0).any()) for norm in norms)
 
 
 def _cost(span: tuple[int, int] | None) -> Cost:

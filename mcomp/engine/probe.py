@@ -3,7 +3,8 @@
 A stage's cost is put together from what was measured here: optimiser steps as the run makes them (augmentation,
 precision, penalty, quantisers), the price of passing one image forward, a snapshot, and an artifact that is written and
 measured. What a stage does beside that is a constant that it names (:attr:`mcomp.stages.forecast.Work.fixed_seconds`);
-where this store has seen such a stage finish, what it took then counts instead.
+where this store has seen the same options finish on the same data, on this device and with about as many MACs, what
+that took counts instead.
 
 Ranges: the median of the batches, less and more by :data:`SPREAD` where the architecture is certain and by
 :data:`SPREAD_UNCERTAIN` where it is the middle of a range. Memory is the largest resident set of this process, which
@@ -15,8 +16,8 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -25,9 +26,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mcomp.artifact import save_artifact
-from mcomp.engine.forecast_costs import Outlook, StageCosts, history, runs
+from mcomp.engine.disk import refuse_unwritable, standing
+from mcomp.engine.forecast_costs import Outlook, StageCosts, alike, history, runs
 from mcomp.engine.metering import Effort, common_metrics
-from mcomp.errors import InterruptedRun
+from mcomp.engine.roots import keyed_options
+from mcomp.errors import InterruptedRun, StageError
 from mcomp.metrics import evaluate
 from mcomp.quantization.summary import quantising_modules
 from mcomp.store.snapshot import save_snapshot
@@ -64,6 +67,9 @@ _CALIBRATION = 3.0
 #: An artifact is written, read back, and its logits compared: so many times the writing.
 _COMMIT = 3.0
 
+#: MACs of a finished stage that tells what another takes: so many times more or less at the most.
+_MACS_ALIKE = 1.2
+
 _STOP = 2
 
 
@@ -90,12 +96,18 @@ def probe(outlook: Outlook, bench: Workbench, forecasts: dict[str, Forecast]) ->
         forecasts: what each stage hands on, and under an empty id what the first one gets.
     """
     past = history(outlook.store)
+    if outlook.waiting:
+        refuse_unwritable(outlook.store.root)
     lines, costs = [], dict(outlook.costs)
     for line in outlook.plan.stages:
         if runs(line):
             given = forecasts["" if line.stage.source is None else line.stage.source]
             found = forecasts[line.stage.id]
-            line, costs[line.stage.id] = _probed(line, costs[line.stage.id], bench, given, found, past)
+            records = _comparable(past.get(line.stage.uses, []), line, bench, found)
+            try:
+                line, costs[line.stage.id] = _probed(line, costs[line.stage.id], bench, given, found, records)
+            except StageError as error:
+                line = replace(line, reason=f"{line.reason}; would fail: {error.message}")
         lines.append(line)
     return outlook.with_lines(lines, costs)
 
@@ -106,11 +118,10 @@ def _probed(
     bench: Workbench,
     given: Forecast,
     found: Forecast,
-    past: dict[str, list[dict[str, Any]]],
+    records: list[dict[str, Any]],
 ) -> tuple[PlannedStage, StageCosts]:
     """The line and its costs with time and memory, from batches where there is something to time, else from history."""
     work = line.stage.cls.work(line.stage.options)
-    records = past.get(line.stage.uses, [])
     if work is None or found.model is None:
         return (line, cost) if not records else _remembered(line, cost, records)
     if given.model is None or quantising_modules(given.model):
@@ -124,6 +135,26 @@ def _probed(
     share = SPREAD if found.exact else SPREAD_UNCERTAIN
     line = replace(line, seconds=_about(taken.wall, share), memory_bytes=span)
     return line, replace(cost, cpu_seconds=_about(taken.cpu, share))
+
+
+def _comparable(
+    records: list[dict[str, Any]], line: PlannedStage, bench: Workbench, found: Forecast
+) -> list[dict[str, Any]]:
+    """The records of stages that did what this one will do: same options, data and numerics, about as many MACs."""
+    if found.macs is None:
+        return []
+    options = keyed_options(line.stage.options, bench.recipe.base_dir)
+    now = {"options": options, "data": bench.keys.root.data, "numerics": bench.keys.root.numerics}
+    low, high = found.macs[0] / _MACS_ALIKE, found.macs[1] * _MACS_ALIKE
+    if low * _MACS_ALIKE**3 < high:  # a range so wide that nothing in it says what the middle takes
+        return []
+
+    def same(record: dict[str, Any]) -> bool:
+        before, macs = record["preimage"], record["metrics"].get("macs")
+        parts = [part for part in now if part != "data" or before.get("data") is not None]
+        return alike(before, now, parts) and isinstance(macs, int | float) and low <= macs <= high
+
+    return [record for record in records if same(record)]
 
 
 def _remembered(line: PlannedStage, cost: StageCosts, records: list[dict[str, Any]]) -> tuple[PlannedStage, StageCosts]:
@@ -197,8 +228,19 @@ class _Probe:
         return _median(seen[_WARM_UP:] or seen), _timed(lambda: self._keep(snapshots[-1]))
 
     def _keep(self, snapshot: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory(prefix="mcomp-probe-") as folder:
-            save_snapshot(Path(folder), snapshot)
+        with self._folder() as folder:
+            save_snapshot(folder, snapshot)
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """A folder on the disk that the run will write to: in the store, or where that would be made."""
+        store = self.bench.store
+        if store.exists():
+            with store.staging() as folder:
+                yield folder
+        else:
+            with tempfile.TemporaryDirectory(prefix="mcomp-probe-", dir=standing(store.root)) as name:
+                yield Path(name)
 
     def _image(self) -> Seconds:
         """Passing one image forward."""
@@ -209,8 +251,8 @@ class _Probe:
     def _commit(self) -> Seconds:
         """Writing the artifact and taking the figures that every stage has."""
         inputs = self.bench.example_inputs
-        with tempfile.TemporaryDirectory(prefix="mcomp-probe-") as folder:
-            written = _timed(lambda: save_artifact(self.model.eval(), Path(folder), inputs))
+        with self._folder() as folder:
+            written = _timed(lambda: save_artifact(self.model.eval(), folder, inputs))
         return written * _COMMIT + _timed(lambda: common_metrics(self.model, inputs, 0))
 
 

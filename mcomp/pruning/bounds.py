@@ -45,6 +45,9 @@ _SEARCH_STEPS = 150
 _MULTIPLIER_STEPS = 40
 _ROUNDING = 1e-9
 
+#: Share of a layer's channels whose filter norms may be equal in single precision without meaning anything.
+_CHANCE = 0.05
+
 Range = tuple[int, int]
 
 
@@ -107,7 +110,7 @@ def reach(
         scope: one threshold for the whole network, or one for each layer.
         min_channels: no layer keeps fewer.
         ignore: layers left whole.
-        ties: whether many channels may tie with the threshold, as scales that a penalty pulled to exactly 0 do.
+        ties: whether many channels may tie with the threshold, as scales do that are still 1 or pulled to exactly 0.
 
     Raises:
         UsageError: an argument is out of its range, or a pattern of ``ignore`` matches no layer.
@@ -127,24 +130,59 @@ def reach(
         budget = math.inf
         widths = {group.name: _of_one_layer(group, widths[group.name], ratio, ties) for group in groups.prunable}
     widths = {name: [width for width in found if width.least <= budget] for name, found in widths.items()}
+    narrowest = _narrow(subject, inputs, groups, {name: found[0].kept for name, found in widths.items()})
+    typical = _narrow(subject, inputs, groups, _in_proportion(groups, bases, ratio, min_channels)) or subject
     least = None if ties or scope == "per_layer" else budget
+    params, macs = _ranges(subject, inputs, groups, narrowest, widths, budget, least)
+    certain = all(len(found) == 1 for found in widths.values())
+    return Reach(params, macs, certain, narrowest, typical)
+
+
+def scores_repeat(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, importance: Importance, ignore: Sequence[str] = ()
+) -> bool:
+    """Whether channels that :func:`reach` would rank have the same score, more of them than single precision makes.
+
+    Args:
+        model: with its weights.
+        example_inputs: a batch that it accepts.
+        importance: as for ``reach``.
+        ignore: as for ``reach``.
+
+    Raises:
+        UsageError: a pattern of ``ignore`` matches no layer.
+        StageError: nothing can be pruned, or a score is NaN or infinite.
+    """
+    subject, inputs = _subject(model, example_inputs)
+    found = channel_importance(subject, _rankable(subject, inputs, importance, ignore), importance)
+    different = {name: len(set(scores.tolist())) for name, scores in found.items()}
+    alike = any(different[name] < (1 - _CHANCE) * len(scores) for name, scores in found.items())
+    return alike or len(set(torch.cat(list(found.values())).tolist())) < sum(different.values())
+
+
+def _ranges(
+    subject: nn.Module,
+    inputs: tuple[Tensor, ...],
+    groups: ChannelGroups,
+    narrowest: nn.Module | None,
+    widths: dict[str, list[Width]],
+    budget: float,
+    least: float | None,
+) -> tuple[Range, Range]:
+    """Parameters and MACs; the forms are held against what is counted on the whole network and on the narrowest."""
     whole = {group.name: group.channels for group in groups.prunable}
     thinnest = {name: found[0].kept for name, found in widths.items()}
-    narrowest = _narrow(subject, inputs, groups, thinnest)
-    typical = _narrow(subject, inputs, groups, _in_proportion(groups, bases, ratio, min_channels)) or subject
-    high = count(subject, inputs)
-    low = None if narrowest is None else count(narrowest, inputs)
-    ranges = []
-    for form, before, after in (
-        (parameter_form(subject, groups), high.params, None if low is None else low.params),
-        (mac_form(subject, inputs, groups), high.macs, None if low is None else low.macs),
-    ):
+    high, low = count(subject, inputs), None if narrowest is None else count(narrowest, inputs)
+
+    def of(form: CostForm, before: int, after: int | None) -> Range:
         if agrees(form, before, whole) and (after is None or agrees(form, after, thinnest)):
-            ranges.append(_bounds(form, widths, budget, least))
-        else:  # matrix products of two activations, say: no more is known than that narrower is less
-            ranges.append((after or 0, before))
-    certain = all(len(found) == 1 for found in widths.values())
-    return Reach(ranges[0], ranges[1], certain, narrowest, typical)
+            return _bounds(form, widths, budget, least)
+        return after or 0, before  # matrix products of activations, say: no more is known than that narrower is less
+
+    return (
+        of(parameter_form(subject, groups), high.params, None if low is None else low.params),
+        of(mac_form(subject, inputs, groups), high.macs, None if low is None else low.macs),
+    )
 
 
 def _rankable(

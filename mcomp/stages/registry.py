@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +17,7 @@ from mcomp.models.user_code import import_file
 from mcomp.stages.base import Stage
 
 ENTRY_POINT_GROUP = "mcomp.stages"
+_BUILT_IN_HOME = "mcomp.stages.builtin."
 
 #: One module of ``mcomp.stages.builtin`` per stage, in the order of a typical recipe.
 BUILT_IN = (
@@ -30,6 +35,13 @@ BUILT_IN = (
 _STAGES: dict[str, type[Stage]] = {}
 _entry_points_loaded = False
 
+#: What the plug-ins of one recipe registered, while that recipe is read; None outside of it.
+_OF_RECIPE: ContextVar[dict[str, type[Stage]] | None] = ContextVar("_OF_RECIPE", default=None)
+#: The folder of the plug-in that is being run.
+_LOADING: ContextVar[Path | None] = ContextVar("_LOADING", default=None)
+#: File to the stages that it registered last; its neighbours are imported once, so they register only once.
+_OF_FILE: dict[Path, dict[str, type[Stage]]] = {}
+
 S = TypeVar("S", bound=type[Stage])
 
 
@@ -42,11 +54,39 @@ def register(stage: S) -> S:
             code="MC210",
             hint='set `name = "my_stage"` (letters, digits and underscores) in the class',
         )
-    known = _STAGES.get(name)
+    own = _OF_RECIPE.get()
+    into = own if own is not None and _is_of_plugin(stage) else _STAGES
+    known = _known(name)
     if known is not None and (known.__module__, known.__qualname__) != (stage.__module__, stage.__qualname__):
         warnings.warn(f"stage `{name}` of {known.__module__} is replaced by {stage.__module__}", stacklevel=2)
-    _STAGES[name] = stage
+    into[name] = stage
     return stage
+
+
+@contextmanager
+def of_one_recipe() -> Iterator[None]:
+    """While this is open, what :func:`load_file` registers is known; afterwards it is not.
+
+    A recipe has the stages that are built in, those of installed packages, those registered in Python, and those of
+    the plug-ins that it names itself: never those that another recipe of the same process names.
+    """
+    token = _OF_RECIPE.set({})
+    try:
+        yield
+    finally:
+        _OF_RECIPE.reset(token)
+
+
+def _is_of_plugin(stage: type[Stage]) -> bool:
+    """True for a class of the plug-in that is being run, or of its neighbours; not for one of a package it imports."""
+    folder = _LOADING.get()
+    file = getattr(sys.modules.get(stage.__module__), "__file__", None)
+    home = stage.__module__.startswith(_BUILT_IN_HOME)
+    return folder is not None and file is not None and not home and folder in Path(file).resolve().parents
+
+
+def _known(name: str) -> type[Stage] | None:
+    return (_OF_RECIPE.get() or {}).get(name) or _STAGES.get(name)
 
 
 def get(name: str) -> type[Stage]:
@@ -55,17 +95,20 @@ def get(name: str) -> type[Stage]:
     Raises:
         KeyError: no stage has this name.
     """
-    if name not in _STAGES and name in BUILT_IN:
-        importlib.import_module(f"mcomp.stages.builtin.{name}")
-    if name not in _STAGES:
+    if _known(name) is None and name in BUILT_IN:
+        importlib.import_module(f"{_BUILT_IN_HOME}{name}")
+    if _known(name) is None:
         _load_entry_points()
-    return _STAGES[name]
+    found = _known(name)
+    if found is None:
+        raise KeyError(name)
+    return found
 
 
 def names() -> list[str]:
     """All known names, built-in ones first in recipe order, then the others alphabetically."""
     _load_entry_points()
-    return [*BUILT_IN, *sorted(set(_STAGES) - set(BUILT_IN))]
+    return [*BUILT_IN, *sorted({*_STAGES, *(_OF_RECIPE.get() or ())} - set(BUILT_IN))]
 
 
 def load_file(path: Path) -> list[str]:
@@ -76,23 +119,33 @@ def load_file(path: Path) -> list[str]:
     Raises:
         UsageError: the file fails to import or registers nothing.
     """
-    before = dict(_STAGES)
+    own = _OF_RECIPE.get()
+    into = _STAGES if own is None else own
+    before = {**_STAGES, **into}
+    file = path.resolve()
+    loading = _LOADING.set(file.parent)
     try:
-        import_file(path, "mcomp_plugin_")
+        module = import_file(path, "mcomp_plugin_")
     except McompError:
         raise
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"plug-in `{path.name}` failed to import: {type(error).__name__}: {error}", code="MC211"
         ) from error
-    found = [key for key, value in _STAGES.items() if before.get(key) is not value]
+    finally:
+        _LOADING.reset(loading)
+    fresh = {key: value for key, value in {**_STAGES, **into}.items() if before.get(key) is not value}
+    of_neighbours = {key: value for key, value in _OF_FILE.get(file, {}).items() if value.__module__ != module.__name__}
+    found = {**of_neighbours, **fresh}
+    _OF_FILE[file] = found
+    into.update(found)
     if not found:
         raise UsageError(
             f"plug-in `{path.name}` registers no stage",
             code="MC212",
             hint="decorate the class with `@mcomp.stages.register`",
         )
-    return found
+    return list(found)
 
 
 def _load_entry_points() -> None:

@@ -8,11 +8,8 @@ from pydantic import Field
 
 from mcomp.errors import StageError
 from mcomp.stages.base import Metrics, Stage, StageContext, StageOptions, StageResult, Traits
-from mcomp.stages.forecast import Forecast, Work
+from mcomp.stages.forecast import FOLD_SECONDS, Forecast, Work
 from mcomp.stages.registry import register
-
-#: CPU seconds of folding and of comparing every layer, with the first import of torch.fx; a network of ten layers.
-FOLD_SECONDS = 0.2
 
 
 @register

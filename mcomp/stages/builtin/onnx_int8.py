@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.deploy.settings import NEEDS_CALIBRATION, DeployOptions
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
-from mcomp.stages.forecast import Forecast, Work
+from mcomp.stages.forecast import (
+    BYTES_PER_PARAMETER,
+    DELIVERY_BYTES,
+    DELIVERY_EVALUATIONS,
+    DELIVERY_SECONDS,
+    Forecast,
+    Work,
+)
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -22,19 +29,6 @@ DEPLOY_METRICS = frozenset(
         "latency_backend", "latency_batch", "latency_threads", "speedup", "exact", "max_abs_error", "violations",
     }
 )  # fmt: skip
-
-
-#: CPU seconds of writing two files, checking and timing them, with the first import of onnx and ONNX Runtime.
-DELIVERY_SECONDS = 0.7
-
-#: Passes over the test images in PyTorch: one, and what ONNX Runtime's own pass comes to.
-DELIVERY_EVALUATIONS = 1.25
-
-#: Resident bytes of onnx, ONNX Runtime and two sessions.
-DELIVERY_BYTES = 150_000_000
-
-#: The float file and the integer one.
-BYTES_PER_PARAMETER = (4.0, 1.0)
 
 
 @register

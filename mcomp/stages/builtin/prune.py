@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mcomp.errors import StageError
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
-from mcomp.stages.forecast import Forecast, Work
+from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 # INT8 kernels of TensorRT work on packs of this many channels.
 _PACK = 16
-
-#: CPU seconds of tracing, surgery and self-check of a network of ten layers.
-PRUNE_SECONDS = 0.25
 
 
 @register
@@ -106,28 +103,32 @@ class Prune(Stage):
 
 
 def _bounded(incoming: Forecast, ratio: float, how: dict[str, Any]) -> Forecast:
-    from mcomp.pruning.bounds import reach
+    from mcomp.pruning.bounds import reach, scores_repeat
 
     if incoming.model is None or incoming.params is None or incoming.macs is None:
         return Forecast.unknown()
-    ties = incoming.zeros and how["importance"] == "bn_gamma"
-    found = reach(incoming.model, incoming.example_inputs, ratio, ties=ties, **how)
+    inputs = incoming.example_inputs
+    ranking = {"importance": how["importance"], "ignore": how["ignore"]}
+    # scales of batch norms begin equal, and training or a penalty may leave them so; norms of whole filters stay apart
+    ties = not incoming.exact or how["importance"] == "bn_gamma" or scores_repeat(incoming.model, inputs, **ranking)
+    found = reach(incoming.model, inputs, ratio, ties=ties, **how)
     corners: tuple[nn.Module, ...]
     if incoming.exact:
         if found.certain and found.narrowest is not None:
-            made = Forecast.of(found.narrowest, incoming.example_inputs, weights_known=False)
-            return replace(made, zeros=incoming.zeros, seed=incoming.seed)
+            made = Forecast.of(found.narrowest, inputs, weights_known=False)
+            return replace(made, seed=incoming.seed)
         smallest = [found.narrowest]
         corners, params, macs = (incoming.model,), found.params, found.macs
     else:  # of an architecture that is not certain: no more than came in, no less than its least can become
-        least = [_least(corner, incoming.example_inputs, ratio, how) for corner in incoming.corners]
+        least = [_least(corner, inputs, ratio, how) for corner in incoming.corners]
         smallest, corners = [model for model, _, _ in least], incoming.corners
         params = min(params for _, params, _ in least), incoming.params[1]
         macs = min(macs for _, _, macs in least), incoming.macs[1]
-        if len(incoming.corners) == 1:
+        if not incoming.floored:
             params, macs = (0, params[1]), (0, macs[1])
-    corners = (*(model for model in smallest if model is not None), *corners)
-    return replace(incoming, model=found.typical, corners=corners, params=params, macs=macs, weights_known=False)
+    made = replace(incoming, model=found.typical, params=params, macs=macs, weights_known=False)
+    floors = [model for model in smallest if model is not None]
+    return replace(made, corners=(*floors, *corners), floored=incoming.floored and len(floors) == len(smallest))
 
 
 def _least(

@@ -10,15 +10,12 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import fit_in, idle_milestones
-from mcomp.stages.forecast import Forecast, Work
+from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-#: CPU seconds of tracing, converting and searching the ranges of a network of ten layers.
-CONVERT_SECONDS = 0.4
 
 
 def _on_offer(bits: int) -> int:

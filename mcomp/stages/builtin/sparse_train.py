@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -51,8 +50,8 @@ class SparseTrain(Stage):
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
-        """Other weights in the same structure, some scales exactly 0."""
-        return replace(incoming.trained(), zeros=True)
+        """Other weights in the same structure."""
+        return incoming.trained()
 
     @classmethod
     def work(cls, options: Any) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 
 from mcomp import Engine, Recipe
 from mcomp.cli.main import main
+from mcomp.engine.disk import RESERVE_BYTES
 from mcomp.engine.forecast_costs import Outlook, outlook, span
 from mcomp.engine.forecasting import shapes
 from mcomp.engine.probe import probe
 from mcomp.engine.shelf import Shelf
 from mcomp.engine.workbench import Workbench
+from mcomp.errors import BackendMissingError
 
 HEAD = """\
 version: 1
@@ -138,6 +141,82 @@ def test_a_stage_of_which_nobody_knows_whether_it_runs_has_both_outcomes(engine:
     assert low <= made["bn_fuse"].metrics["params"] <= high  # type: ignore[operator]
 
 
+def test_a_finished_stage_of_another_model_does_not_tell_what_this_one_takes(engine: Engine, tmp_path: Path) -> None:
+    stages = "  - evaluate\n"
+    small = Recipe.from_text((HEAD + stages).replace("0.125", "0.0625"))
+    assert engine.apply(small).ok
+    key = engine.plan(small)["evaluate"].key or ""
+    engine.store.put_action(key, {**(engine.store.action(key) or {}), "seconds": 1000.0})
+
+    def seconds(recipe: Recipe) -> tuple[float, float]:
+        return span(costed(engine, recipe, timed=True).plan["evaluate"].seconds) or (0, 1e9)
+
+    again = small.with_set("seed=3")
+    assert seconds(again)[0] < 1000 < seconds(again)[1]
+    for other in (Recipe.load(recipe_file(tmp_path, stages)), again.with_set("data.samples=240")):
+        assert seconds(other)[1] < 100
+
+
+def test_the_last_run_tells_nothing_of_another_model_or_other_options(engine: Engine, tmp_path: Path) -> None:
+    recipe = Recipe.load(recipe_file(tmp_path))
+    assert engine.apply(recipe).ok
+    for change in ("model.width=0.0625", "data.image_size=16", "stages.train.lr=0.01"):
+        assert outlook(engine.plan(recipe.with_set(change)), engine.store).needed_bytes is None
+    changed = outlook(engine.plan(recipe.with_set("stages.prune.ratio=0.3")), engine.store)
+    assert changed.costs["train"].disk_bytes == 0
+    assert changed.costs["prune"].disk_bytes is changed.costs["bn_fuse"].disk_bytes is None
+
+
+def test_a_diverging_training_is_said_in_its_line(engine: Engine, tmp_path: Path) -> None:
+    stages = "  - train: {epochs: 1, lr: 1.0e+30}\n  - evaluate\n"
+    found = costed(engine, Recipe.load(recipe_file(tmp_path, stages)), timed=True)
+    assert "would fail: " in found.plan["train"].reason
+    assert found.plan["train"].seconds is found.costs["train"].cpu_seconds is None
+    assert found.plan["evaluate"].seconds is not None
+    assert found.as_dict()["seconds"] is None
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_probe_writes_only_to_the_disk_of_the_store(
+    exists: bool, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.load(recipe_file(tmp_path, "  - train: {epochs: 1}\n"))
+    if exists:
+        assert engine.apply(recipe.with_set("seed=5")).ok
+    before = sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts)
+    written: list[Path] = []
+    for name in ("save_artifact", "save_snapshot"):
+        monkeypatch.setattr(f"mcomp.engine.probe.{name}", _noting(name, written))
+    costed(engine, recipe, timed=True)
+    assert len(written) == 2
+    above = engine.store.root / "tmp" if exists else tmp_path
+    assert {path.parent for path in written} == {above}
+    engine.store.close()
+    assert before == sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts)
+
+
+def test_a_probe_that_is_ended_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe_file(tmp_path, "  - train: {epochs: 1}\n")
+    monkeypatch.setattr("mcomp.engine.probe.save_snapshot", lambda *_words: signal.raise_signal(signal.SIGTERM))
+    assert main(["plan", str(path), "--store", str(tmp_path / "store"), "--probe"]) == 128 + signal.SIGTERM
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert "interrupted" in capsys.readouterr().err
+
+
+def _noting(name: str, written: list[Path]) -> Any:
+    from mcomp.engine import probe as module
+
+    original = getattr(module, name)
+
+    def noting(*words: Any) -> Any:
+        written.append(next(word for word in words if isinstance(word, Path)))
+        return original(*words)
+
+    return noting
+
+
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(words) == 4
     return capsys.readouterr().err
@@ -153,9 +232,7 @@ def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_store_that_cannot_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from mcomp.engine import disk
-
-    monkeypatch.setattr(disk.os, "access", lambda _path, _mode: False)
+    monkeypatch.setattr("mcomp.engine.disk.os.access", lambda _path, _mode: False)
     assert "MC281" in refusal(["plan", str(recipe_file(tmp_path)), "--store", str(tmp_path / "store")], capsys)
 
 
@@ -163,6 +240,18 @@ def test_a_missing_runtime_that_may_not_be_missing_is_refused(tmp_path: Path, ca
     stages = STAGES + "  - trt_int8: {on_missing: fail}\n"
     words = ["plan", str(recipe_file(tmp_path, stages)), "--store", str(tmp_path / "store")]
     assert "MC282" in refusal(words, capsys)
+
+
+@pytest.mark.parametrize("where", ["on the engine itself", "on a stage before it"])
+def test_a_runtime_that_a_condition_may_spare_may_be_missing(where: str, engine: Engine, tmp_path: Path) -> None:
+    when = "    when: {stage: train, metric: top1, min: 50}\n"
+    last = "  - trt_int8: {on_missing: fail}\n"
+    stopping = "  - evaluate:\n" + when + "    otherwise: stop\n"
+    spared = last + when if where == "on the engine itself" else stopping + last
+    outlook(engine.plan(Recipe.load(recipe_file(tmp_path, STAGES + spared))), engine.store).refuse_impossible()
+    skipped = STAGES + "  - evaluate:\n" + when + last
+    with pytest.raises(BackendMissingError):
+        outlook(engine.plan(Recipe.load(recipe_file(tmp_path, skipped))), engine.store).refuse_impossible()
 
 
 def test_the_command_prints_ranges_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +274,19 @@ def test_a_sweep_is_planned_point_by_point(tmp_path: Path, capsys: pytest.Captur
     assert [run["sweep"]["stages.prune.ratio"] for run in runs] == [0.2, 0.6]
     assert runs[1]["stages"][0]["disk_bytes"] == 0  # the first run will have made it
     assert runs[0]["stages"][1]["params"][1] > runs[1]["stages"][1]["params"][1]
+
+
+def test_the_points_of_a_sweep_need_their_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe_file(tmp_path, STAGES + 'sweep: {product: {"stages.train.epochs": [1, 2, 3, 4, 5, 6]}}\n')
+    words = ["plan", str(path), "--store", str(tmp_path / "store"), "--json", "--shapes"]
+    assert main(words) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    most = max(run["disk"]["needed_bytes"] for run in runs)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=RESERVE_BYTES + 2 * most))
+    assert main(words) == 4
+    assert "MC280" in capsys.readouterr().out
 
 
 def test_a_bare_plan_loads_neither_torch_nor_a_runtime(tmp_path: Path) -> None:
