@@ -7,7 +7,16 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mcomp.cli.common import add_json, add_recipe, add_store, add_strict_code, load_recipe, open_store, print_json
+from mcomp.cli.common import (
+    add_json,
+    add_recipe,
+    add_store,
+    add_strict_code,
+    existing_store,
+    load_recipe,
+    open_store,
+    print_json,
+)
 from mcomp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.engine.explaining import explain
 
     recipe = _variant(load_recipe(arguments), arguments.variant)
-    engine = Engine(open_store(arguments), strict_code=arguments.strict_code)
+    store = existing_store(arguments) if arguments.against else open_store(arguments)
+    engine = Engine(store, strict_code=arguments.strict_code)
     found = explain(recipe, arguments.stage, engine.store, engine.keys(recipe), arguments.against)
     if arguments.json:
         print_json(found.as_dict())
@@ -55,7 +65,8 @@ def lines(found: Explanation) -> Iterator[str]:
     """The screen of ``mcomp explain``."""
     uses = "" if found.uses == found.id else f" (`{found.uses}`)"
     yield f"{found.id}{uses}: {found.status}, {found.reason}"
-    yield f"  key        {found.key or 'not known yet: it depends on an artifact that is still to be made'}"
+    unknown = "none" if found.status == "skip" else "not known yet: it depends on an artifact that is still to be made"
+    yield f"  key        {found.key or unknown}"
     for name, value in found.components.items():
         if name not in ("stage", "format"):
             yield f"  {name:<10} {_component(name, value, found)}"

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,13 +26,15 @@ from mcomp.errors import PreflightError, StoreError
 from mcomp.store import atomic
 from mcomp.store.digest import parse_json, sha256_json
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 
 #: Modules that import by a name which the action key holds anyway (the stage, the model) or whose outcome is proved
 #: at load (the surgery log): their strings are not followed, or every stage would depend on every other.
 _DISPATCHERS = frozenset({"mcomp", "mcomp.stages", "mcomp.stages.registry", "mcomp.models.registry", "mcomp.surgery"})
 #: Doors that only lead elsewhere and compute nothing: one more exported name must not re-run a training.
 _DOORS = frozenset({"mcomp"})
+#: Modules of mcomp that foretell and advise beside the work: no stage's outcome is made there.
+_BESIDE = frozenset({"mcomp.stages.forecast", "mcomp.pruning.bounds", "mcomp.pruning.cost_form", "mcomp.suggest"})
 
 _DROPPED = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 _LAYOUT = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
@@ -88,20 +90,33 @@ class Reader:
             return known
         tree = _Tree.around(module_file, root_package)
         start = tree.name_of(module_file)
-        found: dict[str, Path] = {}
-        waiting = [start]
-        while waiting:
-            name = waiting.pop()
-            if name in found or name in _DOORS:
-                continue
-            path = module_file if name == start else tree.file_of(name)
-            if path is None:
-                continue
-            found[name] = path
-            waiting.extend(_next(tree, self._files, name, path, self._files.facts(path)))
-        digests = {name: self._files.facts(path).digest for name, path in found.items()}
+        found = {start: module_file}
+        facts = self._files.facts(module_file)
+        self._follow(tree, _next(tree, self._files, start, module_file, facts), found)
         if root_package == "mcomp":
             self._files.note(module_file, found)
+        return self._digests(found)
+
+    def behind(self, imports: str) -> dict[str, str]:
+        """As :meth:`closure`, of code that lies in no file and imports this of mcomp's."""
+        tree = _Tree({"mcomp": Path(__file__).resolve().parents[2]})
+        found: dict[str, Path] = {}
+        cell = Path("cell.py")  # of no package
+        self._follow(tree, _next(tree, self._files, "", cell, read_facts(imports, "")), found)
+        return self._digests(found)
+
+    def _follow(self, tree: _Tree, names: Iterable[str], found: dict[str, Path]) -> None:
+        """Add these modules, and all that they need, to ``found``."""
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            path = None if name in found or name in _DOORS or name in _BESIDE else tree.file_of(name)
+            if path is not None:
+                found[name] = path
+                waiting.extend(_next(tree, self._files, name, path, self._files.facts(path)))
+
+    def _digests(self, found: Mapping[str, Path]) -> dict[str, str]:
+        digests = {name: self._files.facts(path).digest for name, path in found.items()}
         self._files.remember(self._cache_path)
         return digests
 

@@ -57,7 +57,10 @@ class Engine:
         self.strict_code = strict_code
 
     def plan(self, recipe: Recipe) -> Plan:
-        """What :meth:`apply` would do now, without torch; an existing store's caches of digests are all it writes.
+        """What :meth:`apply` would do now, without torch. Nothing is run, and no store is made.
+
+        In a store that exists it keeps digests of code and data, notes that what it looked at was used, and sets
+        aside the damaged records that it meets.
 
         Raises:
             UsageError: MC270, the recipe is a sweep.

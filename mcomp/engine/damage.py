@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from mcomp.errors import StoreError
+
+if TYPE_CHECKING:
+    from mcomp.store import Store
 
 
 class DamagedArtifactError(StoreError):
@@ -15,3 +21,15 @@ class DamagedArtifactError(StoreError):
             why=why,
             hint="run the same command again: the stage that made it runs anew",
         )
+
+
+def present(store: Store, artifact: str) -> Path:
+    """The folder of an artifact that was there a moment ago.
+
+    Raises:
+        DamagedArtifactError: it is gone, or files of it are.
+    """
+    folder = store.object(artifact)
+    if folder is None:
+        raise DamagedArtifactError(artifact, "it is gone from the store")
+    return folder

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from mcomp.errors import StageError
 from mcomp.store.atomic import storage_errors
 from mcomp.store.digest import finite
 
 Event = dict[str, Any]
+
+#: Fields of every event, which a stage's own must not overwrite.
+_OWN = {"event", "time", "stage"}
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class Listener(Protocol):
@@ -39,11 +45,14 @@ class EventLog:
 
     def emit(self, kind: str, stage: str | None = None, **fields: Any) -> None:
         """Send one event, after the notices that waited for it."""
+        self._send_waiting(stage)
+        self._send({"event": kind, "time": round(time.time(), 3), "stage": stage, **fields})
+
+    def _send_waiting(self, stage: str | None) -> None:
         while self._later:
             self._send(
                 {"event": "notice", "time": round(time.time(), 3), "stage": stage, "text": self._later.popleft()}
             )
-        self._send({"event": kind, "time": round(time.time(), 3), "stage": stage, **fields})
 
     def later(self, text: str) -> None:
         """Leave a notice for the next event: a signal handler must not write to a file that is being written."""
@@ -52,23 +61,32 @@ class EventLog:
     def _send(self, event: Event) -> None:
         if self._file is not None and self._path is not None and event["event"] != "step":
             with storage_errors(self._path):
-                self._file.write(json.dumps(finite(event), default=str) + "\n")
+                self._file.write(_line(event) + "\n")
                 self._file.flush()
         lost = []
         for listener in tuple(self._listeners):
             try:
                 listener(event)
-            except Exception as error:  # whoever watches a run must not be able to end it
+            except (Exception, SystemExit) as error:  # whoever watches a run must not be able to end it
                 self._listeners.remove(listener)
                 lost.append(f"`{_name(listener)}` no longer watches this run: {_words(error)}")
         for text in lost:
             self.emit("notice", text=text)
 
     def reporter(self, stage: str) -> Callable[..., None]:
-        """The ``ctx.report`` of one stage."""
+        """The ``ctx.report`` of one stage.
 
-        def report(kind: str, **fields: Any) -> None:
-            self.emit(kind, stage, **fields)
+        It raises a StageError, MC408, over a field whose name is among those that every event has.
+        """
+
+        def report(kind: str, /, **fields: Any) -> None:
+            taken = sorted(_OWN & fields.keys())
+            if taken or not isinstance(kind, str):
+                what = f"a field `{taken[0]}`, which every event has already" if taken else f"the kind {kind!r:.40}"
+                hint = "give that field another name" if taken else "a kind is a word, e.g. `status`"
+                raise StageError(f"stage `{stage}` reported {what}", code="MC408", hint=hint)
+            self._send_waiting(stage)
+            self._send({"event": kind, "time": round(time.time(), 3), "stage": stage, **fields})
 
         return report
 
@@ -85,6 +103,15 @@ class EventLog:
             self._file = None
 
 
+def _line(event: Event) -> str:
+    """An event as JSON; what a stage's author put in that JSON cannot hold stands as text."""
+    try:
+        return json.dumps(finite(event), default=str)
+    except Exception:  # keys that are no texts, a list in itself, or whatever their own `__str__` raises
+        plain = {name: value if isinstance(value, _PLAIN) else reprlib.repr(value) for name, value in event.items()}
+        return json.dumps(finite(plain))
+
+
 def progress_of(state: Mapping[str, Any]) -> dict[str, int]:
     """What a snapshot says of how far it is."""
     return {name: state[name] for name in ("epoch", "epochs", "step", "steps") if isinstance(state.get(name), int)}
@@ -95,5 +122,5 @@ def _name(listener: Listener) -> str:
     return str(getattr(listener, "name", None) or getattr(listener, "__qualname__", type(listener).__qualname__))
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

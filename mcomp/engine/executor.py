@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcomp.engine.damage import DamagedArtifactError
+from mcomp.engine.damage import DamagedArtifactError, present
 from mcomp.engine.events import EventLog, Listener
 from mcomp.engine.forecast_costs import outlook
 from mcomp.engine.keys import KeyMaker
@@ -80,10 +80,13 @@ class Execution:
         last_key = self.plan.stages[-1].key or self.plan.stages[0].key or ""
         run = self._new_run(last_key[:8])
         with closing(EventLog(run.path / "events.jsonl" if run else None, self.listeners)) as self.events:
-            self.store.notify = lambda text: self.events.emit("notice", text=text)
+            notify, self.store.notify = self.store.notify, lambda text: self.events.emit("notice", text=text)
             self.stop.notice = self.events.later
-            self._announce(run)
-            status, code = self._guarded(run)
+            try:
+                self._announce(run)
+                status, code = self._guarded(run)
+            finally:
+                self.store.notify = notify
             self._skip_rest()
             if run:
                 self.keys.remember_code(self.store.root / "cache")
@@ -255,8 +258,7 @@ class Execution:
     def _outcome(self, planned: PlannedStage, status: StageStatus) -> StageOutcome:
         record = planned.record
         assert record is not None
-        folder = self.store.object(record["artifact"])
-        assert folder is not None
+        folder = present(self.store, record["artifact"])
         return StageOutcome(
             id=planned.stage.id,
             uses=planned.stage.uses,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.keys import KeyMaker, Preimage
+from mcomp.engine.lookup import newest
 from mcomp.engine.planning import Plan, PlannedStage, make_plan
 from mcomp.engine.wording import Change, changes
 from mcomp.errors import UsageError
@@ -13,6 +15,7 @@ from mcomp.suggest import did_you_mean, listed
 
 if TYPE_CHECKING:
     from mcomp.recipe import Recipe
+    from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
     from mcomp.store.runs import RunRecord
 
@@ -118,23 +121,23 @@ def explain(recipe: Recipe, stage_id: str, store: Store, keys: KeyMaker, against
             code="MC290",
             hint=f"its stages are {listed(ids)}",
         )
-    run = _chosen(store, recipe.name, stage_id, against)
+    run = None if found.status == "skip" else _chosen(store, recipe, stage_id, against)
     return _Comparison(plan, store, keys, run).explanation(found)
 
 
-def _chosen(store: Store, name: str, stage_id: str, against: str | None) -> RunRecord | None:
+def _chosen(store: Store, recipe: Recipe, stage_id: str, against: str | None) -> RunRecord | None:
     """The run to compare with; of several the newest, those of this recipe's name before others."""
     finished = [run for run in store.runs() if run.result is not None]
     if against not in (None, LATEST):
         return _named(finished, str(against), stage_id)
     having = [run for run in finished if _outcome(run, stage_id) is not None]
     kept = [run for run in having if store.action(_key_in(run, stage_id)) is not None] or having
-    own = [run for run in kept if (run.result or {}).get("name") == name]
+    own = [run for run in kept if (run.result or {}).get("name") == recipe.name]
     if not having and against is not None:
         raise UsageError(
             f"no run in `{store.root}` computed a stage `{stage_id}`", code="MC291", hint="`mcomp runs` lists the runs"
         )
-    return next(iter(own or kept), None)
+    return newest(own or kept, recipe)
 
 
 def _named(finished: list[RunRecord], wanted: str, stage_id: str) -> RunRecord:
@@ -183,6 +186,9 @@ class _Comparison:
         if not stage.cache:
             notes.append("the recipe says `cache: false`: it runs every time, whatever its key")
         made = Explanation(stage.id, stage.uses, planned.status, planned.reason, planned.key, now, code, notes=notes)
+        if planned.status == "skip":
+            notes.append("a skipped stage has no key: there is nothing to compare")
+            return made
         if self.run is None:
             notes.append(f"no run in `{self.store.root}` computed `{stage.id}`: there is nothing to compare with")
             return made
@@ -193,7 +199,7 @@ class _Comparison:
             notes.append(f"the record of run {self.run.id} is gone from the store: only the keys can be compared")
         elif then is not None and old_key != planned.key:
             differing = changes(then["preimage"], now, then.get("code"), code)
-            causes = self._causes(planned, then["preimage"], now)
+            causes = self._causes(planned, stage.id, then["preimage"], now)
         elif planned.status != "hit":
             notes.append(f"nothing differs, and it runs all the same: {planned.reason}")
         return Explanation(
@@ -213,8 +219,8 @@ class _Comparison:
             return None
         return self.store.action(_key_in(self.run, stage_id))
 
-    def _causes(self, planned: PlannedStage, old: Preimage, new: Preimage) -> list[Cause]:
-        """Stages upstream that differ, the first in the recipe first."""
+    def _causes(self, planned: PlannedStage, old_id: str, old: Preimage, new: Preimage) -> list[Cause]:
+        """Stages upstream of one that was ``old_id`` in the run that differ, the first in the recipe first."""
         before, after = old["upstream"].get("artifact"), new["upstream"].get("artifact")
         giver = self.plan.giver(planned)
         if giver is None or after is None or before == after:
@@ -222,14 +228,15 @@ class _Comparison:
         stage, source = planned.stage, giver.stage
         if before is None:
             return [Cause(source.id, f"`{stage.id}` started from the recipe's own model, and follows it now")]
-        made_it = self._makers(before)
-        if source.id not in made_it:
-            return [Cause(source.id, f"`{stage.id}` followed `{made_it[-1] if made_it else before[:12]}`")]
-        then = self._record(source.id)
+        made_it = self._makers(before, old_id)
+        same = self._counterpart(source, made_it)
+        if same is None:
+            return [Cause(source.id, f"`{stage.id}` followed `{made_it[-1]['id'] if made_it else before[:12]}`")]
+        then = self._record(same)
         if then is None:
             return [Cause(source.id, "its record of that run is gone from the store")]
         now = self._now(giver)
-        causes = self._causes(giver, then["preimage"], now)
+        causes = self._causes(giver, same, then["preimage"], now)
         own = changes(then["preimage"], now, then.get("code"), self.keys.recorded(source, now))
         if own:
             causes.append(Cause(source.id, "; ".join(change.text for change in own), own))
@@ -245,10 +252,19 @@ class _Comparison:
         why = f" (threads {threads[0]} -> {threads[1]})" if threads[0] != threads[1] else ""
         return f"under the same key it made another artifact{why}"
 
-    def _makers(self, artifact: str) -> list[str]:
-        """Ids of the stages that handed this artifact on, in that run."""
+    def _makers(self, artifact: str, before: str) -> list[dict[str, Any]]:
+        """The stages ahead of ``before`` that handed this artifact on, in that run."""
         stages = (self.run.result or {})["stages"] if self.run else []
-        return [stage["id"] for stage in stages if stage.get("artifact") == artifact]
+        ahead = takewhile(lambda stage: stage["id"] != before, stages)
+        return [stage for stage in ahead if stage.get("artifact") == artifact]
+
+    def _counterpart(self, source: RecipeStage, made_it: list[dict[str, Any]]) -> str | None:
+        """The id in that run of what is ``source`` now: its own, or that of a stage that was given another id."""
+        ids = {planned.stage.id for planned in self.plan.stages}
+        if any(stage["id"] == source.id for stage in made_it):
+            return source.id
+        renamed = [stage for stage in made_it if stage["id"] not in ids and stage.get("uses") == source.uses]
+        return str(renamed[-1]["id"]) if renamed else None
 
 
 def _artifact(planned: PlannedStage) -> str:

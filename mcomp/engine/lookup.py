@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.keys import KeyMaker, Preimage, key_of
@@ -10,8 +10,10 @@ from mcomp.engine.plan import PlannedStage, PlanStatus
 from mcomp.engine.wording import changes
 
 if TYPE_CHECKING:
+    from mcomp.recipe import Recipe
     from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
+    from mcomp.store.runs import RunRecord
 
 
 def plan_stage(
@@ -44,7 +46,10 @@ def plan_stage(
     if progress is not None:
         return PlannedStage(stage, "resume", _resume_reason(progress), key, preimage, token=key)
     reason = _changes(previous, preimage) if stage.cache else "`cache: false`"
-    return PlannedStage(stage, "run", reason, key, preimage, token=key)
+    unsure = keys.code(stage).unsure
+    if unsure:
+        reason = f"never cached: nobody can tell whether {unsure} changed, which its code in this session uses"
+    return PlannedStage(stage, "run", reason, key, preimage, note=reason if unsure else "", token=key)
 
 
 def finished(
@@ -85,18 +90,27 @@ def _resume_reason(progress: dict[str, Any]) -> str:
     return f"from the snapshot after epoch {epoch} of {epochs}"
 
 
-def previous_preimages(store: Store, name: str) -> dict[str, Preimage]:
-    """Stage id to preimage in the newest finished run of the same recipe name."""
-    for run in store.runs():
-        if run.result is None or run.result.get("name") != name:
-            continue
-        found: dict[str, Preimage] = {}
-        for stage in run.result["stages"]:
-            record = store.action(stage["key"]) if stage["key"] else None
-            if record is not None:
-                found[stage["id"]] = record["preimage"]
-        return found
-    return {}
+def last_run(store: Store, recipe: Recipe) -> RunRecord | None:
+    """The newest finished run of a recipe by this name; of a sweep's point, of the same point where there is one."""
+    return newest([run for run in store.runs() if (run.result or {}).get("name") == recipe.name], recipe)
+
+
+def newest(runs: Sequence[RunRecord], recipe: Recipe) -> RunRecord | None:
+    """The first of ``runs`` with the recipe's own ``sweep`` values, else the first."""
+    values = dict(recipe.sweep_values)
+    same = (run for run in runs if ((run.result or {}).get("sweep") or {}) == values)
+    return next(same, next(iter(runs), None))
+
+
+def previous_preimages(store: Store, recipe: Recipe) -> dict[str, Preimage]:
+    """Stage id to preimage in :func:`last_run`."""
+    run = last_run(store, recipe)
+    found: dict[str, Preimage] = {}
+    for stage in (run.result or {}).get("stages", []) if run else []:
+        record = store.action(stage["key"]) if stage["key"] else None
+        if record is not None:
+            found[stage["id"]] = record["preimage"]
+    return found
 
 
 def _changes(previous: Preimage | None, now: Preimage) -> str:

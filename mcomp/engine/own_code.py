@@ -7,13 +7,10 @@ recorded beside the key is always both, file by file, so that `explain` can name
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from mcomp.engine.code_digest import Reader
@@ -39,6 +36,7 @@ class Code:
         reader: reads the files.
         alone: files that count without what they import.
         loose: digest of code that lies in no file.
+        unsure: what that code uses and cannot be digested, in words; ``loose`` is then no other process's.
     """
 
     starts: tuple[tuple[Path, str | None], ...]
@@ -47,6 +45,7 @@ class Code:
     reader: Reader = field(default_factory=Reader, compare=False, repr=False)
     alone: tuple[Path, ...] = ()
     loose: str = ""
+    unsure: str = ""
 
     def keyed(self, strict: bool = False) -> dict[str, Any]:
         """What enters the key.
@@ -85,7 +84,10 @@ def stage_code(cls: type, reader: Reader | None = None) -> Code:
     package = cls.__module__.partition(".")[0]
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None:  # typed into a notebook
-        return Code((), loose=interactive_digest(cls))
+        from mcomp.engine.typed_code import typed_code
+
+        digest, unsure = typed_code(cls, reader or Reader())
+        return Code((), loose=digest, unsure=unsure)
     alone = package == "__main__" or package.startswith("mcomp_plugin_")
     version = cls.version if package == "mcomp" else None  # type: ignore[attr-defined]
     return Code(((Path(file), None if alone else package),), version, reader=reader or Reader())
@@ -124,17 +126,9 @@ def user_code(source: Path, name: str, reader: Reader | None = None) -> Code:
     """
     dotted = name.rpartition(":")[0]
     package = None if dotted.endswith(".py") else dotted.partition(".")[0]
-    if "." not in dotted and not _installed(source):
+    if "." not in dotted and not installed(source):
         package = None  # a module beside the recipe: its neighbours are the person's too
     return Code(((source, package),), reader=reader or Reader())
-
-
-def interactive_digest(cls: type) -> str:
-    """A digest of the byte code of a class that no file holds."""
-    digest = hashlib.sha256(f"{cls.__module__}.{cls.__qualname__}".encode())
-    for text in _byte_code(cls):
-        digest.update(text + b"\0")
-    return digest.hexdigest()
 
 
 def _ours(room: str, files: list[str], reader: Reader | None) -> Code:
@@ -146,31 +140,6 @@ def _file_of(module: str) -> str:
     return "/".join(module.split(".")[1:]) + ".py"
 
 
-def _installed(source: Path) -> bool:
+def installed(source: Path) -> bool:
+    """Whether a file belongs to an installed package, whose version nobody keys."""
     return not {"site-packages", "dist-packages"}.isdisjoint(source.parts)
-
-
-def _byte_code(owner: type) -> Iterator[bytes]:
-    for name, value in sorted(vars(owner).items()):
-        plain = getattr(value, "__func__", getattr(value, "fget", value))
-        code = getattr(plain, "__code__", None)
-        if isinstance(code, CodeType):
-            yield from _of_code(name, code)
-            yield repr(getattr(plain, "__defaults__", None)).encode()
-        elif isinstance(value, type) and value.__qualname__.startswith(f"{owner.__qualname__}."):
-            yield from _byte_code(value)
-
-
-def _of_code(name: str, code: CodeType) -> Iterator[bytes]:
-    yield repr((name, code.co_names, code.co_varnames, [_constant(value) for value in code.co_consts])).encode()
-    yield code.co_code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _of_code(name, constant)
-
-
-def _constant(value: object) -> str:
-    if isinstance(value, CodeType):
-        return ""
-    # a set of texts prints in another order in each process
-    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

@@ -182,7 +182,7 @@ class Walk:
 
     @cached_property
     def _previous(self) -> dict[str, Preimage]:
-        return previous_preimages(self.store, self.recipe.name) if self._compare else {}
+        return previous_preimages(self.store, self.recipe) if self._compare else {}
 
     def _planned(self, stage: RecipeStage) -> PlannedStage:
         given = self.given(stage)

@@ -12,7 +12,7 @@ import torch
 
 from mcomp import __version__
 from mcomp.artifact import TENSORS, load_artifact, save_artifact
-from mcomp.engine.damage import DamagedArtifactError
+from mcomp.engine.damage import DamagedArtifactError, present
 from mcomp.engine.events import EventLog, progress_of
 from mcomp.engine.keys import KeyMaker
 from mcomp.engine.metering import Effort, common_metrics
@@ -24,6 +24,7 @@ from mcomp.errors import PreflightError, StoreError
 from mcomp.stages.base import COMMON_METRICS, Metrics, StageContext, StageResult
 from mcomp.store.atomic import storage_errors
 from mcomp.store.digest import finite, sha256_json
+from mcomp.store.logits import seeded_inputs
 from mcomp.surgery import provenance
 from mcomp.training.hardware import resolve_device, resolve_precision
 
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
 
     from mcomp.data import Data
     from mcomp.recipe import Recipe
+    from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
 
 
 #: Codes of an artifact that does not read back as it was written.
 DAMAGE = frozenset({"MC311", "MC419", "MC312", "MC313", "MC315", "MC316"})
+#: Those of them that no stage can bring about: the bytes are not those that were written.
+DAMAGED_FILES = frozenset({"MC311", "MC312", "MC313"})
 
 
 class Workbench:
@@ -125,9 +129,7 @@ class Workbench:
         Raises:
             DamagedArtifactError: it is gone or does not read back as it was written.
         """
-        folder = self.store.object(artifact)
-        if folder is None:
-            raise DamagedArtifactError(artifact, "it is gone from the store")
+        folder = present(self.store, artifact)
         try:
             return load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir)
         except StoreError as error:
@@ -145,10 +147,11 @@ class Workbench:
         reached: dict[str, int] = {}  # by the newest snapshot
         ctx = self._context(planned, walk, events, stop, self.store.work_dir(key), reached)
         result = checked_result(stage.uses, stage.cls().run(ctx, stage.options), ctx.work_dir)
-        artifact, files, answer = self._commit(stage.uses, result)
+        inputs = self.inputs_for(stage, result.model)
+        artifact, files, answer = self._commit(stage.uses, result, inputs)
         # The next stage gets the model as it reads back from disk: what is cached is what was used.
         self._latest = (artifact, self._read_back(stage.uses, artifact, answer))
-        metrics = {**self._common(result.model, artifact), **result.metrics}
+        metrics = {**self._common(result.model, artifact, inputs), **result.metrics}
         undeclared = set(result.metrics) - stage.cls.traits.metrics - COMMON_METRICS
         record: dict[str, Any] = {
             "format": 1,
@@ -176,17 +179,24 @@ class Workbench:
         try:
             model = self._load(artifact)
             # the store may have held this object already, written by a stage that computed something else
-            folder = self.store.object(artifact)
-            assert folder is not None
-            check_answer(model, folder, answer)
+            check_answer(model, present(self.store, artifact), answer)
+        except DamagedArtifactError as error:
+            if error.__cause__ is None or getattr(error.__cause__, "code", "") in DAMAGED_FILES:
+                raise  # the disk's fault, not the stage's: it is made once more
+            raise unrecorded_change(uses, error.why) from error
         except StoreError as error:
             raise unrecorded_change(uses, error.why or error.message) from error
         return model
 
-    def _common(self, model: nn.Module, artifact: str) -> Metrics:
-        folder = self.store.object(artifact)
-        assert folder is not None
-        return common_metrics(model, self.example_inputs, (folder / TENSORS).stat().st_size)
+    def _common(self, model: nn.Module, artifact: str, inputs: tuple[Tensor, ...]) -> Metrics:
+        return common_metrics(model, inputs, (present(self.store, artifact) / TENSORS).stat().st_size)
+
+    def inputs_for(self, stage: RecipeStage, model: nn.Module) -> tuple[Tensor, ...]:
+        """Two inputs of ``model``: samples where the stage's key holds the data, else made-up ones of their shape."""
+        shape = provenance(model).input_shape
+        if stage.cls.traits.needs_data or shape is None:
+            return self.example_inputs
+        return seeded_inputs([{"shape": shape, "dtype": "float32"}])
 
     def _context(
         self,
@@ -212,9 +222,10 @@ class Workbench:
             save_snapshot(work, state, progress_of(state))
             reached.update(events.snapshot(stage.id, state))
 
+        model = self.model_of(walk.given(stage).artifact)
         return StageContext(
-            model=self.model_of(walk.given(stage).artifact),
-            example_inputs=self.example_inputs,
+            model=model,
+            example_inputs=self.inputs_for(stage, model),
             data=self.data if stage.cls.traits.needs_data else None,
             work_dir=files,
             device=self.device,
@@ -229,11 +240,13 @@ class Workbench:
             earlier=earlier,
         )
 
-    def _commit(self, uses: str, result: StageResult) -> tuple[str, dict[str, str], dict[str, Any]]:
+    def _commit(
+        self, uses: str, result: StageResult, inputs: tuple[Tensor, ...]
+    ) -> tuple[str, dict[str, str], dict[str, Any]]:
         """Digest, kept files and the live model's fingerprint."""
         with self.store.staging() as staging, storage_errors(staging):
             try:
-                manifest = save_artifact(result.model, staging, self.example_inputs)
+                manifest = save_artifact(result.model, staging, inputs)
             except StoreError as error:
                 if error.code != "MC319":
                     raise

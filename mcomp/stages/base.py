@@ -39,7 +39,8 @@ class Traits:
         provides: traits added.
         destroys: traits removed.
         metrics: names of the metrics that ``run`` reports, beside :data:`COMMON_METRICS`.
-        needs_data: False for a stage that never looks at ``ctx.data``.
+        needs_data: False for a stage that never looks at ``ctx.data``; its ``ctx.example_inputs`` are then made-up values of
+            the model's input shape, not samples, and its key does not hold the data.
     """
 
     requires: frozenset[str] | set[str] = frozenset()
@@ -105,14 +106,16 @@ class StageContext:
 
     Attributes:
         model: the incoming model, on the CPU, in eval mode; the stage may change it in place.
-        example_inputs: a batch of two samples that the model accepts (CPU, float32).
+        example_inputs: a batch of two inputs that the model accepts (CPU, float32): samples, or made-up values for a stage
+            that needs no data.
         data: train, val and test splits; None when a plain function call gave none.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:n"``, already resolved.
         precision: ``"fp32"`` or ``"bf16"``, already resolved.
         seed: derived from the recipe's seed and the stage's place.
         work_dir: an existing folder; files named in the result are taken from here.
         stage_id: the id in the recipe.
-        report: progress, ``report(kind, **fields)``; kinds ``step``, ``epoch``, ``status``.
+        report: progress, ``report(kind, **fields)``; kinds ``step``, ``epoch``, ``status``; the field names ``event``,
+            ``time`` and ``stage`` are taken.
         log: a line for the person who watches.
         save: keep a snapshot (a dict of tensors, numbers, strings, lists, dicts), atomically.
         restore: the last snapshot of this very action, or None.

@@ -126,8 +126,8 @@ class Store:
         atomic.write_json(folder / MANIFEST, {**whole, SEAL: sha256_json(whole)}, compact=True)
         target = self._object_path(digest)
         atomic.make_folder(target.parent)
-        if target.exists() and self.verify(digest):
-            self.quarantine(digest, "incomplete when the same object was made again")
+        if target.exists() and (faults := self.verify(digest, deep=True)):
+            self.quarantine(digest, f"damaged when the same object was made again: {faults[0]}")
         with atomic.storage_errors(target):
             if not (target.exists() and usage.touch(target / MANIFEST)):
                 staging.move(folder, target)

@@ -45,6 +45,18 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class _Horizon:
+    """Up to when a use is over and done with; ``alone``, nobody else uses the store."""
+
+    since: float
+    alone: bool
+
+    def frees(self, item: Item) -> bool:
+        """Whether nobody can be using ``item``; of caches that are only read, times say little."""
+        return item.used < self.since and (self.alone or item.kind != "cache")
+
+
+@dataclass(frozen=True)
 class Removal:
     """One thing that goes, and why."""
 
@@ -99,13 +111,17 @@ def collect(root: Path, policy: Policy, *, dry_run: bool = False) -> Collection:
         StoreError: MC331 another collection is under way; MC303 the store is read-only.
     """
     with _alone(root), storage_errors(root / "locks"):
+        began = (root / "locks" / "gc.lock").stat().st_mtime  # by the file system's clock, which stamps every use
         users = usage.users(root / "locks")
         inventory = take(root)
+        users += usage.users(root / "locks")
         now = time.time()
-        chosen = _choose(inventory, policy, min((user.since for user in users), default=math.inf), now)
+        # who came only while we looked has used nothing before we began, so that much is safe without asking
+        horizon = _Horizon(min([began, *(user.since for user in users)]), alone=not users)
+        chosen = _choose(inventory, policy, horizon, now)
         result = Collection(root, dry_run, inventory.bytes, processes=sorted({user.process for user in users}))
         if users:
-            alone = {removal.item for removal in _choose(inventory, policy, math.inf, now)}
+            alone = {removal.item for removal in _choose(inventory, policy, _Horizon(began, alone=True), now)}
             result.in_use = sorted(alone - {removal.item for removal in chosen}, key=lambda item: item.name)
         result.removed = chosen if dry_run else _remove(root, chosen)
         left = result.bytes_before - result.bytes_freed
@@ -133,28 +149,28 @@ def _alone(root: Path) -> Iterator[None]:
         yield
 
 
-def _choose(inventory: Inventory, policy: Policy, since: float, now: float) -> list[Removal]:
+def _choose(inventory: Inventory, policy: Policy, horizon: _Horizon, now: float) -> list[Removal]:
     """What goes, in the order in which it may go: first what refers, then what is referred to."""
     age = FORGOTTEN if policy.older_than is None else policy.older_than
     chosen = [
         Removal(item, "left by a process that is gone" if item.kind == "leftovers" else f"not used for {_days(age)}")
         for item in inventory.items
-        if now - item.used > _limit(item, age) and item.used < since and (item.kind != "cache" or math.isinf(since))
+        if now - item.used > _limit(item, age) and horizon.frees(item)
     ]
     finished = {action.name: action.used for action in inventory.of("actions")}
     already = {removal.item for removal in chosen}
     chosen += [
         Removal(item, "its stage is finished")  # the process was killed between the record and this
         for item in inventory.of("snapshots")
-        if item not in already and item.used < min(since, finished.get(item.name, 0.0))
+        if item not in already and horizon.frees(item) and item.used < finished.get(item.name, 0.0)
     ]
     runs = sorted(inventory.of("runs"), key=lambda run: run.name, reverse=True)
     expired = {run: reason for rank, run in enumerate(runs) if (reason := _expiry(run, rank, policy, now))}
-    gone = [Removal(run, reason) for run, reason in expired.items() if run.used < since]
-    chosen += _with_unreachable(inventory, gone, since)
+    gone = [Removal(run, reason) for run, reason in expired.items() if horizon.frees(run)]
+    chosen += _with_unreachable(inventory, gone, horizon)
     if policy.max_bytes is None or inventory.bytes - _sum(chosen) <= policy.max_bytes:
         return chosen
-    return _shrunk(inventory, policy.max_bytes, chosen, runs, since)
+    return _shrunk(inventory, policy.max_bytes, chosen, runs, horizon)
 
 
 def _limit(item: Item, age: float) -> float:
@@ -173,7 +189,7 @@ def _expiry(run: Item, rank: int, policy: Policy, now: float) -> str:
     return f"older than {_days(policy.older_than)}" if old and (many or policy.keep_runs is None) else ""
 
 
-def _with_unreachable(inventory: Inventory, gone: Iterable[Removal], since: float) -> list[Removal]:
+def _with_unreachable(inventory: Inventory, gone: Iterable[Removal], horizon: _Horizon) -> list[Removal]:
     """``gone`` runs, and what no other run, and nothing in use, leads to."""
     gone = list(gone)
     left_out = {removal.item for removal in gone}
@@ -182,18 +198,18 @@ def _with_unreachable(inventory: Inventory, gone: Iterable[Removal], since: floa
     objects = {item.name for item in inventory.of("objects")}
     actions, needed = [], frozenset[str]().union(*(run.artifacts for run in runs))
     for action in inventory.of("actions"):
-        if action.used < since and not action.artifacts <= objects:
+        if horizon.frees(action) and not action.artifacts <= objects:
             actions.append(Removal(action, "its artifact is gone"))
-        elif action.used < since and action.name not in keys:
+        elif horizon.frees(action) and action.name not in keys:
             actions.append(Removal(action, "no run refers to it"))
         else:
             needed |= action.artifacts
-    unreachable = [item for item in inventory.of("objects") if item.used < since and item.name not in needed]
+    unreachable = [item for item in inventory.of("objects") if horizon.frees(item) and item.name not in needed]
     return [*gone, *actions, *(Removal(item, "nothing refers to it") for item in unreachable)]
 
 
 def _shrunk(
-    inventory: Inventory, limit: int, chosen: Sequence[Removal], runs: Sequence[Item], since: float
+    inventory: Inventory, limit: int, chosen: Sequence[Removal], runs: Sequence[Item], horizon: _Horizon
 ) -> list[Removal]:
     """``chosen``, and the oldest beyond it until no more than ``limit`` bytes are left."""
     reason = f"the store was larger than {limit} bytes"
@@ -203,20 +219,20 @@ def _shrunk(
     spare = [item for item in inventory.items if item.kind in ("quarantine", "cache") and item not in already]
     left = inventory.bytes - _sum(chosen)
     for item in sorted(spare, key=lambda item: (item.kind == "cache", item.used)):
-        if left > limit and item.used < since and (item.kind != "cache" or math.isinf(since)):
+        if left > limit and horizon.frees(item):
             loose.append(Removal(item, reason))
             left -= item.bytes
-    oldest_first = [run for run in reversed(runs[1:]) if run not in already and run.used < since]
+    oldest_first = [run for run in reversed(runs[1:]) if run not in already and horizon.frees(run)]
     fewest, most = 0, len(oldest_first)
     while fewest < most:  # the more runs go, the smaller the store: look for the fewest that suffice
         middle = (fewest + most) // 2
-        trial = _with_unreachable(inventory, [*gone, *(Removal(run, reason) for run in oldest_first[:middle])], since)
+        trial = _with_unreachable(inventory, [*gone, *(Removal(run, reason) for run in oldest_first[:middle])], horizon)
         if inventory.bytes - _sum(loose) - _sum(trial) <= limit:
             most = middle
         else:
             fewest = middle + 1
     more = [Removal(run, reason) for run in oldest_first[:fewest]]
-    return [*loose, *_with_unreachable(inventory, [*gone, *more], since)]
+    return [*loose, *_with_unreachable(inventory, [*gone, *more], horizon)]
 
 
 def _remove(root: Path, chosen: Sequence[Removal]) -> list[Removal]:

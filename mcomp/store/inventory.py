@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mcomp.store import atomic
 from mcomp.store.digest import parse_json
+from mcomp.store.runs import read_result
 
 Kind = Literal["runs", "actions", "objects", "snapshots", "cache", "quarantine", "leftovers"]
 KINDS: tuple[Kind, ...] = ("runs", "actions", "objects", "snapshots", "cache", "quarantine", "leftovers")
@@ -87,18 +88,16 @@ def artifact_of(path: Path) -> str | None:
 
 
 def _run(path: Path) -> Item:
-    keys, artifacts = set(), set()
-    for stage in _stages(path):
-        keys.add(stage.get("key"))
-        artifacts.add(stage.get("artifact"))
-    return _whole("runs", path.name, path, frozenset(filter(None, keys)), frozenset(filter(None, artifacts)))
+    stages = [(stage.get("key"), stage.get("artifact")) for stage in _stages(path)]
+    keys = frozenset(key for key, _ in stages if isinstance(key, str))
+    return _whole("runs", path.name, path, keys, frozenset(name for _, name in stages if isinstance(name, str)))
 
 
 def _stages(run: Path) -> Iterator[dict[str, Any]]:
-    """What a run says of its stages; one that was killed says it in its events only."""
-    with suppress(OSError, ValueError):
-        found = parse_json((run / "result.json").read_bytes())
-        yield from _dicts(found.get("stages") if isinstance(found, dict) else None)
+    """What a run says of its stages; one that was killed, or whose result is damaged, in its events."""
+    result, _ = read_result(run)
+    if result is not None:
+        yield from result["stages"]
         return
     try:
         lines = (run / "events.jsonl").read_bytes().splitlines()
@@ -108,11 +107,8 @@ def _stages(run: Path) -> Iterator[dict[str, Any]]:
         with suppress(ValueError):  # the last line may be half written
             event = parse_json(line)
             if isinstance(event, dict):
-                yield from _dicts([event.get("outcome")])
-
-
-def _dicts(found: Any) -> Iterator[dict[str, Any]]:
-    yield from (one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
+                outcome = event.get("outcome")
+                yield from [outcome] if isinstance(outcome, dict) else ()
 
 
 def _action(path: Path) -> Item:

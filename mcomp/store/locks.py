@@ -17,6 +17,8 @@ from mcomp.errors import InterruptedRun, StoreError
 from mcomp.store.atomic import storage_errors
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
+#: Seconds after which a lock counts as held: the store's care takes one for an instant, to see that nobody has it.
+_INSTANT = 0.1
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def _acquire(
         if descriptor is not None:
             return descriptor
         holder = _holder(path)
-        if timeout is not None and time.monotonic() - started >= timeout:
+        if timeout is not None and time.monotonic() - started >= max(timeout, _INSTANT):
             waited = f" after {timeout:g} s of waiting" if timeout else ""
             raise StoreError(
                 f"`{path.stem[:16]}` is being computed by process {holder or 'unknown'}{waited}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from mcomp.store import atomic
 from mcomp.store.digest import parse_json
+
+RESULT = "result.json"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,10 @@ class Run:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run of the past; ``result`` is its ``result.json``, None when it did not get that far."""
+    """A run of the past; ``result`` is its ``result.json``, None when it did not get that far.
+
+    A malformed one counts as none, so that whoever reads one may rely on its shape.
+    """
 
     id: str
     path: Path
@@ -63,12 +70,72 @@ def records(folder: Path) -> list[RunRecord]:
     if not folder.is_dir():
         return []
     paths = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.name, reverse=True)
-    return [RunRecord(path.name, path, _result(path / "result.json")) for path in paths]
+    return [RunRecord(path.name, path, read_result(path)[0]) for path in paths]
 
 
-def _result(path: Path) -> dict[str, Any] | None:
+def result_fault(folder: Path) -> str:
+    """What is wrong with the result of the run in ``folder``; nothing where there is none yet."""
+    return read_result(folder)[1]
+
+
+def read_result(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The result of the run in ``folder`` and what is wrong with it; neither where the run was killed before that."""
     try:
-        found = parse_json(path.read_bytes())
-    except (OSError, ValueError):  # killed before it was written, or damaged: the run is listed without a result
-        return None
-    return found if isinstance(found, dict) else None
+        found = parse_json((folder / RESULT).read_bytes())
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError) as error:
+        return None, f"it cannot be read as JSON: {error}"
+    if not isinstance(found, dict):
+        return None, "it is no mapping"
+    wrong = _misfit(found, _RUN)
+    if wrong:
+        return None, f"`{wrong}` is not what a run writes there"
+    for number, stage in enumerate(found["stages"]):
+        wrong = _misfit(stage, _STAGE) if isinstance(stage, dict) else "id"
+        if wrong:
+            return None, f"`stages[{number}].{wrong}` is not what a run writes there"
+    return found, ""
+
+
+def _misfit(found: dict[str, Any], wanted: dict[str, Callable[[Any], bool]]) -> str:
+    """The first field that is not as :class:`~mcomp.engine.results.RunResult` has it."""
+    return next((name for name, fits in wanted.items() if not fits(found.get(name))), "")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_digest(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and _DIGEST.fullmatch(value) is not None)
+
+
+def _is_measured(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(one) or _is_text(one) for one in value.values())
+
+
+_RUN: dict[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "status": _is_text,
+    "seconds": _is_number,
+    "stages": lambda value: isinstance(value, list),
+    "sweep": lambda value: value is None or isinstance(value, dict),
+}
+_STAGE: dict[str, Callable[[Any], bool]] = {
+    "id": _is_text,
+    "uses": _is_text,
+    "from": lambda value: value is None or _is_text(value),
+    "status": _is_text,
+    "key": _is_digest,
+    "artifact": _is_digest,
+    "seconds": _is_number,
+    "metrics": _is_measured,
+    "files": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    "gates": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
+    "notes": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mcomp.errors import StoreError
 from mcomp.store import snapshot
 from mcomp.store.inventory import Item, take
+from mcomp.store.runs import RESULT, result_fault
 
 if TYPE_CHECKING:
     from mcomp.store.content_store import Store
@@ -31,12 +32,13 @@ class Damage:
 class Verification:
     """What reading a store showed.
 
-    ``checked`` counts objects, actions and snapshots; ``in_use`` names snapshots that a process is writing now.
+    ``checked`` counts objects, actions, snapshots and runs; ``in_use`` names snapshots that do not read back because a
+    process is writing them now.
     """
 
     store: Path
     quick: bool
-    checked: dict[str, int] = field(default_factory=lambda: {"objects": 0, "actions": 0, "snapshots": 0})
+    checked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CHECKS, 0))
     bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
     in_use: list[str] = field(default_factory=list)
@@ -61,7 +63,7 @@ class Verification:
 
 
 def check(store: Store, *, quick: bool = False, progress: Progress | None = None) -> Verification:
-    """Compare every object, action record and snapshot with its digests.
+    """Compare every object, action record and snapshot with its digests, and look at every run's result.
 
     Objects come first, then the records that name them: a record whose object was just set aside goes with it, and the
     next run sees a stage that never ran. Processes may use the store meanwhile.
@@ -76,7 +78,7 @@ def check(store: Store, *, quick: bool = False, progress: Progress | None = None
         result.notices.append("there is no store here")
         return result
     inventory = take(store.root)
-    items = [*inventory.of("objects"), *inventory.of("actions"), *inventory.of("snapshots")]
+    items = [*inventory.of("objects"), *inventory.of("actions"), *inventory.of("snapshots"), *inventory.of("runs")]
     notify, store.notify = store.notify, result.notices.append
     try:
         for number, item in enumerate(items, 1):
@@ -109,23 +111,35 @@ def _action(store: Store, item: Item, quick: bool, result: Verification) -> list
 
 
 def _snapshots(store: Store, item: Item, quick: bool, result: Verification) -> list[str]:
+    # read without the lock: whoever wants to compute the stage meanwhile must not be sent away
+    found = snapshot.snapshot_faults(item.path, deep=not quick)
+    if not found:
+        return []
     try:
         with store.lock(item.name, wait=False):
-            found = snapshot.snapshot_faults(item.path, deep=not quick)
+            found = snapshot.snapshot_faults(item.path, deep=not quick)  # it may have been half written
             for name, fault in found.items():
                 store.set_aside(item.path / name, f"snapshot `{name}` of {item.name[:16]}: {fault}")
     except StoreError as error:
         if error.code == "MC301":
             result.in_use.append(item.name)
             return []
-        if error.code != "MC303":  # a read-only store can be read without a lock: nobody writes there
+        if error.code != "MC303":  # in a read-only store nobody writes
             raise
-        found = snapshot.snapshot_faults(item.path, deep=not quick)
     return [f"`{name}`: {fault}" for name, fault in found.items()]
+
+
+def _run(store: Store, item: Item, quick: bool, result: Verification) -> list[str]:
+    fault = result_fault(item.path)
+    if not fault:
+        return []
+    store.set_aside(item.path / RESULT, f"result of run {item.name}: {fault}")
+    return [f"`{RESULT}`: {fault}"]
 
 
 _CHECKS: dict[str, Callable[[Store, Item, bool, Verification], list[str]]] = {
     "objects": _object,
     "actions": _action,
     "snapshots": _snapshots,
+    "runs": _run,
 }

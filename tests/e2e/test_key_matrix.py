@@ -350,3 +350,27 @@ def test_real_runs_agree_with_the_matrix(
     assert statuses(more=", checkpoint_every: 5", gates=gate) == ["hit", "hit", "hit"]
     assert statuses(epochs=2) == ["run", "run", "run"]
     assert statuses() == ["hit", "hit", "hit"]
+
+
+LOOKING = TOUCH.replace("Traits(needs_data=False)", 'Traits(metrics={"seen"}, needs_data=False)').replace(
+    "model=ctx.model)", 'model=ctx.model, metrics={"seen": float(ctx.example_inputs[0].double().sum())})'
+)
+
+
+def test_what_a_stage_sees_that_needs_no_data_does_not_depend_on_the_data(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.write("touch.py", LOOKING)
+    head = "version: 1\nname: look\nplugins: [./touch.py]\nmodel: {name: lenet}\nstages: [evaluate, touch]\n"
+    place.write(
+        "look.yaml", head + "data: {name: synthetic, samples: 60, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}\n"
+    )
+    words = ["apply", str(place.folder / "look.yaml"), "--trust", "--json", "--store"]
+    found = []
+    for seed in (0, 1):
+        capsys.readouterr()
+        assert main([*words, f"store{seed}", "--set", f"data.pattern_seed={seed}"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["stages"])
+    first, second = found
+    assert first[0]["metrics"]["loss"] != second[0]["metrics"]["loss"]
+    assert (first[1]["key"], first[1]["metrics"]["seen"]) == (second[1]["key"], second[1]["metrics"]["seen"])

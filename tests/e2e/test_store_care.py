@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from mcomp.cli.main import main
+from mcomp.engine import Engine
+from mcomp.recipe import Recipe
+from mcomp.store import Store
 from tests.conftest import ROOT
 
 RECIPE = """\
@@ -30,6 +33,9 @@ stages:
 INSIDE = """
 import contextlib, io, json, os, shutil, subprocess, sys
 from mcomp.cli.main import main
+from mcomp.engine import Engine
+from mcomp.recipe import Recipe
+from mcomp.store import Store
 
 def mount(*words):
     subprocess.run(["mount", *words], check=True)
@@ -195,3 +201,39 @@ def test_gc_tells_people_what_goes_and_why(place: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert "beyond the newest 0 runs" in printed
     assert "MB in 5 things would go" in printed
+
+
+def test_an_object_damaged_on_disk_is_not_laid_at_the_stages_door(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "care.yaml").write_text(RECIPE.replace("{steps: 4}}", "{steps: 4}}\n    cache: false"))
+    code, first = call(capsys, "apply", "care.yaml")
+    assert code == 0
+    digest = first["stages"][0]["artifact"]
+    tensors = place / ".mcomp" / "objects" / digest[:2] / digest / "tensors.pt"
+    content = bytearray(tensors.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = bytes(byte ^ 255 for byte in content[middle : middle + 300])
+    tensors.write_bytes(content)
+    code, again = call(capsys, "apply", "care.yaml")
+    assert (code, [stage["status"] for stage in again["stages"]]) == (0, ["run", "hit"])
+    assert again["stages"][0]["artifact"] == digest
+
+
+def test_a_malformed_result_of_an_earlier_run_stops_no_verb(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "apply", "care.yaml")[0] == 0
+    (run,) = (place / ".mcomp" / "runs").iterdir()
+    (run / "result.json").write_text('{"name": "care", "stages": [{"id": "train", "key": ["x"], "artifact": {}}]}')
+    codes = {
+        words: main(words.split())
+        for words in ("plan care.yaml", "explain care.yaml train", "gc --dry-run", "runs", "apply care.yaml", "verify")
+    }
+    assert {words for words, code in codes.items() if code} == {"verify"}
+
+
+def test_a_store_tells_its_owner_again_once_a_run_is_over(place: Path) -> None:
+    told: list[str] = []
+    store = Store(place / "store", notify=told.append)
+    assert Engine(store, progress=False).apply(Recipe.load(place / "care.yaml")).ok
+    store.notify("a sentence")
+    assert told == ["a sentence"]

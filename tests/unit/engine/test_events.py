@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from mcomp.engine.events import Event, EventLog
+from mcomp.errors import StageError
 
 
 def lines(path: Path) -> list[Event]:
@@ -61,3 +65,36 @@ def test_steps_reach_listeners_and_not_the_file(tmp_path: Path) -> None:
         log.reporter("train")("step", step=1)
     assert [event["event"] for event in heard] == ["notice", "step"]
     assert [event["event"] for event in lines(tmp_path / "events.jsonl")] == ["notice"]
+
+
+def test_a_listener_that_wants_to_exit_ends_nothing() -> None:
+    def leave(_event: Event) -> None:
+        sys.exit(3)
+
+    heard: list[Event] = []
+    EventLog(None, [leave, heard.append]).emit("log", text="hello")
+    assert [event["event"] for event in heard] == ["log", "notice"]
+
+
+@pytest.mark.parametrize("name", ["stage", "time", "event"])
+def test_a_stage_is_told_of_a_field_that_every_event_has(name: str) -> None:
+    report = EventLog(None).reporter("mine")
+    with pytest.raises(StageError, match=f"`mine` reported a field `{name}`") as error:
+        report("status", **{name: "x"})
+    assert error.value.code == "MC408"
+
+
+def test_a_stage_may_call_a_field_as_it_likes(tmp_path: Path) -> None:
+    with closing(EventLog(tmp_path / "events.jsonl")) as log:
+        log.reporter("mine")("status", kind="x", self=1)
+    assert lines(tmp_path / "events.jsonl")[0]["kind"] == "x"
+
+
+def test_what_json_cannot_hold_is_told_as_text(tmp_path: Path) -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    with closing(EventLog(tmp_path / "events.jsonl")) as log:
+        log.reporter("mine")("status", table={(1, 2): 3}, loop=loop, rate=float("nan"))
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert (event["table"], event["rate"]) == ("{(1, 2): 3}", "nan")
+    assert "..." in event["loop"]

@@ -17,6 +17,7 @@ from mcomp.errors import UsageError
 from mcomp.recipe import Recipe
 from mcomp.store import Store
 from tests.conftest import ROOT
+from tests.unit.store.stores import outcome, result
 
 RECIPE = """\
 version: 1
@@ -41,7 +42,10 @@ def loaded(*sets: str, text: str = RECIPE) -> tuple[Recipe, KeyMaker]:
 
 def run_of(store: Store, *sets: str, text: str = RECIPE, mark: str = "") -> str:
     """A finished run of the recipe, as one is found in a store; returns its id."""
-    recipe, keys = loaded(*sets, text=text)
+    return finish(store, *loaded(*sets, text=text), mark)
+
+
+def finish(store: Store, recipe: Recipe, keys: KeyMaker, mark: str = "") -> str:
     artifacts: dict[str, str] = {}
     stages: list[dict[str, Any]] = []
     for stage in recipe.stages:
@@ -58,9 +62,9 @@ def run_of(store: Store, *sets: str, text: str = RECIPE, mark: str = "") -> str:
                 "threads": 1, "preimage": preimage, "code": code,
             },
         )  # fmt: skip
-        stages.append({"id": stage.id, "uses": stage.uses, "key": key, "artifact": artifacts[stage.id]})
+        stages.append(outcome(stage.id, key, artifacts[stage.id], stage.uses))
     run = store.new_run(recipe.name, stages[-1]["key"][:8])
-    run.write_json("result.json", {"name": recipe.name, "stages": stages})
+    run.write_json("result.json", result(recipe.name, stages, sweep=dict(recipe.sweep_values)))
     return run.id
 
 
@@ -139,6 +143,8 @@ def test_a_stage_whose_condition_does_not_hold_is_explained_all_the_same(store: 
     skipped = told(store, "prune", text=text)
     assert skipped.status == "skip"
     assert skipped.components["options"]["ratio"] == 0.4
+    assert (skipped.run, skipped.key, skipped.changes) == (None, None, [])
+    assert skipped.notes == ["a skipped stage has no key: there is nothing to compare"]
     (cause,) = told(store, "finetune", text=text).causes
     assert (cause.stage, cause.text) == ("train", "`finetune` followed `prune`")
 
@@ -302,3 +308,39 @@ def test_explaining_loads_no_torch(store: Store, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "prune: hit" in done.stdout
+
+
+def test_a_stage_of_another_id_is_compared_with_what_it_was_called(store: Store) -> None:
+    plain = RECIPE.replace("  - prune", "  - evaluate\n  - prune")
+    run_of(store, text=plain)
+    pass_on(store)
+    renamed = plain.replace("  - train: {epochs: 5}", "  - train: {epochs: 6}\n    id: pre").replace("from: train", "")
+    (cause,) = told(store, "evaluate", text=renamed).causes
+    assert (cause.stage, cause.text) == ("pre", "option `epochs` 5 -> 6")
+
+
+def pass_on(store: Store) -> None:
+    """In the newest run `evaluate` handed on what it got, as it does."""
+    run = store.runs()[0]
+    assert run.result is not None
+    found = {stage["id"]: stage for stage in run.result["stages"]}
+    found["evaluate"]["artifact"] = found["train"]["artifact"]
+    (run.path / "result.json").write_text(json.dumps(run.result))
+
+
+def test_a_point_of_a_sweep_is_compared_with_the_same_point(store: Store) -> None:
+    text = RECIPE + "sweep: {product: {stages.prune.ratio: [0.3, 0.5]}}\n"
+    recipe = Recipe.from_text(text, trust=True, base_dir=Path.cwd())
+    for point in recipe.variants:
+        run_point(store, point)
+    changed = Recipe.from_text(text, ["stages.prune.importance=l1"], trust=True, base_dir=Path.cwd())
+    for point in changed.variants:
+        keys = KeyMaker(point, root_of(point, cache_dir=None, code_cache=None))
+        reason = make_plan(point, store, keys)["prune"].reason
+        assert "importance" in reason
+        assert "ratio" not in reason
+        assert texts(explain(point, "prune", store, keys)) == [reason]
+
+
+def run_point(store: Store, point: Recipe) -> None:
+    finish(store, point, KeyMaker(point, root_of(point, cache_dir=None, code_cache=None)))

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import Field
 
 from mcomp.engine.keys import KeyMaker, key_of, keyed_options, root_of, stage_seed
-from mcomp.engine.own_code import interactive_digest, stage_code, user_code
+from mcomp.engine.own_code import stage_code, user_code
 from mcomp.engine.roots import content_of
 from mcomp.options import Options
 from mcomp.recipe import Recipe
@@ -119,7 +121,7 @@ def test_a_stage_typed_into_a_notebook_is_keyed_by_what_it_does() -> None:
 
 
 def test_its_digest_is_the_same_in_every_process() -> None:
-    source = "from tests.unit.engine.test_keys import interactive_digest, typed\nprint(interactive_digest(typed('a')))"
+    source = "from tests.unit.engine.test_keys import stage_code, typed\nprint(stage_code(typed('a')).digest)"
     digests = {
         subprocess.run(
             [sys.executable, "-c", source],
@@ -131,7 +133,7 @@ def test_its_digest_is_the_same_in_every_process() -> None:
         ).stdout.strip()
         for seed in ("1", "2")
     }
-    assert digests == {interactive_digest(typed("a"))}
+    assert digests == {stage_code(typed("a")).digest}
 
 
 def test_a_factory_in_a_package_counts_the_package_and_a_file_its_neighbours(tmp_path: Path) -> None:
@@ -164,3 +166,109 @@ def test_the_code_of_a_built_in_stage_holds_no_other_room_than_it_uses() -> None
     for name in registry.BUILT_IN:
         files = stage_code(registry.get(name)).files
         assert not [file for file in files if file.startswith(("mcomp.cli", "mcomp.report", "mcomp.recipe"))], name
+
+
+CELL = """
+import functools
+from mcomp.stages import Stage, StageResult, Traits
+
+FACTOR = 1
+TABLE = {"a": [1, 2]}
+LOSSES = {"x": lambda value: value * 1}
+
+def helper():
+    return inner() + 1
+
+def inner():
+    return 1
+
+@functools.cache
+def slow():
+    return 1
+
+class Base(Stage):
+    def figure(self):
+        return 1
+
+class Kept:
+    def __init__(self, depth):
+        self.depth = depth
+    def __add__(self, other):
+        return 1
+
+KEPT = Kept(1)
+
+class NB(Base):
+    name, version = "nb", 1
+    traits = Traits(metrics={"figure"})
+    attribute = 1
+    def run(self, ctx, options):
+        model = ctx.model
+        used = FACTOR, helper(), TABLE, LOSSES, slow(), KEPT, model
+        return StageResult(model=model, metrics={"figure": self.figure()})
+"""
+
+
+def cell(monkeypatch: pytest.MonkeyPatch, old: str = "", new: str = "", before: str = "") -> Any:
+    """The stage of a notebook's cell, typed anew."""
+    assert old in CELL
+    module = types.ModuleType("cell")
+    monkeypatch.setitem(sys.modules, "cell", module)
+    exec(before + (CELL.replace(old, new) if old else CELL), module.__dict__)
+    return stage_code(module.NB)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("FACTOR = 1", "FACTOR = 2"),
+        ("[1, 2]", "[1, 3]"),
+        ("value * 1", "value * 2"),
+        ("inner() + 1", "inner() + 2"),
+        ("def inner():\n    return 1", "def inner():\n    return 2"),
+        ("def slow():\n    return 1", "def slow():\n    return 2"),
+        ("def figure(self):\n        return 1", "def figure(self):\n        return 2"),
+        ("attribute = 1", "attribute = 2"),
+        ("Kept(1)", "Kept(2)"),
+        ("other):\n        return 1", "other):\n        return 2"),
+        ("self.depth = depth", "self.depth = -depth"),
+    ],
+)
+def test_whatever_a_typed_stage_reaches_counts(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    first, again, changed = cell(monkeypatch), cell(monkeypatch), cell(monkeypatch, old, new)
+    assert first.unsure == ""
+    assert first.keyed() == again.keyed() != changed.keyed()
+
+
+def test_what_a_typed_stage_does_not_reach_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cell(monkeypatch)
+    assert first.keyed() == cell(monkeypatch, before="model = __import__('threading').Lock()\nother = 1\n").keyed()
+
+
+def test_the_persons_own_modules_count_behind_a_typed_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = []
+    for number in (1, 2):
+        (tmp_path / "typed_side.py").write_text(f"def f():\n    return {number}\n")
+        monkeypatch.delitem(sys.modules, "typed_side", raising=False)
+        one = cell(monkeypatch, "return inner() + 1", "import typed_side\n    return typed_side.f()")
+        two = cell(monkeypatch, "FACTOR = 1", "from typed_side import f as FACTOR")
+        digests += [one.digest, two.digest]
+    assert len(set(digests)) == 4
+
+
+def test_a_typed_stage_with_a_live_object_is_never_cached_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with open(tmp_path / "f", "w") as file:
+        monkeypatch.setattr("builtins.FILE", file, raising=False)
+        codes = [cell(monkeypatch, "KEPT = Kept(1)", "KEPT = FILE") for _ in range(2)]
+    assert codes[0].keyed() != codes[1].keyed()
+    assert codes[0].unsure == "`KEPT` (TextIOWrapper)"
+
+
+def test_no_stages_code_holds_what_only_foretells() -> None:
+    for name in registry.BUILT_IN:
+        files = stage_code(registry.get(name)).files
+        beside = {"mcomp.stages.forecast", "mcomp.pruning.bounds", "mcomp.pruning.cost_form", "mcomp.suggest"}
+        assert not beside & files.keys(), name

@@ -8,6 +8,7 @@ from mcomp.engine import Engine
 from mcomp.engine.keys import key_of
 from mcomp.recipe import Recipe
 from mcomp.store import Store
+from tests.unit.store.stores import outcome, result
 
 RECIPE = "version: 1\nname: n\nmodel: {name: lenet}\ndata: {name: digits}\nstages: [{train: {epochs: 1}}, evaluate]\n"
 
@@ -22,7 +23,7 @@ def pretend(store: Store, recipe: Recipe) -> None:
     record = {"artifact": artifact, "metrics": {"top1": 97.0, "params": 10}, "seconds": 1.5}
     store.put_action(planned.key, {**record, "files": {}, "notes": [], "preimage": planned.preimage})
     run = store.new_run(recipe.name, planned.key[:8])
-    run.write_json("result.json", {"name": recipe.name, "stages": [{"id": "train", "key": planned.key}]})
+    run.write_json("result.json", result(recipe.name, [outcome("train", planned.key, artifact)]))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from mcomp.errors import StoreError
 from mcomp.store import Store, staging
+from tests.unit.store.stores import outcome, result
 
 KEY = "ab" * 32
 
@@ -286,11 +287,12 @@ def test_a_key_that_could_leave_the_store_is_refused(store: Store, name: str) ->
 
 def test_runs_have_unique_ids_and_are_listed_newest_first(store: Store) -> None:
     runs = [store.new_run("nin gc/α", KEY[:8]) for _ in range(3)]
-    runs[0].write_json("result.json", {"status": "ok"})
+    whole = result("r", [outcome("train", KEY, None)])
+    runs[0].write_json("result.json", whole)
     runs[1].write_text("result.json", "{")
     listed = store.runs()
     assert [record.id for record in listed] == [run.id for run in reversed(runs)]
-    assert [record.result for record in listed] == [None, None, {"status": "ok"}]
+    assert [record.result for record in listed] == [None, None, whole]
     assert runs[0].id.endswith(f"-nin_gc_-{KEY[:8]}")
 
 
@@ -317,3 +319,44 @@ def test_processes_may_lay_out_one_store_together(store: Store) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", LAYOUT, str(store.root), f"k{n}"]) for n in range(3)]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     assert [store.action("ab" * 30 + f"k{n}") for n in range(3)] == [{"n": f"k{n}"} for n in range(3)]
+
+
+def test_an_object_damaged_on_disk_is_replaced_when_it_is_made_again(store: Store) -> None:
+    digests = []
+    for _ in range(2):
+        with store.staging() as folder:
+            (folder / "tensors.pt").write_bytes(b"x" * 1000)
+            digests.append(store.commit(folder, {"identity": "same"}))
+        path = store.root / "objects" / digests[-1][:2] / digests[-1] / "tensors.pt"
+        if len(digests) == 1:
+            path.write_bytes(b"y" * 1000)
+    assert digests[0] == digests[1]
+    assert path.read_bytes() == b"x" * 1000
+    assert list((store.root / "quarantine").glob("*/why.txt"))
+
+
+WHOLE = result("r", [outcome("train", KEY, None)])
+MALFORMED = {
+    "no stages": {**WHOLE, "stages": None},
+    "stages that are numbers": {**WHOLE, "stages": [1, 2]},
+    "only a name": {"name": "r"},
+    "a list": [1, 2],
+    "a key that leaves the store": {**WHOLE, "stages": [outcome("train", "../../x", None)]},
+    "a key that is a list": {**WHOLE, "stages": [{**outcome("train", None, None), "key": ["x"]}]},
+    "an artifact that is a mapping": {**WHOLE, "stages": [{**outcome("train", None, None), "artifact": {}}]},
+    "metrics in a list": {**WHOLE, "stages": [{**outcome("train", None, None), "metrics": [1]}]},
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_a_malformed_result_counts_as_none_and_verify_sets_it_aside(store: Store, what: str) -> None:
+    run = store.new_run("r", KEY[:8])
+    run.write_json("result.json", WHOLE)
+    assert store.check().ok
+    run.write_json("result.json", MALFORMED[what])
+    assert [record.result for record in store.runs()] == [None]
+    assert store.collect(dry_run=True).removed == []
+    (damage,) = store.check().damaged
+    assert (damage.kind, damage.name) == ("runs", run.id)
+    assert store.check().ok
+    assert [record.id for record in store.runs()] == [run.id]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,41 @@ def test_lock_files_of_killed_processes_go(store: Store) -> None:
     settle(store)
     store.collect()
     assert list((store.root / "locks").iterdir()) == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_run_that_begins_while_the_store_is_looked_at_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    put_run(store, "a", days_ago=3)
+    settle(store)
+    late, real = Store(store.root), garbage.take
+
+    def take(root: Path) -> Any:
+        late.new_run("r", "k").write_json("result.json", {})
+        put_stage(late, "b")
+        assert late.action(key_of("a")) is not None
+        if ended:
+            late.close()
+        return real(root)
+
+    monkeypatch.setattr(garbage, "take", take)
+    found = store.collect(Policy(keep_runs=0))
+    assert removed(found) == {"runs": 1}  # the old one
+    assert kept(store, "a", "b") == ["a", "b"]
+    assert len(store.runs()) == 1
+
+
+def test_who_will_not_wait_is_not_sent_away_by_the_care_of_the_store(store: Store) -> None:
+    lock = store.root / "locks" / f"{key_of('a')}.lock"
+    put_run(store, "a")
+    caring = threading.Thread(target=hold_for_an_instant, args=(lock, held := threading.Event()))
+    caring.start()
+    held.wait()
+    with store.lock(key_of("a"), wait=False):
+        caring.join()
+
+
+def hold_for_an_instant(path: Path, held: threading.Event) -> None:
+    with locks.hold(path):
+        held.set()

@@ -35,8 +35,8 @@ def test_a_whole_store_is_read_through_and_counted(store: Store) -> None:
     seen: list[tuple[int, int]] = []
     found = store.check(progress=lambda number, total, _size: seen.append((number, total)))
     assert found.ok
-    assert found.checked == {"objects": 2, "actions": 2, "snapshots": 1}
-    assert seen == [(number, 5) for number in range(1, 6)]
+    assert found.checked == {"objects": 2, "actions": 2, "snapshots": 1, "runs": 1}
+    assert seen == [(number, 6) for number in range(1, 7)]
     assert found.bytes > 2 * 1000 + 2 * 4000
 
 
@@ -130,3 +130,8 @@ def test_foreign_files_in_the_store_break_nothing(store: Store) -> None:
 def test_an_absent_store_is_whole(tmp_path: Path) -> None:
     assert Store(tmp_path / "absent").check().ok
     assert not (tmp_path / "absent").exists()
+
+
+def test_reading_a_whole_snapshot_takes_no_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "lock", lambda *_args, **_named: pytest.fail("a run that will not wait would fail"))
+    assert store.check().ok
