@@ -20,6 +20,7 @@ from mcomp.cli.common import (
     output_to_stderr,
     print_json,
 )
+from mcomp.errors import visible
 
 if TYPE_CHECKING:
     from mcomp.engine import RunResult, StageOutcome, SweepResult
@@ -105,7 +106,7 @@ def _show_run(result: RunResult, recipe: Recipe, arguments: argparse.Namespace) 
     if result.ok:
         recorded = f"run {result.run}" if result.run else "everything is cached"
         where = result.folder or "the store, which can only be read"
-        sys.stdout.write(f"ok: {recorded}, {result.seconds:.1f} s; files in {where}\n")
+        sys.stdout.write(visible(f"ok: {recorded}, {result.seconds:.1f} s; files in {where}") + "\n")
         return
     _write_error(result, arguments)
     sys.stderr.write(f"{_ending(result, recipe, arguments)}\n")
@@ -127,7 +128,8 @@ def _show_sweep(result: SweepResult, recipe: Recipe, arguments: argparse.Namespa
     if result.ok:
         seconds = sum(run.seconds for run in result.runs)
         where = Path(result.runs[-1].folder).parent if result.runs[-1].folder else "the store, which can only be read"
-        sys.stdout.write(f"ok: all {result.points} runs of `{result.name}`, {seconds:.1f} s; files in {where}\n")
+        line = f"ok: all {result.points} runs of `{result.name}`, {seconds:.1f} s; files in {where}"
+        sys.stdout.write(visible(line) + "\n")
     elif result.stopped_by:
         sys.stderr.write(f"interrupted, nothing lost: {words}; go on with: {_again(arguments)}\n")
     elif any(run.status != "gate_failed" for run in result.runs if not run.ok):
@@ -137,8 +139,6 @@ def _show_sweep(result: SweepResult, recipe: Recipe, arguments: argparse.Namespa
 
 
 def _write_error(result: RunResult, arguments: argparse.Namespace) -> None:
-    from mcomp.errors import visible
-
     if result.error is None:
         return
     sys.stderr.write("\n".join(visible(line) for line in result.error["text"].splitlines()) + "\n")
@@ -180,4 +180,4 @@ def _after(stage: StageOutcome | None, stages: Sequence[StageOutcome]) -> Sequen
 
 
 def _again(arguments: argparse.Namespace) -> str:
-    return shlex.join(["mcomp", *arguments.argv])
+    return visible(shlex.join(["mcomp", *arguments.argv]))

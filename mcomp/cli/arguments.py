@@ -46,6 +46,22 @@ class Parser(argparse.ArgumentParser):
             if re.fullmatch(r"--?[A-Za-z][\w-]*", name) and name not in known:
                 raise unknown_option(self.prog, name, known)
 
+    def refuse_before(self, words: Sequence[str]) -> None:
+        """Look for this verb's own options among the words that stand before the verb.
+
+        Raises:
+            UsageError: MC296, an option of this verb stands before it.
+        """
+        for word in words:
+            name = word.partition("=")[0]
+            if name in self._option_string_actions and name not in ("-h", "--help"):
+                program, _, verb = self.prog.rpartition(" ")
+                raise UsageError(
+                    f"`{name}` is an option of `{verb}` and follows it",
+                    code="MC296",
+                    hint=f"`{program} {verb} {name} …`",
+                )
+
 
 def unknown_option(prog: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for an option that a verb does not have."""

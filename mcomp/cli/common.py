@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from mcomp.store import Store
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """``RECIPE``, ``--set`` and ``--trust``."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file (YAML)")
+def add_recipe(parser: argparse.ArgumentParser, *, many: bool = False) -> None:
+    """``RECIPE``, or several of them, ``--set`` and ``--trust``."""
+    if many:
+        parser.add_argument("recipes", metavar="RECIPE", nargs="+", help="recipe files (YAML)")
+    else:
+        parser.add_argument("recipe", metavar="RECIPE", help="a recipe file (YAML)")
     parser.add_argument(
         "--set",
         dest="sets",
@@ -64,6 +67,48 @@ def open_store(arguments: argparse.Namespace) -> Store:
     from mcomp.store import Store
 
     return Store(Path(arguments.store or os.environ.get("MCOMP_STORE") or ".mcomp"))
+
+
+def existing_store(arguments: argparse.Namespace) -> Store:
+    """The store that is named, for verbs that only look at what is there.
+
+    Raises:
+        StoreError: MC299, there is none.
+    """
+    from mcomp.errors import StoreError
+
+    store = open_store(arguments)
+    if store.exists():
+        return store
+    why = ""
+    if store.root.is_dir():
+        why = "the folder is there, and holds no store"
+    elif store.root.exists():
+        why = "that is a file; a store is a folder"
+    raise StoreError(
+        f"there is no store at `{store.root}`",
+        code="MC299",
+        why=why,
+        hint="name the folder that `mcomp apply` used, with `--store DIR` or in $MCOMP_STORE",
+    )
+
+
+@contextmanager
+def writing_for_a_person(target: Path, code: str) -> Iterator[None]:
+    """Turn what the system refuses about a file that the command line names into a usage error: no store is involved.
+
+    Raises:
+        UsageError: with ``code``, it cannot be written there.
+    """
+    from mcomp.errors import StoreError, UsageError
+
+    try:
+        yield
+    except StoreError as error:
+        hint = f"choose another place, or see to the rights and the room of `{target.absolute().parent}`"
+        raise UsageError(
+            f"`{target}` cannot be written", code=code, why=error.why or error.message, hint=hint
+        ) from error
 
 
 @contextmanager

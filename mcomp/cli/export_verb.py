@@ -8,22 +8,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mcomp.cli.common import add_store, open_store
+from mcomp.cli.common import add_store, existing_store, writing_for_a_person
 from mcomp.cli.run_choice import chosen_run
-from mcomp.errors import StoreError, UsageError
+from mcomp.errors import StoreError, UsageError, visible
 
 EPILOG = """\
 examples:
-  mcomp export out                      the newest run's last stage
+  mcomp export out                      the last stage of the newest run that ended well
   mcomp export out --run nin_gc --stage finetune     one stage's; needed where a recipe has branches
 
-The folder holds the deployed files and `model/`, which `mcomp.load_model("out/model")` reads."""
+The folder holds the deployed files and `model/`, which `mcomp.load_model("out/model")` reads.
+A network from your own file needs that file too: `load_model("out/model", trust=True, base_dir="folder of it")`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("folder", metavar="FOLDER", help="where to copy to; it must not exist yet")
-    parser.add_argument("--run", dest="wanted", metavar="RUN", help="a run's id or a part of it (default: the newest)")
+    parser.add_argument(
+        "--run", dest="wanted", metavar="RUN", help="a run's id, or part of it (default: the newest ok one)"
+    )
     parser.add_argument("--stage", metavar="ID", help="a stage's id (default: the last one that finished)")
     add_store(parser)
 
@@ -33,17 +36,34 @@ def run(arguments: argparse.Namespace) -> int:
     target = Path(arguments.folder)
     if target.exists():
         raise UsageError(f"`{target}` exists", code="MC216", hint="name a folder that does not exist yet")
-    store = open_store(arguments)
-    stage = _stage(chosen_run(store, arguments.wanted), arguments.stage)
+    store = existing_store(arguments)
+    result = chosen_run(store, arguments.wanted, ended_well=True)
+    stage = _stage(result, arguments.stage)
     source = store.object(stage["artifact"])
     if source is None:
         raise StoreError(
             f"the artifact of `{stage['id']}` is gone from the store", hint="run the recipe again to make it anew"
         )
-    names = _copy(source, target)
+    with writing_for_a_person(target, "MC216"):
+        names = _copy(source, target)
     listed = ", ".join(["model/", *names])
-    sys.stdout.write(f"`{stage['id']}` -> {target}: {listed}\n")
+    sys.stdout.write(visible(f"`{stage['id']}` -> {target}: {listed} (run {result['run']}: {result['status']})") + "\n")
+    if code := _own_code(source):
+        line = f"needs {code}: load it with mcomp.load_model({str(target / 'model')!r}, trust=True, base_dir=FOLDER)"
+        sys.stdout.write(visible(f"{line}, FOLDER being where that code is") + "\n")
     return 0
+
+
+def _own_code(source: Path) -> str:
+    """What the artifact's network needs beside mcomp: ``my_net.py``; nothing for the networks of mcomp and zoos."""
+    from mcomp.models.registry import needs_trust
+    from mcomp.store.digest import parse_json
+
+    try:
+        builder = parse_json((source / "manifest.json").read_bytes())["builder"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # not told here: loading says what is missing
+    return f"`{builder.rpartition(':')[0]}`" if isinstance(builder, str) and needs_trust(builder) else ""
 
 
 def _copy(source: Path, target: Path) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from mcomp.cli.common import add_json, add_store, open_store, print_json
+from mcomp.cli.common import add_json, add_store, existing_store, print_json
 
 if TYPE_CHECKING:
     from mcomp.store.garbage import Collection
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.store.garbage import Policy
 
     policy = Policy(older_than=arguments.older_than, max_bytes=arguments.max_size, keep_runs=arguments.keep_runs)
-    found = open_store(arguments).collect(policy, dry_run=arguments.dry_run)
+    found = existing_store(arguments).collect(policy, dry_run=arguments.dry_run)
     if arguments.json:
         print_json(found.as_dict())
     else:
@@ -91,7 +91,9 @@ def _print(found: Collection) -> None:
 def _say(line: str) -> None:
     import sys
 
-    sys.stdout.write(line + "\n")
+    from mcomp.errors import visible
+
+    sys.stdout.write(visible(line) + "\n")
 
 
 def _megabytes(size: int) -> str:

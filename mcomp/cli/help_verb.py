@@ -19,7 +19,9 @@ examples:
   mcomp help              all topics and error codes
   mcomp help MC103        what an error means, how it comes about, how to mend it
   mcomp help gates        a topic
-  mcomp help apply        the same as `mcomp apply --help`"""
+  mcomp help apply        the same as `mcomp apply --help`
+  mcomp help prune        the options of a stage
+  mcomp help data         the data sets and their options"""
 
 #: First digits of a code to what its group is about; the longest that fits counts.
 GROUPS = {
@@ -41,19 +43,26 @@ _CODE = re.compile(r"MC\d{3}")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("name", nargs="?", metavar="CODE|TOPIC|VERB", help="what to explain; everything without one")
+    words = "CODE|TOPIC|VERB|STAGE"
+    parser.add_argument("name", nargs="?", metavar=words, help="what to explain; everything without one")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one page, or the list of all."""
-    from mcomp.cli.main import VERBS, main
+    from mcomp.cli.main import VERBS, help_text, main
 
     wanted = arguments.name
     if wanted is None:
         return _list(as_json=arguments.json)
+    if wanted in VERBS and arguments.json:
+        text = help_text(wanted)
+        print_json({"name": wanted, "title": VERBS[wanted], "text": text})
+        return 0
     if wanted in VERBS:
         return main([wanted, "--help"])
+    if words := _lister(wanted):
+        return main([*words, *(["--json"] if arguments.json else [])])
     name = found_name(wanted)
     text = page(name)
     if arguments.json:
@@ -66,6 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     return 0
+
+
+def _lister(wanted: str) -> list[str]:
+    """The command that explains a stage, the models or the data sets; nothing for other words."""
+    from mcomp.stages.registry import names
+
+    if wanted in ("model", "data"):
+        return ["models", *(["--data"] if wanted == "data" else [])]
+    return ["stages", wanted] if wanted in names() else []
 
 
 def page_names() -> list[str]:
@@ -87,7 +105,7 @@ def found_name(wanted: str) -> str:
     """
     names = page_names()
     for name in names:
-        if name.lower() == wanted.lower():
+        if name.lower() in (wanted.lower(), f"mc{wanted}"):
             return name
     from mcomp.cli.main import VERBS
     from mcomp.suggest import did_you_mean

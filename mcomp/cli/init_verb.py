@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mcomp.errors import UsageError
+from mcomp.cli.common import writing_for_a_person
+from mcomp.errors import UsageError, visible
 
 EPILOG = "examples:\n  mcomp init my.yaml\n  mcomp init my.yaml --force"
 
@@ -27,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"`{target}` exists", code="MC214", hint="choose another name, or replace it with `--force`")
     if not target.parent.is_dir():
         raise UsageError(f"folder `{target.parent}` does not exist", code="MC214", hint="create it first")
-    write_text(target, init_text(target.stem))
-    sys.stdout.write(f"wrote {target}; next: mcomp apply {target}\n")
+    with writing_for_a_person(target, "MC214"):
+        write_text(target, init_text(target.stem))
+    sys.stdout.write(visible(f"wrote {target}; next: mcomp apply {target}") + "\n")
     return 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from mcomp.cli.arguments import Parser, unknown_option, unknown_verb
+from mcomp.cli.pipes import patient_output
 from mcomp.errors import McompError, RecipeError, UsageError
 
 #: Verb to its one line in ``mcomp --help``; the code is in ``mcomp.cli.<verb>_verb``.
@@ -43,7 +43,11 @@ exit codes: 0 ok, 1 internal bug, 2 usage, 3 recipe invalid, 4 preflight refused
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with patient_output():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     try:
         parsed = _parsed(arguments)
     except SystemExit as stop:  # --help has printed
@@ -66,6 +70,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         UsageError: MC295 an unknown verb, MC296 an unknown option, MC297 an argument is missing or malformed.
     """
     verb = next((word for word in arguments if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS and arguments[0].startswith("-"):
+        verb = next((word for word in arguments if word in VERBS), verb)  # the first word is an option's value
     if verb is not None and verb not in VERBS:
         raise unknown_verb(verb, VERBS)
     parser, wanted = _parsers(verb)
@@ -76,6 +82,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         parser.parse_args(arguments)
         parser.parse_args(["--help"])
     else:
+        wanted.refuse_before(arguments[: arguments.index(str(verb))])
         wanted.refuse_unknown(arguments[arguments.index(str(verb)) + 1 :])
     parsed, more = parser.parse_known_args(arguments)
     if more and more[0].startswith("-"):
@@ -118,6 +125,13 @@ def _parsers(wanted: str | None) -> tuple[Parser, Parser | None]:
     return parser, found
 
 
+def help_text(verb: str) -> str:
+    """What ``mcomp VERB --help`` prints."""
+    _, parser = _parsers(verb)
+    assert parser is not None
+    return parser.format_help()
+
+
 def _guarded(parsed: argparse.Namespace) -> int:
     from mcomp.errors import InterruptedRun
 
@@ -133,10 +147,6 @@ def _guarded(parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 130
-    except BrokenPipeError:
-        # the reader of our output has gone (`mcomp runs | head`): nothing is wrong with us
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         _traceback(parsed)
         bug = McompError(

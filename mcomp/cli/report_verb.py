@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mcomp.cli.common import add_json, add_store, open_store, print_json
+from mcomp.cli.common import add_json, add_store, existing_store, print_json
 from mcomp.cli.run_choice import chosen_run
 
 EPILOG = "examples:\n  mcomp report\n  mcomp report nin_gc_prune_quant --json"
@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table of a finished run."""
-    result = chosen_run(open_store(arguments), arguments.wanted)
+    result = chosen_run(existing_store(arguments), arguments.wanted)
     if arguments.json:
         print_json(result)
     else:

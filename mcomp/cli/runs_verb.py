@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
-from mcomp.cli.common import add_json, add_store, open_store, print_json
+from mcomp.cli.common import add_json, add_store, existing_store, open_store, print_json
 
 EPILOG = "examples:\n  mcomp runs\n  mcomp runs --json"
 
@@ -17,7 +19,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the store's runs, newest first."""
-    records = open_store(arguments).runs()
+    named = arguments.store or os.environ.get("MCOMP_STORE")
+    store = open_store(arguments)
+    if not named and not arguments.json and not store.root.exists():
+        sys.stdout.write(f"nothing was run here yet: there is no store `{store.root}`\n")
+        return 0
+    records = (existing_store(arguments) if named or store.root.exists() else store).runs()
     if arguments.json:
         print_json([{"run": record.id, "path": str(record.path), **_facts(record.result)} for record in records])
         return 0

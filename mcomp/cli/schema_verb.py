@@ -40,5 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.store.atomic import write_text
 
     write_text(Path(arguments.write), text)
-    sys.stdout.write(f"wrote {arguments.write}\n")
+    from mcomp.errors import visible
+
+    sys.stdout.write(visible(f"wrote {arguments.write}") + "\n")
     return 0

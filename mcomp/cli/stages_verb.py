@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcomp.cli.common import add_json, print_json
 from mcomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from mcomp.options import Options
+
+OPTION_COLUMNS = ("option", "type", "default", "what it does")
 
 EPILOG = "examples:\n  mcomp stages\n  mcomp stages prune\n  mcomp stages --plugin ./my_stage.py"
 
@@ -59,29 +64,40 @@ def describe(name: str) -> dict[str, Any]:
 
         hint = did_you_mean(name, registry.names()) or "`mcomp stages` lists them"
         raise UsageError(f"unknown stage `{name}`", code="MC213", hint=hint) from None
-    schema = stage.Options.model_json_schema()
-    required = set(schema.get("required", ()))
     return {
         "name": stage.name,
         "version": stage.version,
         "summary": stage.summary(),
         "module": stage.__module__,
-        "options": [
-            {
-                "name": option,
-                "type": _type_text(field, schema.get("$defs", {})),
-                "required": option in required,
-                "default": field.get("default"),
-                "description": field.get("description", ""),
-            }
-            for option, field in schema.get("properties", {}).items()
-        ],
+        "options": options_of(stage.Options),
         "requires": sorted(stage.traits.requires),
         "conflicts": sorted(stage.traits.conflicts),
         "provides": sorted(stage.traits.provides),
         "destroys": sorted(stage.traits.destroys),
         "metrics": sorted(stage.traits.metrics | COMMON_METRICS),
     }
+
+
+def options_of(model: type[Options]) -> list[dict[str, Any]]:
+    """The options of a stage or a data set: name, type, default and help."""
+    schema = model.model_json_schema()
+    required = set(schema.get("required", ()))
+    return [
+        {
+            "name": option,
+            "type": _type_text(field, schema.get("$defs", {})),
+            "required": option in required,
+            "default": field.get("default"),
+            "description": field.get("description", ""),
+        }
+        for option, field in schema.get("properties", {}).items()
+    ]
+
+
+def option_row(option: dict[str, Any]) -> tuple[str, str, str, str]:
+    """An option as a row: name, type, default, what it does."""
+    default = "required" if option["required"] else _as_written(option["default"])
+    return option["name"], option["type"], default, option["description"]
 
 
 def _type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
@@ -123,13 +139,4 @@ def _print_one(stage: dict[str, Any]) -> None:
         if stage[word]:
             out.write(f"  {word}: {', '.join(stage[word])}\n")
     out.flush()
-    body = [
-        (
-            option["name"],
-            option["type"],
-            "required" if option["required"] else _as_written(option["default"]),
-            option["description"],
-        )
-        for option in stage["options"]
-    ]
-    print_table("options", ("option", "type", "default", "what it does"), body)
+    print_table("options", OPTION_COLUMNS, [option_row(option) for option in stage["options"]])

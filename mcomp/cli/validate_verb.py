@@ -25,8 +25,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_recipe(parser)
-    parser.add_argument("more", metavar="RECIPE", nargs="*", help="further recipes")
+    add_recipe(parser, many=True)
     parser.add_argument(
         "--format", choices=("human", "json", "github"), default="human", help="what to print (default: human)"
     )
@@ -35,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every fault; 3 if there is one. Warnings never change the exit code."""
-    names = [arguments.recipe, *arguments.more]
+    names = arguments.recipes
     found = {name: _check(name, arguments) for name in dict.fromkeys(names)}
     if arguments.json or arguments.format == "json":
         arguments.json = True  # an error from here on is JSON too

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from mcomp.cli.common import add_json, add_store, open_store, print_json
+from mcomp.cli.common import add_json, add_store, existing_store, print_json
 
 if TYPE_CHECKING:
     from mcomp.store.verification import Verification
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read the store, and say what is damaged."""
     shown = sys.stderr.isatty() and not arguments.json
-    found = open_store(arguments).check(quick=arguments.quick, progress=_progress if shown else None)
+    found = existing_store(arguments).check(quick=arguments.quick, progress=_progress if shown else None)
     if shown:
         sys.stderr.write("\r\x1b[K")
     if arguments.json:
@@ -53,15 +53,16 @@ def _progress(number: int, total: int, read: int) -> None:
 def _print(found: Verification) -> None:
     checked = ", ".join(f"{number} {kind}" for kind, number in found.checked.items())
     how = "present and of the right size" if found.quick else "as written"
+    from mcomp.errors import StoreError, visible
+
     for notice in found.notices:
-        sys.stdout.write(f"{notice}\n")
+        sys.stdout.write(f"{visible(notice)}\n")
     if found.in_use:
         sys.stdout.write(f"left out snapshots of {len(found.in_use)} stages that run now\n")
     if found.ok:
-        sys.stdout.write(f"`{found.store}`: {checked}: all {how} ({found.bytes / 1e6:.2f} MB)\n")
+        line = f"`{found.store}`: {checked}: all {how} ({found.bytes / 1e6:.2f} MB)"
+        sys.stdout.write(f"{visible(line)}\n")
         return
-    from mcomp.errors import StoreError
-
     error = StoreError(
         f"`{found.store}`: {len(found.damaged)} of {sum(found.checked.values())} things are damaged",
         code="MC330",
@@ -69,4 +70,4 @@ def _print(found: Verification) -> None:
         + (f"; and {len(found.damaged) - 3} more" if len(found.damaged) > 3 else ""),
         hint="run the same `mcomp apply` again: the stages that made them run anew",
     )
-    sys.stderr.write(f"{error}\n")
+    sys.stderr.write("".join(f"{visible(line)}\n" for line in str(error).splitlines()))

@@ -120,7 +120,7 @@ def _classes(root: Path, split: str) -> dict[str, list[ImageFile]]:
         raise PreflightError(
             f"class folder `{folder / empty[0]}` holds no images",
             code="MC221",
-            hint="delete it, or put images in",
+            hint="put images in; if there is no such class, remove the folder",
         )
     return classes
 

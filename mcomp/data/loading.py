@@ -21,6 +21,7 @@ from mcomp.data.splits import Data, Split
 from mcomp.data.stratify import choose, hold_out
 from mcomp.errors import PreflightError, UsageError
 from mcomp.options import Options
+from mcomp.suggest import did_you_mean
 
 
 def load(
@@ -77,12 +78,17 @@ def _validated(source: str | Options | Mapping[str, Any] | None, options: dict[s
     try:
         return options_for(name)(**flat)
     except ValidationError as error:
-        first = error.errors()[0]
+        faults = error.errors()
+        # an option that is misspelled is often the one that is then missing
+        first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
         where = ".".join(map(str, first["loc"])) or "options"
-        known = ", ".join(f"`{key}`" for key in options_for(name).model_fields)
-        said = "unknown option" if first["type"] == "extra_forbidden" else first["msg"]
+        keys = options_for(name).model_fields
+        known = ", ".join(f"`{key}`" for key in keys)
+        unknown = first["type"] == "extra_forbidden"
+        said = "unknown option" if unknown else first["msg"]
+        meant = did_you_mean(where, keys) if unknown else ""
         raise UsageError(
-            f"data set `{name}`, `{where}`: {said}", code="MC229", hint=f"its options are {known}"
+            f"data set `{name}`, `{where}`: {said}", code="MC229", hint=meant or f"its options are {known}"
         ) from error
 
 

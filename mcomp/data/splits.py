@@ -15,6 +15,7 @@ from mcomp.data.draws import permutation
 from mcomp.data.normalise import Normalisation
 from mcomp.data.samples import Samples
 from mcomp.data.stratify import choose
+from mcomp.errors import visible
 
 _SHUFFLE, _SUBSET = 1, 2  # purposes: which draw is which
 
@@ -39,6 +40,9 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"<Split of {len(self)} images>"
 
     @property
     def labels(self) -> Tensor:
@@ -113,6 +117,11 @@ class Data:
     train: Split
     val: Split
     test: Split
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.in_shape))
+        images = f"{len(self.train)} train, {len(self.val)} val and {len(self.test)} test images"
+        return f"<Data {visible(self.name)}: {images} of {shape}, {self.num_classes} classes>"
 
     @property
     def num_classes(self) -> int:

@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 
 from torch import nn
 
+from mcomp.errors import UsageError
+from mcomp.suggest import did_you_mean, listed
 from mcomp.surgery import provenance
 
 P = ParamSpec("P")
@@ -21,6 +23,13 @@ def records_builder(function: Callable[P, M]) -> Callable[P, M]:
 
     @functools.wraps(function)
     def build(*args: P.args, **kwargs: P.kwargs) -> M:
+        unknown = next((name for name in kwargs if name not in signature.parameters), None)
+        if unknown is not None:
+            raise UsageError(
+                f"`{function.__name__}` has no option `{unknown}`",
+                code="MC262",
+                hint=did_you_mean(unknown, signature.parameters) or f"its options are {listed(signature.parameters)}",
+            )
         called = signature.bind(*args, **kwargs)
         called.apply_defaults()
         model = function(*args, **kwargs)

@@ -173,7 +173,8 @@ def _neighbours(path: Path) -> str:
         names = sorted(one.name for one in folder.iterdir() if one.suffix in (".yaml", ".yml"))
     except OSError:
         return f"the folder `{folder}` does not exist"
-    near = nearest(path.name, names) or names[:3]
-    if near:
+    if near := nearest(path.name, names):
         return f"close to it in the same folder: {', '.join(near)}"
+    if names:
+        return f"the folder holds {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
     return "`mcomp init` writes a first recipe"

@@ -39,8 +39,8 @@ class Traits:
         provides: traits added.
         destroys: traits removed.
         metrics: names of the metrics that ``run`` reports, beside :data:`COMMON_METRICS`.
-        needs_data: False for a stage that never looks at ``ctx.data``; its ``ctx.example_inputs`` are then made-up values of
-            the model's input shape, not samples, and its key does not hold the data.
+        needs_data: False for a stage that never looks at ``ctx.data``; its ``ctx.example_inputs`` are then made-up
+            values of the model's input shape, not samples, and its key does not hold the data.
     """
 
     requires: frozenset[str] | set[str] = frozenset()
@@ -77,7 +77,7 @@ class Finding:
     severity: str = "error"
 
 
-@dataclass
+@dataclass(repr=False)
 class StageResult:
     """What a stage hands back.
 
@@ -95,6 +95,10 @@ class StageResult:
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        shown = [type(self.model).__name__, *(f"{name} {value}" for name, value in self.metrics.items())]
+        return f"<StageResult {', '.join([*shown, *self.files])}>"
+
 
 def _ignore(*_args: Any, **_fields: Any) -> None:
     """Drop a progress report."""
@@ -106,8 +110,8 @@ class StageContext:
 
     Attributes:
         model: the incoming model, on the CPU, in eval mode; the stage may change it in place.
-        example_inputs: a batch of two inputs that the model accepts (CPU, float32): samples, or made-up values for a stage
-            that needs no data.
+        example_inputs: a batch of two inputs that the model accepts (CPU, float32): samples, or made-up values for
+            a stage that needs no data.
         data: train, val and test splits; None when a plain function call gave none.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:n"``, already resolved.
         precision: ``"fp32"`` or ``"bf16"``, already resolved.

@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
+from mcomp.recipe.diagnostics import Faults
+from mcomp.recipe.loader import parse
+from mcomp.recipe.tree import MapNode, Source, plain
+from mcomp.recipe.variables import ESCAPED, PLAIN
 
 Scalar = str | int | float | bool
 
@@ -15,9 +18,10 @@ def flat_parameters(lock: str) -> dict[str, Scalar]:
     """``data.batch_size``, ``stages.prune.ratio`` …: the paths of ``--set``, each with its value.
 
     Args:
-        lock: the text of ``recipe.lock.yaml``.
+        lock: the text of ``recipe.lock.yaml``; nothing is found in a text that is no recipe.
     """
-    recipe: dict[str, Any] = yaml.safe_load(lock)
+    root = parse(Source("recipe.lock.yaml", lock), Faults())
+    recipe: dict[str, Any] = plain(root) if isinstance(root, MapNode) else {}
     stages = recipe.pop("stages", [])
     found = dict(_leaves("", recipe))
     for entry in stages:
@@ -38,4 +42,8 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Scalar]]:
 
 
 def _scalar(value: Any) -> Scalar:
-    return value if isinstance(value, str | int | float | bool) else json.dumps(value, default=str)
+    if isinstance(value, str):
+        return value.replace(ESCAPED, PLAIN)
+    if isinstance(value, int | float):
+        return value
+    return json.dumps(value, default=str).replace(ESCAPED, PLAIN)

@@ -107,13 +107,21 @@ def test_the_shipped_schema_is_the_one_the_code_makes() -> None:
 
 
 @pytest.mark.parametrize("words", [["runs"], ["runs", "--json"]])
-def test_an_absent_store_has_no_runs_and_stays_absent(words: list[str], tmp_path: Path) -> None:
-    assert main([*words, "--store", str(tmp_path / "none")]) == 0
+def test_an_absent_store_has_no_runs_and_stays_absent(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MCOMP_STORE", raising=False)
+    assert main(words) == 0
+    assert not any(tmp_path.iterdir())
+    assert main([*words, "--store", str(tmp_path / "none")]) == 8
     assert not (tmp_path / "none").exists()
 
 
 def test_report_without_a_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "--store", str(tmp_path / "none")]) == 2
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "version").write_text("1\n")
+    assert main(["report", "--store", str(tmp_path / "store")]) == 2
     assert "mcomp apply" in capsys.readouterr().err
 
 
@@ -122,3 +130,55 @@ def test_doctor_speaks_of_what_is_missing_without_failing(capsys: pytest.Capture
     found = json.loads(capsys.readouterr().out)
     assert found["packages"]["torch"]
     assert "tensorrt" in found["packages"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--traceback", "apply", "x"], "`--traceback` is an option of `apply` and follows it"),
+        (["--store", "d", "plan", "x"], "`--store` is an option of `plan` and follows it"),
+    ],
+)
+def test_an_option_before_its_verb_is_told_where_it_belongs(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_absent_recipe_is_named_in_json_and_for_github(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "absent.yaml", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["errors"][0]["file"] == "absent.yaml"
+    assert main(["validate", "absent.yaml", "--format", "github"]) == 3
+    assert capsys.readouterr().out.startswith("::error file=absent.yaml,title=MC101::")
+
+
+@pytest.mark.parametrize(
+    "words", [["plan", "my.yaml", "--store", "s"], ["gc", "--store", "x\x1b[31m"], ["verify", "--store", "x\x1b[31m"]]
+)
+def test_nothing_of_a_recipe_or_a_path_drives_the_terminal(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text(
+        "version: 1\nmodel: {name: lenet}\ndata: {name: digits, image_size: 16}\nstages: [train]\n"
+        'metadata: {}\nsweep: {product: {metadata.x: ["\\e[31m", b]}}\n'
+    )
+    main(words)
+    printed = capsys.readouterr()
+    assert "\\x1b[31m" in printed.out + printed.err
+    assert "\x1b" not in printed.out + printed.err
+
+
+def test_validating_two_recipes_lends_neither_the_plug_ins_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    head = "version: 1\nmodel: {name: lenet}\ndata: {name: digits, image_size: 16}\n"
+    file = ROOT / "recipes" / "custom_stage" / "clip_weights.py"
+    Path("a.yaml").write_text(f"{head}plugins: [{file}]\nstages: [train, clip_weights]\n")
+    Path("b.yaml").write_text(f"{head}stages: [train, clip_weights]\n")
+    assert main(["validate", "a.yaml", "b.yaml", "--trust"]) == 3
+    printed = capsys.readouterr()
+    assert "a.yaml: valid" in printed.out
+    assert "unknown stage `clip_weights`" in printed.err

@@ -179,3 +179,21 @@ def test_help_on_what_is_not_there_suggests_what_is(
 
 def test_the_pages_are_packaged() -> None:
     assert "cli/pages/*.md" in Path(ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["help", "prune"], "multiple of this"),
+        (["help", "data"], "image_folder"),
+        (["help", "model"], "nin_gc"),
+        (["help", "103"], "MC103"),
+        (["help", "apply", "--json"], '"name": "apply"'),
+        (["models", "--data", "--json"], '"test_fraction"'),
+    ],
+)
+def test_help_is_found_under_the_words_of_a_recipe(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    assert said in capsys.readouterr().out

@@ -75,3 +75,8 @@ def test_a_sweep_says_how_many_runs_it_has(folder: Path, capsys: pytest.CaptureF
     (folder / "sweep.yaml").write_text(GOOD + "sweep: {product: {seed: [0, 1], stages.train.epochs: [1, 2]}}\n")
     assert main(["validate", "sweep.yaml"]) == 0
     assert capsys.readouterr().out == "sweep.yaml: valid, 1 stage, 4 runs\n"
+
+
+def test_a_missing_recipe_is_asked_for_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate"]) == 2
+    assert "`mcomp validate` needs RECIPE\n" in capsys.readouterr().err

@@ -123,3 +123,16 @@ def test_colour_turns_grey_by_its_brightness() -> None:
     assert with_channels(white, 1).unique().tolist() == [255]
     assert with_channels(white, 1).shape == (1, 1, 2, 2)
     assert with_channels(white, 3) is white
+
+
+def test_a_data_set_and_its_splits_are_one_line_at_a_prompt() -> None:
+    data = load("synthetic", samples=100)
+    assert repr(data).startswith("<Data synthetic: ")
+    assert repr(data.train) == f"<Split of {len(data.train)} images>"
+    assert len(repr(data)) < 120
+
+
+def test_a_misspelled_option_is_named_before_what_it_leaves_missing() -> None:
+    with pytest.raises(UsageError, match=r"`rot`: unknown option") as caught:
+        load(name="image_folder", rot="x")
+    assert caught.value.hint == "did you mean `root`?"

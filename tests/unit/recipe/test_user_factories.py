@@ -43,4 +43,4 @@ def test_a_plug_in_that_fails_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_one_line_at_a_prompt(tmp_path: Path) -> None:
-    assert repr(recipe(tmp_path, "width: 8", "size: 3")) == "<Recipe text: train>"
+    assert repr(recipe(tmp_path, "width: 8", "size: 3")) == "<Recipe text_: train>"

@@ -150,3 +150,9 @@ def test_trackers_load_neither_torch_nor_a_tracking_package() -> None:
     code = f"import sys, mcomp.report.trackers; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_parameters_are_read_as_the_recipe_reads_them() -> None:
+    found = flat_parameters('lr: 1e-5\nmetadata: {on: off, note: "$${x}", list: ["$${y}"]}\nstages:\n  - train: {}\n')
+    assert found == {"lr": 1e-5, "metadata.on": "off", "metadata.note": "${x}", "metadata.list": '["${y}"]'}
+    assert flat_parameters("[") == {}

@@ -1,0 +1,63 @@
+"""Tables on terminals of every width: nothing in them is cut."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+import pytest
+
+from mcomp.report.table import print_table
+
+COLUMNS = ("stage", "status", "params", "why")
+BODY = [
+    (
+        "a_stage_with_a_long_name",
+        "run",
+        "21.7 k",
+        "the option `epochs` was 3 and is now 4, which changes what it learns",
+    ),
+    ("b", "hit", "1.2 M", "same key 21dab19a"),
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(width: int | None, monkeypatch: pytest.MonkeyPatch, columns: tuple[str, ...] = COLUMNS) -> list[str]:
+    """The lines of a table on a terminal of so many columns; None for a pipe."""
+    out = io.StringIO() if width is None else Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", str(width or 20))
+    print_table("a run", columns, [row[-len(columns) :] for row in BODY])
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 160, None])
+def test_every_word_of_a_table_is_there_at_every_width(width: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(shown(width, monkeypatch))
+    assert "…" not in text
+    for word in {word for row in BODY for cell in row for word in cell.split()}:
+        assert word in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_no_line_of_a_table_is_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(map(len, shown(width, monkeypatch))) <= width
+
+
+def test_reasons_follow_as_lines_where_their_column_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "b: same key 21dab19a" in shown(60, monkeypatch)
+    assert "b: same key 21dab19a" not in shown(160, monkeypatch)
+
+
+def test_rows_become_blocks_where_figures_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(20, monkeypatch)
+    assert lines[lines.index("stage b") + 1 :][:2] == ["  status: hit", "  params: 1.2 M"]
+
+
+def test_a_cell_is_on_one_line_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert any(BODY[0][-1] in line for line in shown(None, monkeypatch))
