@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,9 +134,17 @@ def save_artifact(
 
 
 def load_artifact(
-    folder: Path, *, trust: bool = False, base_dir: Path | None = None, model: nn.Module | None = None
+    folder: Path,
+    *,
+    trust: bool = False,
+    base_dir: Path | None = None,
+    model: nn.Module | None = None,
+    on_change: Callable[[str], None] | None = None,
 ) -> nn.Module:
-    """:func:`load_model` for a folder that is known to be an artifact."""
+    """:func:`load_model` for a folder that is known to be an artifact.
+
+    ``on_change`` is told, in place of a warning, that the person's file which builds the model has other bytes now.
+    """
     from mcomp import surgery
     from mcomp.store.tensors import read_tensors
 
@@ -158,7 +166,11 @@ def load_artifact(
         error.why = "; ".join(part for part in (error.why, changed) if part)
         raise
     if changed:
-        warnings.warn(f"{changed}; the model it builds still gives the saved logits", stacklevel=2)
+        text = f"{changed}; the model it builds still gives the saved logits"
+        if on_change is None:
+            warnings.warn(text, stacklevel=2)
+        else:
+            on_change(text)
     origin = surgery.Provenance(
         builder=manifest["builder"],
         log=manifest["surgery"],

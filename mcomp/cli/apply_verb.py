@@ -153,9 +153,11 @@ def _ending(result: RunResult, recipe: Recipe, arguments: argparse.Namespace) ->
         return f"refused, nothing was run; go on with: {_again(arguments)}"
     if result.status == "gate_failed":
         return _gate_ending(result, recipe)
-    stopped = next((f" at `{stage.id}`" for stage in result.stages if stage.status == "failed"), "")
+    last = next((stage for stage in result.stages if stage.status == "failed"), None)
     words = "interrupted, nothing lost" if result.status == "interrupted" else "failed"
-    return f"{words}{stopped}: run {result.run}; go on with: {_again(arguments)}"
+    if last is not None and last.ending == "waiting refused":
+        words = "not waited for another process"
+    return f"{words}{'' if last is None else f' at `{last.id}`'}: run {result.run}; go on with: {_again(arguments)}"
 
 
 def _gate_ending(result: RunResult, recipe: Recipe) -> str:

@@ -70,6 +70,7 @@ def lines(found: Explanation) -> Iterator[str]:
     for name, value in found.components.items():
         if name not in ("stage", "format"):
             yield f"  {name:<10} {_component(name, value, found)}"
+            yield from _codes_within(name, value, found.code)
     if found.run is not None:
         yield from _comparison(found)
     yield from (f"note: {note}" for note in found.notes)
@@ -102,6 +103,16 @@ def _component(name: str, value: Any, found: Explanation) -> str:
     if isinstance(value, dict):
         return _facts(value, found.code, f"{name}.") or "none"
     return "none" if value in (None, []) else value_text(value)
+
+
+def _codes_within(name: str, value: Any, recorded: dict[str, Any]) -> Iterator[str]:
+    """The code behind the model or the data, which decides the key as the stage's own does."""
+    place = "upstream.model" if name == "upstream" else name
+    inner = (value or {}).get("model", {}) if name == "upstream" else value
+    for part in ("code", "user_code"):
+        if isinstance(inner, dict) and f"{place}.{part}" in recorded:
+            whose = "own" if part == "user_code" else "mcomp's"
+            yield f"  {'':<10} {whose} code: {_code(inner[part], recorded[f'{place}.{part}'])}"
 
 
 def _facts(values: dict[str, Any], code: dict[str, Any], place: str) -> str:

@@ -102,6 +102,8 @@ def _stage(result: dict[str, Any], wanted: str | None) -> dict[str, Any]:
         return finished[wanted]
     source = _source(wanted, result["stages"])
     skipped = f"; it was skipped, what came after it got the model of `{source}`" if source in finished else ""
+    if any(stage["id"] == wanted and stage.get("outcome") == "not run" for stage in result["stages"]):
+        skipped = "; the run ended before it"
     listed = ", ".join(finished)
     raise UsageError(
         f"run {result['run']} has no finished stage `{wanted}`{skipped}", code="MC217", hint=f"it has: {listed}"

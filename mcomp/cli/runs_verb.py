@@ -7,6 +7,7 @@ import os
 import sys
 
 from mcomp.cli.common import add_json, add_store, existing_store, open_store, print_json
+from mcomp.store.runs import RunRecord
 
 EPILOG = "examples:\n  mcomp runs\n  mcomp runs --json"
 
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     records = (existing_store(arguments) if named or store.root.exists() else store).runs()
     if arguments.json:
-        print_json([{"run": record.id, "path": str(record.path), **_facts(record.result)} for record in records])
+        print_json([{"run": record.id, "path": str(record.path), **_facts(record)} for record in records])
         return 0
     from mcomp.engine.summary import point_text
     from mcomp.engine.units import top1_text
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     body = []
     for record in records:
-        facts = _facts(record.result)
+        facts = _facts(record)
         seconds = facts["seconds"]
         sweep = facts["sweep"]
         assert isinstance(sweep, dict)
@@ -54,9 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(result: dict[str, object] | None) -> dict[str, object]:
+def _facts(record: RunRecord) -> dict[str, object]:
+    result = record.result
     if result is None:
-        return {"name": None, "status": "unfinished", "seconds": None, "top1": None, "sweep": {}}
+        return {"name": record.name, "status": "unfinished", "seconds": None, "top1": None, "sweep": {}}
     stages = result["stages"]
     assert isinstance(stages, list)
     tops = [stage["metrics"]["top1"] for stage in stages if "top1" in stage["metrics"]]

@@ -56,59 +56,63 @@ class Engine:
         self.progress = progress
         self.strict_code = strict_code
 
-    def plan(self, recipe: Recipe) -> Plan:
+    def plan(self, recipe: Recipe | Path | str) -> Plan:
         """What :meth:`apply` would do now, without torch. Nothing is run, and no store is made.
 
         In a store that exists it keeps digests of code and data, notes that what it looked at was used, and sets
         aside the damaged records that it meets.
 
         Raises:
-            UsageError: MC270, the recipe is a sweep.
+            UsageError: MC270, the recipe is a sweep; MC278, it is no recipe.
             PreflightError: the data or a checkpoint is missing or unusable.
         """
+        recipe = _loaded(recipe)
         _refuse_sweep(recipe, "Engine.plans")
         with closing(self.store):
             return make_plan(recipe, self.store, self.keys(recipe))
 
-    def plans(self, recipe: Recipe) -> list[Plan]:
+    def plans(self, recipe: Recipe | Path | str) -> list[Plan]:
         """One plan for each run: of a recipe with a sweep one per point, in order, else the recipe's own.
 
         A stage that an earlier run of the sweep will have made says so, and which.
         """
-        keys_of = self._keyring()
+        recipe, keys_of = _loaded(recipe), self._keyring()
         with closing(self.store):
             return share([make_plan(variant, self.store, keys_of(variant)) for variant in recipe.variants or (recipe,)])
 
-    def apply(self, recipe: Recipe, *, wait: bool = True) -> RunResult:
+    def apply(self, recipe: Recipe | Path | str, *, wait: bool = True) -> RunResult:
         """Run every stage that is not cached, in order.
 
         The same call after an interruption goes on from the last snapshot. A failed stage or gate is
         reported in the result, not raised.
 
         Args:
-            recipe: a validated recipe.
+            recipe: a recipe, or the path of its file, which is loaded without trust in code of its own.
             wait: wait for a key that another process is computing; False refuses at once.
 
         Raises:
-            UsageError: MC270, the recipe is a sweep.
+            UsageError: MC270, the recipe is a sweep; MC278, it is no recipe.
+            RecipeError: the file is no valid recipe.
             PreflightError: nothing was run, because it could not have succeeded.
             StoreError: the store cannot be used.
             InterruptedRun: a signal came before anything was run.
         """
+        recipe = _loaded(recipe)
         _refuse_sweep(recipe, "Engine.sweep")
         with closing(self.store), stop_on_signals() as stop, display.listeners(self.progress) as shown:
             return self._run(recipe, _Means(self.keys, Shelf(), (*self.listeners, *shown), stop, wait))
 
-    def sweep(self, recipe: Recipe, *, wait: bool = True) -> SweepResult:
+    def sweep(self, recipe: Recipe | Path | str, *, wait: bool = True) -> SweepResult:
         """Run every point of the recipe's ``sweep``, in order; a recipe without one is a sweep of one run.
 
         What two points have in common is computed once. A point that fails or is refused does not stop the
         others; an interruption does, and the same call goes on.
 
         Args:
-            recipe: a validated recipe.
+            recipe: as for :meth:`apply`.
             wait: as for :meth:`apply`.
         """
+        recipe = _loaded(recipe)
         points = recipe.variants or (recipe,)
         result = SweepResult(recipe.name, [], len(points))
         with closing(self.store), stop_on_signals() as stop, display.listeners(self.progress) as shown:
@@ -130,7 +134,9 @@ class Engine:
         except InterruptedRun:
             raise
         except McompError as error:
-            stages = [StageOutcome(one.id, one.uses, "skipped", source=one.source) for one in point.stages]
+            stages = [
+                StageOutcome(one.id, one.uses, "skipped", source=one.source, ending="not run") for one in point.stages
+            ]
             words, sweep = error.as_dict() | {"text": str(error)}, dict(point.sweep_values)
             return RunResult("", point.name, "refused", error.exit_code, 0.0, stages, words, sweep=sweep)
 
@@ -182,6 +188,19 @@ class _Means:
     listeners: tuple[Listener, ...]
     stop: StopFlag
     wait: bool
+
+
+def _loaded(recipe: object) -> Recipe:
+    """A recipe as it is, or from the file that a path names."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | Path):
+        return Recipe.load(Path(recipe))
+    raise UsageError(
+        f"a recipe is wanted, got {type(recipe).__name__}",
+        code="MC278",
+        hint='load one with `Recipe.load("my.yaml")`, or give the path of its file',
+    )
 
 
 def _refuse_sweep(recipe: Recipe, instead: str) -> None:

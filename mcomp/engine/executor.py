@@ -18,7 +18,7 @@ from mcomp.engine.events import EventLog, Listener
 from mcomp.engine.forecast_costs import outlook
 from mcomp.engine.keys import KeyMaker
 from mcomp.engine.planning import Plan, PlannedStage, Walk
-from mcomp.engine.results import RunResult, RunStatus, StageOutcome, StageStatus
+from mcomp.engine.results import Ending, RunResult, RunStatus, StageOutcome, StageStatus
 from mcomp.engine.shelf import Shelf
 from mcomp.engine.signals import StopFlag
 from mcomp.errors import InterruptedRun, McompError, StageError, StoreError
@@ -76,7 +76,7 @@ class Execution:
         if not self.plan.all_hits:
             with self.stop.at_once():
                 outlook(self.plan, self.store).refuse_impossible()
-                self.bench.preflight()
+                self.bench.preflight(self.plan)
         last_key = self.plan.stages[-1].key or self.plan.stages[0].key or ""
         run = self._new_run(last_key[:8])
         with closing(EventLog(run.path / "events.jsonl" if run else None, self.listeners)) as self.events:
@@ -85,6 +85,7 @@ class Execution:
             try:
                 self._announce(run)
                 status, code = self._guarded(run)
+                self.stop.shield()
             finally:
                 self.store.notify = notify
             self._skip_rest()
@@ -185,7 +186,7 @@ class Execution:
         error = StageError(
             f"the condition of `{entry.id}` does not hold, and its `otherwise` is to fail",
             code="MC503",
-            why=planned.note,
+            why=planned.unmet,
             hint="relax `when`, or write `otherwise: skip` to go on without this stage",
         )
         self._error = error.as_dict() | {"text": str(error)}
@@ -204,8 +205,8 @@ class Execution:
             return self._locked(entry, planned, walk)
         except DamagedArtifactError:
             raise
-        except (McompError, KeyboardInterrupt):
-            self._abandon(entry, key, started)
+        except (McompError, KeyboardInterrupt) as error:
+            self._abandon(entry, key, started, error)
             raise
 
     def _locked(self, entry: RecipeStage, planned: PlannedStage, walk: Walk) -> tuple[PlannedStage, StageOutcome]:
@@ -220,7 +221,10 @@ class Execution:
             planned = walk.look(entry)
             if planned.status == "hit":  # another process finished it while we waited
                 return planned, self._outcome(planned, "hit")
-            status: StageStatus = "resumed" if planned.status == "resume" else "run"
+            status: StageStatus = "run"
+            if planned.status == "resume":
+                status = "resumed"
+                self.events.emit("notice", entry.id, text=f"resuming `{entry.id}` {planned.reason}")
             done = replace(planned, status="run", record=self._executed(planned, walk))
             return done, self._outcome(done, status)
 
@@ -238,16 +242,17 @@ class Execution:
                 hint="the whole traceback is in the run's folder, and printed with `--traceback`",
             ) from error
 
-    def _abandon(self, entry: RecipeStage, key: str | None, started: float) -> None:
-        seconds = time.perf_counter() - started
-        outcome = StageOutcome(entry.id, entry.uses, "failed", key, seconds=seconds, source=entry.source)
+    def _abandon(self, entry: RecipeStage, key: str | None, started: float, error: BaseException) -> None:
+        seconds, ending = time.perf_counter() - started, _ending(error)
+        outcome = StageOutcome(entry.id, entry.uses, "failed", key, seconds=seconds, source=entry.source, ending=ending)
         self.outcomes.append(outcome)
         self.events.emit("stage_finished", entry.id, outcome=outcome.as_dict())
 
     def _skip_rest(self) -> None:
-        notes = [self._ended] if self._ended else []
         for entry in self.recipe.stages[len(self.outcomes) :]:
-            self.outcomes.append(StageOutcome(entry.id, entry.uses, "skipped", notes=list(notes), source=entry.source))
+            outcome = StageOutcome(entry.id, entry.uses, "skipped", source=entry.source, ending="not run")
+            outcome.notes = [self._ended] if self._ended else []
+            self.outcomes.append(outcome)
 
     def _skipped(self, entry: RecipeStage, planned: PlannedStage) -> StageOutcome:
         notes = [planned.note]
@@ -272,3 +277,10 @@ class Execution:
             details=dict(record.get("details", {})),
             source=planned.stage.source,
         )
+
+
+def _ending(error: BaseException) -> Ending | None:
+    """What ended a stage, where that was no fault of its own."""
+    if isinstance(error, InterruptedRun | KeyboardInterrupt):
+        return "interrupted"
+    return "waiting refused" if isinstance(error, StoreError) and error.code == "MC301" else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.keys import KeyMaker, Preimage
-from mcomp.engine.lookup import newest
+from mcomp.engine.lookup import NEVER, newest
 from mcomp.engine.planning import Plan, PlannedStage, make_plan
 from mcomp.engine.wording import Change, changes
 from mcomp.errors import UsageError
@@ -121,17 +121,24 @@ def explain(recipe: Recipe, stage_id: str, store: Store, keys: KeyMaker, against
             code="MC290",
             hint=f"its stages are {listed(ids)}",
         )
-    run = None if found.status == "skip" else _chosen(store, recipe, stage_id, against)
+    run = None if found.status == "skip" else _chosen(store, recipe, found.stage, against)
+    if run is not None and found.reason.startswith(NEVER):
+        ours = (run.result or {}).get("name") == recipe.name
+        words = "no record of it is in the store" if ours else f"no run of `{recipe.name}` has a record of it"
+        found = replace(found, reason=found.reason.replace(NEVER, words, 1))
     return _Comparison(plan, store, keys, run).explanation(found)
 
 
-def _chosen(store: Store, recipe: Recipe, stage_id: str, against: str | None) -> RunRecord | None:
+def _chosen(store: Store, recipe: Recipe, stage: RecipeStage, against: str | None) -> RunRecord | None:
     """The run to compare with; of several the newest, those of this recipe's name before others."""
-    finished = [run for run in store.runs() if run.result is not None]
+    finished, stage_id = [run for run in store.runs() if run.result is not None], stage.id
     if against not in (None, LATEST):
         return _named(finished, str(against), stage_id)
     having = [run for run in finished if _outcome(run, stage_id) is not None]
     kept = [run for run in having if store.action(_key_in(run, stage_id)) is not None] or having
+    if not isinstance(next(one for one in recipe.stages if one.id == stage_id).otherwise, str):
+        # one of two stages ran there: what the other one made says nothing of this one
+        kept = [run for run in kept if (_outcome(run, stage_id) or {})["uses"] == stage.uses]
     own = [run for run in kept if (run.result or {}).get("name") == recipe.name]
     if not having and against is not None:
         raise UsageError(

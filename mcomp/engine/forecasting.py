@@ -102,7 +102,7 @@ def shapes(outlook: Outlook, bench: Workbench) -> tuple[Outlook, dict[str, Forec
     Raises:
         PreflightError: the data is missing, or the model does not take it.
     """
-    bench.preflight()
+    bench.preflight(outlook.plan)
     startup = time.process_time()  # this process has done by now what a run does before its first stage
     forecaster = Forecaster(outlook.plan, bench)
     forecasts = forecaster.run()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.keys import KeyMaker, Preimage, key_of
 from mcomp.engine.plan import PlannedStage, PlanStatus
-from mcomp.engine.wording import changes
+from mcomp.engine.wording import changes, is_code
 
 if TYPE_CHECKING:
     from mcomp.recipe import Recipe
     from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
     from mcomp.store.runs import RunRecord
+
+#: Runs that are searched for the record of a stage.
+SEARCHED_RUNS = 50
+NEVER = "never run before"
 
 
 def plan_stage(
@@ -22,7 +26,7 @@ def plan_stage(
     artifacts: Mapping[str, str],
     store: Store,
     keys: KeyMaker,
-    previous: Preimage | None = None,
+    previous: Callable[[], Mapping[str, Any] | None] = lambda: None,
 ) -> PlannedStage:
     """Look one stage up.
 
@@ -32,7 +36,7 @@ def plan_stage(
         artifacts: digests of all earlier stages by id.
         store: where to look.
         keys: of the recipe.
-        previous: its preimage in the last run, to say what changed.
+        previous: asked for its newest record where it has to run, to say what changed.
     """
     preimage = keys.preimage(stage, upstream, artifacts)
     key = key_of(preimage)
@@ -45,7 +49,7 @@ def plan_stage(
     progress = store.has_work(key)
     if progress is not None:
         return PlannedStage(stage, "resume", _resume_reason(progress), key, preimage, token=key)
-    reason = _changes(previous, preimage) if stage.cache else "`cache: false`"
+    reason = _changes(previous(), stage, preimage, keys) if stage.cache else "`cache: false`"
     unsure = keys.code(stage).unsure
     if unsure:
         reason = f"never cached: nobody can tell whether {unsure} changed, which its code in this session uses"
@@ -102,24 +106,50 @@ def newest(runs: Sequence[RunRecord], recipe: Recipe) -> RunRecord | None:
     return next(same, next(iter(runs), None))
 
 
-def previous_preimages(store: Store, recipe: Recipe) -> dict[str, Preimage]:
-    """Stage id to preimage in :func:`last_run`."""
-    run = last_run(store, recipe)
-    found: dict[str, Preimage] = {}
-    for stage in (run.result or {}).get("stages", []) if run else []:
-        record = store.action(stage["key"]) if stage["key"] else None
-        if record is not None:
-            found[stage["id"]] = record["preimage"]
-    return found
+def earlier_runs(store: Store, recipe: Recipe) -> list[RunRecord]:
+    """The newest runs of a recipe by this name, however they ended; those of the same point of a sweep first."""
+    runs = [run for run in store.runs() if (run.result or {}).get("name") == recipe.name][:SEARCHED_RUNS]
+    values = dict(recipe.sweep_values)
+    return sorted(runs, key=lambda run: ((run.result or {}).get("sweep") or {}) != values)
 
 
-def _changes(previous: Preimage | None, now: Preimage) -> str:
+def previous_record(
+    store: Store, recipe: Recipe, runs: Sequence[RunRecord], stage: RecipeStage
+) -> dict[str, Any] | None:
+    """The first record of a stage in these runs.
+
+    Where another stage may run in this one's place, only what the very same stage made counts.
+    """
+    entry = next((one for one in recipe.stages if one.id == stage.id), stage)
+    for run in runs:
+        for seen in (run.result or {})["stages"]:
+            if seen["id"] != stage.id or not seen["key"]:
+                continue
+            if seen["uses"] != stage.uses and not isinstance(entry.otherwise, str):
+                continue
+            record = store.action(seen["key"])
+            if record is not None:
+                return record
+    return None
+
+
+def _changes(previous: Mapping[str, Any] | None, stage: RecipeStage, now: Preimage, keys: KeyMaker) -> str:
     if previous is None:
-        return "never run before"
-    found = [change.text for change in changes(previous, now)]
-    if previous.get("upstream", {}).get("artifact") != now["upstream"].get("artifact"):
-        found.append("it gets another model")
-    if not found:
+        return NEVER
+    before: Preimage = previous["preimage"]
+    found = changes(before, now)
+    other = [change.text for change in found if change.place == "stage"]
+    if other:  # whatever else differs follows from that
+        return other[0]
+    if any(is_code(change.place) for change in found):  # only then are the files of the code asked for
+        found = changes(before, now, previous.get("code"), keys.recorded(stage, now))
+    drawn = [change for change in found if change.place == "seed" and stage.seed is None]
+    texts = [change.text for change in found if change not in drawn]
+    if before.get("upstream", {}).get("artifact") != now["upstream"].get("artifact"):
+        texts.append("it gets another model")
+    if drawn and not texts:  # beside another reason it says nothing: nobody chose that number
+        texts.append("the seed drawn for it: the recipe's `seed`, or the stages before it, changed")
+    if not texts:
         return "its record is gone from the store"
-    shown = "; ".join(found[:2])
-    return shown if len(found) <= 2 else f"{shown}; and {len(found) - 2} more"
+    shown = "; ".join(texts[:2])
+    return shown if len(texts) <= 2 else f"{shown}; and {len(texts) - 2} more"

@@ -32,6 +32,7 @@ class PlannedStage:
         record: of the finished action; None unless it is a hit or has run.
         note: why another stage runs in this one's place, or why it is skipped; for the person who reads the table.
         ends: what its unmet condition does to the run: nothing, end it well, or end it as a failed gate does.
+        unmet: what of its condition does not hold, as a sentence.
         token: the same for two stages, also of two recipes, that would compute the same; None where it is skipped.
         shared: in a sweep, the run (from 1) that will have made this stage's outcome when this one comes to it.
         params: of the model that it hands on.
@@ -48,6 +49,7 @@ class PlannedStage:
     record: dict[str, Any] | None = None
     note: str = ""
     ends: Literal["", "stop", "fail"] = ""
+    unmet: str = ""
     token: str | None = None
     shared: int | None = None
     params: Cost = None

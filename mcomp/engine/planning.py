@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from mcomp.engine.conditions import Decision, Facts, decide
 from mcomp.engine.gates import check_gate
-from mcomp.engine.keys import KeyMaker, Preimage, key_of
-from mcomp.engine.lookup import plan_stage, previous_preimages
+from mcomp.engine.keys import KeyMaker, key_of
+from mcomp.engine.lookup import earlier_runs, plan_stage, previous_record
 from mcomp.engine.plan import Cost, Plan, PlannedStage
 from mcomp.engine.results import GateOutcome
 from mcomp.engine.summary import gate_text
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mcomp.recipe.model import RecipeStage
     from mcomp.stages.base import Metrics
     from mcomp.store import Store
+    from mcomp.store.runs import RunRecord
 
 __all__ = ["Cost", "Known", "Plan", "PlannedStage", "Walk", "make_plan", "share"]
 
@@ -103,7 +104,7 @@ class Walk:
         recipe: the validated recipe.
         store: where finished actions are looked up.
         keys: of the recipe.
-        compare: say of a miss what changed since the last run; costs reading that run.
+        compare: say of a miss what changed since it last ran; costs reading earlier runs.
         tokens: of a stage behind one that must run, tell what it would compute from what another run's would; costs
             the digests of its code.
     """
@@ -148,7 +149,7 @@ class Walk:
             return self._planned(entry)
         if isinstance(entry.otherwise, str):
             return _unmet(entry, entry.otherwise, decision)
-        note = f"instead of `{entry.uses}`: {decision.text}"
+        note = f"`{entry.otherwise.uses}`, its `otherwise`, instead of `{entry.uses}`: {decision.text}"
         planned = self._planned(entry.otherwise)
         return replace(planned, note=note, reason=f"{planned.reason}; {note}")
 
@@ -181,8 +182,8 @@ class Walk:
         return Facts(resolve_device(self.recipe.device))
 
     @cached_property
-    def _previous(self) -> dict[str, Preimage]:
-        return previous_preimages(self.store, self.recipe) if self._compare else {}
+    def _runs(self) -> list[RunRecord]:
+        return earlier_runs(self.store, self.recipe) if self._compare else []
 
     def _planned(self, stage: RecipeStage) -> PlannedStage:
         given = self.given(stage)
@@ -193,8 +194,14 @@ class Walk:
             if wanted in self.known and self.known[wanted].pending is not None:
                 text = f"reads `{wanted}`, which runs"
                 return PlannedStage(stage, "run", text, None, None, token=self._token(stage))
-        previous = self._previous.get(stage.id)
-        return plan_stage(stage, given.artifact, self.artifacts, self.store, self.keys, previous)
+        return plan_stage(
+            stage,
+            given.artifact,
+            self.artifacts,
+            self.store,
+            self.keys,
+            lambda: previous_record(self.store, self.recipe, self._runs, stage),
+        )
 
     def _token(self, stage: RecipeStage) -> str:
         """A key made of tokens, where those of artifacts are not known yet."""
@@ -213,4 +220,4 @@ def _unmet(entry: RecipeStage, otherwise: Literal["skip", "stop", "fail"], decis
     words = {"skip": "skipped", "stop": "ends the run here", "fail": "fails the run here"}
     ends: Literal["", "stop", "fail"] = "" if otherwise == "skip" else otherwise
     note = f"{words[otherwise]}: {decision.text}"
-    return PlannedStage(entry, "skip", note, None, None, note=note, ends=ends)
+    return PlannedStage(entry, "skip", note, None, None, note=note, ends=ends, unmet=decision.text)

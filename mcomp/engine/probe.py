@@ -187,7 +187,8 @@ class _Probe:
         work, data = self.work, self.data
         total = Seconds(work.fixed_seconds, work.fixed_seconds) + self._commit()
         if work.training is not None:
-            step, snapshot = self._steps(work.training)
+            step, snapshot, start = self._steps(work.training)
+            total += start
             per_epoch = steps_per_epoch(data, work.training.batch_size or data.batch_size)
             total += (step * per_epoch + snapshot) * (work.training.epochs * left)
         image = self._image()
@@ -196,8 +197,11 @@ class _Probe:
             images += work.training.epochs * left * len(data.val)
         return total + image * images
 
-    def _steps(self, settings: TrainSettings) -> tuple[Seconds, Seconds]:
-        """One optimiser step, and one snapshot."""
+    def _steps(self, settings: TrainSettings) -> tuple[Seconds, Seconds, Seconds]:
+        """One optimiser step, one snapshot, and what the first steps take beyond others: imports, first allocations.
+
+        The run pays the last where this probe does, at its first stage that trains.
+        """
         per_epoch = steps_per_epoch(self.data, settings.batch_size or self.data.batch_size)
         clock = _Clock()
         seen: list[Seconds] = []
@@ -225,7 +229,8 @@ class _Probe:
                 penalty=None if self.work.penalty is None else self.work.penalty(),
                 after_step=after_step,
             )
-        return _median(seen[_WARM_UP:] or seen), _timed(lambda: self._keep(snapshots[-1]))
+        step = _median(seen[_WARM_UP:] or seen)
+        return step, _timed(lambda: self._keep(snapshots[-1])), _beyond(seen[:_WARM_UP], step)
 
     def _keep(self, snapshot: dict[str, Any]) -> None:
         with self._folder() as folder:
@@ -278,6 +283,15 @@ def _timed(action: Callable[[], object]) -> Seconds:
 
 def _median(laps: list[Seconds]) -> Seconds:
     return Seconds(median(lap.cpu for lap in laps), median(lap.wall for lap in laps))
+
+
+def _beyond(laps: list[Seconds], usual: Seconds) -> Seconds:
+    """What these took more than as many usual ones."""
+    count = len(laps)
+    return Seconds(
+        max(0.0, sum(lap.cpu for lap in laps) - count * usual.cpu),
+        max(0.0, sum(lap.wall for lap in laps) - count * usual.wall),
+    )
 
 
 def _about(middle: float, share: float) -> tuple[float, float]:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 from mcomp.engine.display import Screen, Shown, run_screen, sweep_screen
 
 StageStatus = Literal["hit", "run", "resumed", "skipped", "failed"]
+#: What the status alone does not tell: a signal ended the stage, another process held its key and waiting was refused,
+#: the run never came to it.
+Ending = Literal["interrupted", "waiting refused", "not run"]
 #: ``refused`` is a run of a sweep that could not start; a single run raises instead.
 RunStatus = Literal["ok", "gate_failed", "failed", "interrupted", "refused"]
 
@@ -41,11 +44,12 @@ class GateOutcome:
         }
 
 
-@dataclass
+@dataclass(repr=False)
 class StageOutcome:
     """One stage of a finished, failed or interrupted run.
 
-    A skipped stage has no artifact of its own: what follows it got the model of ``source``.
+    A skipped stage has no artifact of its own: what follows it got the model of ``source``. One that the run never
+    came to is ``skipped`` too, with ``ending`` "not run".
     """
 
     id: str
@@ -60,6 +64,16 @@ class StageOutcome:
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
+    ending: Ending | None = None
+
+    @property
+    def outcome(self) -> str:
+        """The status as a person is told it."""
+        return self.ending or self.status
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name} {value}" for name, value in self.metrics.items())
+        return f"<StageOutcome {self.id}: {self.outcome}{f', {figures}' if figures else ''}>"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; ``details`` stay in the store."""
@@ -68,6 +82,7 @@ class StageOutcome:
             "uses": self.uses,
             "from": self.source,
             "status": self.status,
+            "outcome": self.outcome,
             "key": self.key,
             "artifact": self.artifact,
             "seconds": round(self.seconds, 3),
@@ -147,6 +162,13 @@ class SweepResult(Shown):
         return next((run.exit_code for run in self.runs if run.exit_code), 0)
 
     @property
+    def status(self) -> RunStatus:
+        """Of the interruption, else of the first run that did not end well."""
+        if self.stopped_by:
+            return "interrupted"
+        return next((run.status for run in self.runs if run.exit_code), "ok")
+
+    @property
     def ok(self) -> bool:
         """True when every point was run, every stage of it, and every gate held."""
         return self.exit_code == 0
@@ -155,6 +177,7 @@ class SweepResult(Shown):
         """The object that ``apply --json`` prints for a recipe with a sweep."""
         return {
             "name": self.name,
+            "status": self.status,
             "exit_code": self.exit_code,
             "points": self.points,
             "runs": [run.as_dict() for run in self.runs],

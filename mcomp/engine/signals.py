@@ -27,6 +27,7 @@ class StopFlag:
         self.number = 0
         self.notice = notice
         self._at_once = False
+        self._shielded = False
 
     def __call__(self) -> int:
         """The signal's number, or zero."""
@@ -41,6 +42,10 @@ class StopFlag:
         if self.number:
             raise InterruptedRun(self.number)
 
+    def shield(self) -> None:
+        """From here on a signal is noted and interrupts nothing: what happened is being written down."""
+        self._shielded = True
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """For work that has nothing to lose: the first signal ends the block.
@@ -48,7 +53,7 @@ class StopFlag:
         Raises:
             InterruptedRun: a signal came.
         """
-        self._at_once = True
+        self._at_once, self._shielded = True, False
         try:
             yield
         except KeyboardInterrupt:
@@ -60,6 +65,8 @@ class StopFlag:
         """The signal handler."""
         insisting = bool(self.number)
         self.number = self.number or number
+        if self._shielded:
+            return
         if insisting or self._at_once:
             raise KeyboardInterrupt
         self.notice("stopping at the next safe point; press Ctrl-C again to stop at once")

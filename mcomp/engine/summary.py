@@ -16,7 +16,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for stage in result["stages"]:
         metrics = stage["metrics"]
-        status = stage["status"]
+        status = stage.get("outcome", stage["status"])  # runs of older stores have no outcome
         if status in ("run", "resumed"):
             status = f"{status} {stage['seconds']:.1f} s"
         if any(not gate["passed"] for gate in stage["gates"]):

@@ -98,6 +98,11 @@ def changes(
     return found
 
 
+def is_code(place: str) -> bool:
+    """Whether the component at this place of a preimage is code."""
+    return place in _CODE
+
+
 def value_text(value: Any) -> str:
     """A value on one line, cut where it is long."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

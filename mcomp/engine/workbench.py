@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mcomp import __version__
-from mcomp.artifact import TENSORS, load_artifact, save_artifact
+from mcomp.artifact import TENSORS, load_artifact, read_manifest, save_artifact
 from mcomp.engine.damage import DamagedArtifactError, present
 from mcomp.engine.events import EventLog, progress_of
 from mcomp.engine.keys import KeyMaker
 from mcomp.engine.metering import Effort, common_metrics
-from mcomp.engine.planning import PlannedStage, Walk
+from mcomp.engine.planning import Plan, PlannedStage, Walk
 from mcomp.engine.result_check import check_answer, checked_result, unrecorded_change
 from mcomp.engine.shelf import Shelf
 from mcomp.engine.signals import StopFlag
+from mcomp.engine.unfit import names_layers, refuse_unfit
 from mcomp.errors import PreflightError, StoreError
 from mcomp.stages.base import COMMON_METRICS, Metrics, StageContext, StageResult
 from mcomp.store.atomic import storage_errors
@@ -54,6 +55,7 @@ class Workbench:
         self.device = resolve_device(recipe.device)
         self.precision = resolve_precision(recipe.precision, self.device)
         self._latest: tuple[str, nn.Module] | None = None
+        self._told: set[str] = set()
 
     @cached_property
     def data(self) -> Data:
@@ -83,15 +85,25 @@ class Workbench:
         origin.class_names = list(self.data.class_names)
         return model
 
-    def preflight(self) -> None:
+    def preflight(self, plan: Plan) -> None:
         """Load the data, build the model, and pass two samples through it, before anything is written.
 
+        Then ask the stages that would run whether they can work on the like of it.
+
         Raises:
-            PreflightError: the model cannot take this data or has too few outputs.
+            PreflightError: the model cannot take this data or has too few outputs, or MC263, a stage cannot do what
+                its options ask on this model.
         """
-        if self.shelf.fits(self.recipe):
+        asked = [line.stage for line in plan.stages if line.status in ("run", "resume")]
+        if self.shelf.fits(self.recipe) and not any(names_layers(stage) for stage in asked):
             return
         model = self.initial_model()
+        if not self.shelf.fits(self.recipe):
+            self._check_fit(model)
+            self.shelf.remember_fit(self.recipe)
+        refuse_unfit(model, asked, self.recipe)
+
+    def _check_fit(self, model: nn.Module) -> None:
         shape = tuple(self.example_inputs[0].shape)
         now = f"`data.image_size` (now {shape[-2]}x{shape[-1]}) or `data.channels` (now {shape[1]})"
         try:
@@ -103,15 +115,32 @@ class Workbench:
                 code="MC260",
                 hint=f"set {now} to what it expects",
             ) from error
-        if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < self.data.num_classes:
-            found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise PreflightError(
-                f"model `{self.recipe.model.name}` gives {found}, "
-                f"data `{self.data.name}` needs (2, {self.data.num_classes}) logits",
-                code="MC261",
-                hint=f"set `model.num_classes: {self.data.num_classes}`",
-            )
-        self.shelf.remember_fit(self.recipe)
+        self._check_output(output)
+
+    def _check_output(self, output: object) -> None:
+        """One score per class for each image.
+
+        Raises:
+            PreflightError: MC261, it is something else.
+        """
+        images, classes = len(self.example_inputs[0]), self.data.num_classes
+        hint = f"let `forward` return one tensor of logits, of shape (images, {classes})"
+        if not isinstance(output, torch.Tensor):
+            parts = f" of {len(output)}" if isinstance(output, tuple | list | dict) else ""
+            found = f"returns a {type(output).__name__}{parts}, not one tensor"
+        elif output.dim() != 2 or output.shape[0] != images:
+            found = f"returns a tensor of shape {tuple(output.shape)} for {images} images"
+        elif output.shape[1] < classes:
+            found = f"gives {output.shape[1]} scores per image"
+            hint = f"set `model.num_classes: {classes}`"
+        else:
+            return
+        raise PreflightError(
+            f"model `{self.recipe.model.name}` {found}; data `{self.data.name}` has {classes} classes, "
+            "and each wants one score per image",
+            code="MC261",
+            hint=hint,
+        )
 
     def model_of(self, artifact: str | None) -> nn.Module:
         """The model that a stage receives: the committed artifact, never what lay in memory before it."""
@@ -131,12 +160,29 @@ class Workbench:
         """
         folder = present(self.store, artifact)
         try:
-            return load_artifact(folder, trust=self.recipe.trust, base_dir=self.recipe.base_dir)
+            return load_artifact(
+                folder,
+                trust=self.recipe.trust,
+                base_dir=self.recipe.base_dir,
+                on_change=partial(self._tell_of_other_code, folder),
+            )
         except StoreError as error:
             if error.code not in DAMAGE:
                 raise
             self.store.quarantine(artifact, error.message)
             raise DamagedArtifactError(artifact, error.message) from error
+
+    def _tell_of_other_code(self, folder: Path, text: str) -> None:
+        """One notice per run, and none where only comments and layout of the person's file are other than they were."""
+        same = read_manifest(folder)["identity"].get("origin") == self._origin
+        if not same and text not in self._told:
+            self._told.add(text)
+            self.store.notify(text)
+
+    @cached_property
+    def _origin(self) -> str:
+        """Digest of how the recipe's own model is made, the tokens of the person's code in it."""
+        return sha256_json(self.keys.root.model)
 
     def execute(self, planned: PlannedStage, walk: Walk, events: EventLog, stop: StopFlag) -> dict[str, Any]:
         """Run one stage and commit its artifact and action record; returns the record."""
@@ -252,7 +298,7 @@ class Workbench:
                     raise
                 raise unrecorded_change(uses, error.message) from error
             # the same tensors under other code of the person's are another model
-            manifest["identity"]["origin"] = sha256_json(self.keys.root.model)
+            manifest["identity"]["origin"] = self._origin
             kept: dict[str, str] = {}
             for name, path in result.files.items():
                 target = staging / "files" / name

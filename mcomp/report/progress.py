@@ -111,7 +111,7 @@ def outcome_text(outcome: dict[str, Any]) -> str:
     """How a stage ended: ``run, 12.3 s: top-1 98.61 %, 612 k params``."""
     seconds = f", {outcome['seconds']:.1f} s" if outcome["status"] in ("run", "resumed", "failed") else ""
     figures = summary(outcome["metrics"])
-    return f"{outcome['status']}{seconds}" + (f": {figures}" if figures else "")
+    return f"{outcome.get('outcome', outcome['status'])}{seconds}" + (f": {figures}" if figures else "")
 
 
 class PlainLines:

@@ -192,6 +192,16 @@ class Stage(ABC):
         return []
 
     @classmethod
+    def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
+        """Faults that are certain once the recipe's own model is there, before any stage has run: a layer's name, say.
+
+        Args:
+            model: the recipe's own, not to be changed; what ``run`` gets has layers of the same names.
+            options: a validated instance of this stage's ``Options``.
+        """
+        return []
+
+    @classmethod
     def reads(cls, options: Any) -> list[str]:
         """Ids of earlier stages whose models ``run`` asks for, e.g. a teacher's; they enter the action key."""
         return []

@@ -162,6 +162,12 @@ def _copied(stage: type[Stage], model: Any, data: Data | None) -> nn.Module:
             code="MC275",
             hint='build one with `mcomp.models.build("nin_gc", num_classes=10)`, or hand over your own',
         )
+    if data is not None and not all(hasattr(data, name) for name in ("train", "test", "example_inputs")):
+        raise UsageError(
+            f"`mcomp.stages.{stage.name}` needs an `mcomp.data.Data` as `data`, got {type(data).__name__}",
+            code="MC279",
+            hint='load one with `mcomp.data.load(name="digits")`',
+        )
     copied = copy.deepcopy(model).cpu().eval()
     if data is not None:
         origin = provenance(copied)

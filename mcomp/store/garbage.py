@@ -37,6 +37,7 @@ class Policy:
         older_than: seconds; runs, snapshots, caches and quarantined things not used for longer go.
         max_bytes: after that, the oldest go until the store is no larger; the newest run stays.
         keep_runs: runs but the newest so many go; with ``older_than``, only those of them that are older.
+            Every point of a sweep is a run.
     """
 
     older_than: float | None = None

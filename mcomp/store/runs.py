@@ -49,6 +49,11 @@ class RunRecord:
     path: Path
     result: dict[str, Any] | None
 
+    @property
+    def name(self) -> str:
+        """Of its recipe; of a run that was killed, as its folder has it."""
+        return str(self.result["name"]) if self.result else self.id.partition("-")[2].rpartition("-")[0]
+
 
 def create(folder: Path, name: str, key8: str) -> Run:
     """Make the folder of a new run under ``folder``; the id is unique and sorts by time."""

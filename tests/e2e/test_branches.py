@@ -151,7 +151,7 @@ def test_a_stage_runs_in_place_of_another(place: Path, capsys: pytest.CaptureFix
     first = told(capsys, "apply", recipe)
     assert (first.code, first.statuses) == (0, "run run run")
     assert first["tune"]["metrics"]["figure"] == 94
-    assert first["tune"]["notes"] == ["instead of `mark`: its `when` is false"]
+    assert first["tune"]["notes"] == ["`mark`, its `otherwise`, instead of `mark`: its `when` is false"]
     assert "instead of `mark`" in told(capsys, "plan", recipe)["tune"]["reason"]
     assert told(capsys, "apply", recipe).statuses == "hit hit hit"
 

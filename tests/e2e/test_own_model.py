@@ -141,3 +141,15 @@ def test_the_shipped_custom_stage_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     stages = {stage["id"]: stage["metrics"] for stage in json.loads(done.stdout)["stages"]}
     assert stages["clip_weights"]["clipped"] > 0
+
+
+def test_a_comment_in_the_model_s_file_is_not_spoken_of(place: Path) -> None:
+    data = '{name: "arrays.py:build"}'
+    (place / "own.yaml").write_text(RECIPE.format(data=data).partition("  - quantize")[0].replace("3}", "1}"))
+    assert run_mcomp("apply", "own.yaml", "--trust", cwd=place).returncode == 0
+    (place / "net.py").write_text("# a comment changes nothing\n" + NET)
+    with (place / "own.yaml").open("a") as file:
+        file.write("  - evaluate\n")
+    done = run_mcomp("apply", "own.yaml", "--trust", cwd=place)
+    assert done.returncode == 0
+    assert "was changed" not in done.stdout + done.stderr

@@ -10,6 +10,7 @@ from pydantic import Field
 from mcomp.errors import StageError
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
+from mcomp.stages.layer_names import unmatched
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Prune(Stage):
                 )
             ]
         return []
+
+    @classmethod
+    def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
+        """Patterns that name no layer."""
+        return unmatched(model, "ignore", options.ignore)
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:

@@ -11,6 +11,7 @@ from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import fit_in, idle_milestones
 from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
+from mcomp.stages.layer_names import unmatched
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
 
@@ -104,6 +105,11 @@ class Quantize(Stage):
             if any(fnmatch.fnmatchcase(pattern, skipped) for skipped in options.skip)
         ]
         return [*(idle_milestones(options) if options.epochs else []), *hidden]
+
+    @classmethod
+    def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
+        """Patterns that name no layer."""
+        return [*unmatched(model, "skip", options.skip), *unmatched(model, "overrides", options.overrides)]
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:

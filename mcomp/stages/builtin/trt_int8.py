@@ -91,14 +91,7 @@ class TrtInt8(Stage):
     @classmethod
     def missing(cls, options: Any) -> str:
         """What an engine needs, where `on_missing: fail` says that there has to be one."""
-        from mcomp.deploy.tensorrt_api import installed_version
-        from mcomp.training.hardware import gpu
-
-        if options.on_missing != "fail":
-            return ""
-        if not installed_version():
-            return "TensorRT is not installed"
-        return "" if gpu() else "no NVIDIA GPU answers"
+        return _absent() if options.on_missing == "fail" else ""
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Write ``model.trt.onnx`` and the trtexec command, measure on test, then build ``model.plan``."""
@@ -148,7 +141,8 @@ class TrtInt8(Stage):
         from mcomp.deploy.verification import verify
         from mcomp.metrics.timing import batch_of, latency
 
-        ctx.report("status", text="building the TensorRT engine")
+        if not _absent():
+            ctx.report("status", text="building the TensorRT engine")
         plan: Path = ctx.work_dir / PLAN
         info = build_engine(
             found.lowering.path,
@@ -168,6 +162,16 @@ class TrtInt8(Stage):
         result.files |= {PLAN: plan, f"{PLAN}.json": plan.with_name(f"{PLAN}.json")}
         result.notes.append(f"engine built on {info.gpu}: {info.int8_layers} of {info.layers} layers in INT8")
         result.details["engine"] = {"status": "built", **asdict(info)}
+
+
+def _absent() -> str:
+    """What an engine needs and is not here, in words."""
+    from mcomp.deploy.tensorrt_api import installed_version
+    from mcomp.training.hardware import gpu
+
+    if not installed_version():
+        return "TensorRT is not installed"
+    return "" if gpu() else "no NVIDIA GPU answers"
 
 
 def _shapes(ctx: StageContext, batch: BatchRange) -> dict[str, ShapeRange]:

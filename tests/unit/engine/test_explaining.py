@@ -344,3 +344,13 @@ def test_a_point_of_a_sweep_is_compared_with_the_same_point(store: Store) -> Non
 
 def run_point(store: Store, point: Recipe) -> None:
     finish(store, point, KeyMaker(point, root_of(point, cache_dir=None, code_cache=None)))
+
+
+def test_a_changed_file_of_ones_own_is_named_in_the_headline_too(store: Store, tmp_path: Path) -> None:
+    net = "from torch import nn\n\n\ndef build(num_classes):\n    return nn.Flatten(WHAT)\n"
+    (tmp_path / "my_net.py").write_text(net.replace("WHAT", "1"))
+    text = RECIPE.replace("name: lenet", '"name": "my_net.py:build"')
+    run_of(store, text=text)
+    (tmp_path / "my_net.py").write_text(net.replace("WHAT", "2"))
+    found = told(store, "train", text=text)
+    assert texts(found) == [found.reason] == ["your model's code: `my_net`"]

@@ -63,3 +63,26 @@ def test_html_of_a_run_and_of_a_sweep_escapes_what_the_recipe_says() -> None:
     for html in (evil._repr_html_(), SweepResult("net", [evil], 1)._repr_html_()):
         assert "<script>" not in html
         assert "<img>" not in html
+
+
+def test_a_stage_that_was_never_reached_is_told_apart_from_a_skipped_one() -> None:
+    reached = StageOutcome("a", "train", "failed", ending="interrupted")
+    for stage, told in (
+        (reached, ("failed", "interrupted")),
+        (StageOutcome("b", "evaluate", "skipped"), ("skipped", "skipped")),
+        (StageOutcome("c", "evaluate", "skipped", ending="not run"), ("skipped", "not run")),
+    ):
+        found = stage.as_dict()
+        assert (found["status"], found["outcome"]) == told
+
+
+def test_an_outcome_shows_itself_in_one_line() -> None:
+    stage = StageOutcome("t", "train", "run", "k" * 64, metrics={"top1": 97.0}, details={"history": [0] * 999})
+    assert repr(stage) == "<StageOutcome t: run, top1 97.0>"
+
+
+def test_a_sweep_has_the_status_of_its_first_bad_run() -> None:
+    runs = [run(), run(6, "gate_failed"), run(5, "failed")]
+    assert SweepResult("net", runs, 3).as_dict()["status"] == "gate_failed"
+    assert SweepResult("net", runs, 3, stopped_by=2).as_dict()["status"] == "interrupted"
+    assert SweepResult("net", runs[:1], 1).as_dict()["status"] == "ok"

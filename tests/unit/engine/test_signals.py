@@ -56,3 +56,11 @@ def test_the_exit_code_is_the_first_signal_s() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert stop() == signal.SIGTERM
+
+
+def test_while_the_end_is_written_down_no_signal_interrupts() -> None:
+    with stop_on_signals() as stop:
+        stop.shield()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop() == signal.SIGINT

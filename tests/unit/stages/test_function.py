@@ -228,3 +228,13 @@ def test_nothing_is_written_to_the_terminal_unasked(capfd: pytest.CaptureFixture
     assert capfd.readouterr() == ("", "")
     scale(toy_net(), ToyData(), factor=2, progress=True)
     assert capfd.readouterr().err == "scaled\na line\n"
+
+
+def test_what_is_no_data_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"needs an `mcomp.data.Data` as `data`, got int") as error:
+        mcomp.stages.evaluate(toy_net(), data=3)
+    assert error.value.code == "MC279"
+
+
+def test_a_result_shows_itself_in_one_line() -> None:
+    assert repr(StageResult(nn.ReLU(), {"top1": 97.0}, details={"long": [0] * 999})) == "<StageResult ReLU, top1 97.0>"
