@@ -12,6 +12,8 @@ from mcomp.models.spec import ModelOptions, OpenOptions, WidthOptions
 from mcomp.suggest import closest
 
 ZOOS = ("torchvision", "timm")
+#: How timm writes names; where it is absent nothing else can be said of one.
+_COULD_BE_TIMM = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def unknown_name(name: str) -> str | None:
     if prefix in ZOOS:
         names = zoo_names(prefix)
         bare = rest.partition(".")[0] if prefix == "timm" else rest  # timm: `resnet18.a1_in1k` names a checkpoint
-        if bare in names or (prefix == "timm" and not names):
+        if bare in names or (prefix == "timm" and not names and _COULD_BE_TIMM.fullmatch(bare)):
             return None
         return f"{prefix} has no model `{rest}`{_suggestion(name)}"
     target = prefix.removesuffix(".py")

@@ -73,3 +73,9 @@ def test_builtin_options_are_closed_and_a_users_are_open() -> None:
         registry.options_for("nin")(name="nin", width=0)
     spec = ModelSpec.of(registry.options_for("net.py:make")(name="net.py:make", num_classes=3, depth=3))
     assert (spec.num_classes, spec.kwargs) == (3, {"depth": 3})
+
+
+def test_without_timm_a_name_that_timm_could_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "zoo_names", lambda prefix: [])
+    assert registry.unknown_name("timm:resnet18.a1_in1k") is None
+    assert registry.unknown_name("timm:__import__") is not None
