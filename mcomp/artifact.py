@@ -12,7 +12,6 @@ out must be what came out when it was saved. No code is unpickled; code of a use
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mcomp.errors import McompError, StoreError
 from mcomp.models.artifact_manifest import LARGEST, malformed
 from mcomp.store import atomic, logits
-from mcomp.store.digest import sha256_file, sha256_json
+from mcomp.store.digest import parse_json, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -193,8 +192,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise _not_an_artifact(folder, f"its {MANIFEST} is no regular file, or too large for one")
     text = atomic.read_bytes(path)
     try:
-        found = json.loads(text or b"")
-    except (ValueError, RecursionError) as error:  # the second of brackets in brackets
+        found = parse_json(text or b"")
+    except ValueError as error:
         fault = "is missing" if text is None else f"is no JSON ({error})"
         raise _not_an_artifact(folder, f"its {MANIFEST} {fault}") from error
     if not isinstance(found, dict) or not {"format", "identity", "tensors", "surgery", "fingerprint"} <= found.keys():

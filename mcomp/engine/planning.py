@@ -32,7 +32,13 @@ __all__ = ["Cost", "Known", "Plan", "PlannedStage", "Walk", "make_plan", "share"
 
 
 def make_plan(recipe: Recipe, store: Store, keys: KeyMaker) -> Plan:
-    """Walk the recipe with what the store knows; a stage behind one that must run has no key yet."""
+    """Walk the recipe with what the store knows; a stage behind one that must run has no key yet.
+
+    Raises:
+        StoreError: MC304, where the store should be lies something else.
+    """
+    if not store.exists():
+        store.refuse_foreign_folder()
     walk = Walk(recipe, store, keys, compare=True, tokens=bool(recipe.sweep_values))
     plan = Plan(recipe)
     for entry in recipe.stages:

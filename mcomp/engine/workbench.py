@@ -28,6 +28,7 @@ from mcomp.store.digest import finite, sha256_json
 from mcomp.store.logits import seeded_inputs
 from mcomp.surgery import provenance
 from mcomp.training.hardware import resolve_device, resolve_precision
+from mcomp.training.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +53,7 @@ class Workbench:
         self.store = store
         self.keys = keys
         self.shelf = shelf
+        keep_freed_memory()
         self.device = resolve_device(recipe.device)
         self.precision = resolve_precision(recipe.precision, self.device)
         self._latest: tuple[str, nn.Module] | None = None

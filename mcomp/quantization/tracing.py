@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import traceback
+from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import fx, nn
 
 from mcomp.errors import StageError
@@ -14,6 +16,7 @@ from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.quantizers.activation import ActivationQuantizer
 from mcomp.surgery import ATTRIBUTE
 
+_NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 _LEAVES = (ActivationQuantizer, QuantizedLayer, FoldedLayer)
 
 #: ``training=self.training`` is a constant in a graph, so these calls become modules that follow ``train()``.
@@ -88,7 +91,7 @@ def _revive_dropout(traced: TracedModel) -> None:
 def _refusal(model: nn.Module, error: Exception) -> StageError:
     place = "its forward()"
     for frame in traceback.extract_tb(error.__traceback__):
-        if "/torch/" not in frame.filename and "/mcomp/quantization/" not in frame.filename and frame.line:
+        if frame.line and not any(Path(frame.filename).is_relative_to(folder) for folder in _NOT_THE_USERS):
             place = f"{frame.filename}:{frame.lineno}: `{frame.line}`"
     reason = str(error).partition("\n")[0]
     return StageError(

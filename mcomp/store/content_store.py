@@ -74,14 +74,12 @@ class Store:
             return None, ""
         try:
             envelope = parse_json(text)
-            record = envelope["record"]
-            if envelope["key"] != key or envelope["sha256"] != sha256_json(record):
-                return None, "its checksum does not match"
-            if isinstance(record, dict):
-                return record, ""
+            record, signed = envelope["record"], (envelope["key"], envelope["sha256"])
         except (ValueError, KeyError, TypeError):
-            pass  # said below
-        return None, "it is not a complete record"
+            return None, "it is not a complete record"
+        if not isinstance(record, dict):
+            return None, "it is not a complete record"
+        return (record, "") if signed == (key, sha256_json(record)) else (None, "its checksum does not match")
 
     def action_fault(self, path: Path) -> str:
         """What is wrong with the record of a finished action, nothing when it is whole."""
@@ -283,13 +281,18 @@ class Store:
         if self.exists():
             self._mark_use()
             return
-        self._refuse_foreign_folder()
+        self.refuse_foreign_folder()
         atomic.write_text(self.root / "version", f"{VERSION}\n")  # first: it marks the folder as ours
         atomic.write_text(self.root / ".gitignore", "*\n")
         self._ready = True
         self._mark_use()
 
-    def _refuse_foreign_folder(self) -> None:
+    def refuse_foreign_folder(self) -> None:
+        """See that a store is here or can be laid out here.
+
+        Raises:
+            StoreError: MC304, the path is a file, or a folder with other files in it.
+        """
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(
                 f"`{self.root}` is a file; a store is a folder",

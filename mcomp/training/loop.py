@@ -326,10 +326,11 @@ class _Run:
         value, ago = broken
         step = self.batch - ago
         rate = learning_rate(self.settings, self.epoch * self.steps + step - 1, self.steps)
+        clip = "null" if self.settings.grad_clip is None else f"{self.settings.grad_clip:g}"
         raise StageError(
             f"the loss became {value} in epoch {self.epoch + 1} of {self.settings.epochs}, "
             f"step {step} of {self.steps}, at learning rate {rate:.3g}",
             code="MC406",
-            hint=f"lower `lr` (now {self.settings.lr:g}), set `grad_clip: 1.0`, or add warm-up with `warmup_epochs: 1`"
-            + ("; `precision: fp32` rules rounding out" if self.precision == "bf16" else ""),
+            hint=f"lower `lr` (now {self.settings.lr:g}) or `grad_clip` (now {clip}), or add warm-up with "
+            "`warmup_epochs: 1`" + ("; `precision: fp32` rules rounding out" if self.precision == "bf16" else ""),
         )
