@@ -183,7 +183,7 @@ def render(diagnostics: Sequence[Diagnostic]) -> str:
     blocks = "\n\n".join(map(str, diagnostics))
     errors = sum(one.severity == "error" for one in diagnostics)
     warnings = len(diagnostics) - errors
-    counts = [_plural(errors, "error")] * bool(errors) + [_plural(warnings, "warning")] * bool(warnings)
+    counts = [plural(errors, "error")] * bool(errors) + [plural(warnings, "warning")] * bool(warnings)
     if not counts:
         return ""
     return f"{blocks}\n{', '.join(counts)}{'; nothing was run' if errors else ''}"
@@ -194,6 +194,11 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def plural(number: int, word: str) -> str:
+    """``1 stage``, ``2 stages``."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _snippet(line: str, column: int, length: int) -> tuple[str, str]:
@@ -220,7 +225,3 @@ def _one_cell(char: str) -> str:
 
 def _cells(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else not unicodedata.combining(char) for char in text)
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -27,9 +27,9 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return near[0] if len(near) == 1 else None  # of two guesses one would be wrong
 
 
-def nearest(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
-    """Up to ``most`` known names that resemble ``name``, best first; empty where none does."""
-    return [] if len(name) > _LONGEST else difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """Up to three known names that resemble ``name``, best first; empty where none does."""
+    return [] if len(name) > _LONGEST else difflib.get_close_matches(name, list(known), cutoff=cutoff)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

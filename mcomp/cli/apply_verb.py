@@ -19,11 +19,12 @@ from mcomp.cli.common import (
     open_store,
     output_to_stderr,
     print_json,
+    say,
 )
-from mcomp.errors import visible
+from mcomp.errors import InterruptedRun, plural
 
 if TYPE_CHECKING:
-    from mcomp.engine import RunResult, StageOutcome, SweepResult
+    from mcomp.engine import RunResult, SweepResult
     from mcomp.engine.events import Listener
     from mcomp.recipe import Recipe
 
@@ -57,7 +58,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the recipe, or every point of its sweep; the exit code is the run's."""
     from mcomp.engine import Engine
-    from mcomp.errors import InterruptedRun
 
     recipe = load_recipe(arguments)
     result: RunResult | SweepResult
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     except InterruptedRun as error:
         if arguments.json:
             print_json({"status": "interrupted", "exit_code": error.exit_status, "errors": [error.as_dict()]})
-        sys.stderr.write(f"interrupted before anything was run; go on with: {_again(arguments)}\n")
+        say(f"interrupted before anything was run; go on with: {_again(arguments)}", error=True)
         return error.exit_status
     if arguments.json:
         print_json(result.as_dict())
@@ -106,10 +106,10 @@ def _show_run(result: RunResult, recipe: Recipe, arguments: argparse.Namespace) 
     if result.ok:
         recorded = f"run {result.run}" if result.run else "everything is cached"
         where = result.folder or "the store, which can only be read"
-        sys.stdout.write(visible(f"ok: {recorded}, {result.seconds:.1f} s; files in {where}") + "\n")
+        say(f"ok: {recorded}, {result.seconds:.1f} s; files in {where}")
         return
     _write_error(result, arguments)
-    sys.stderr.write(f"{_ending(result, recipe, arguments)}\n")
+    say(_ending(result, recipe, arguments), error=True)
 
 
 def _show_sweep(result: SweepResult, recipe: Recipe, arguments: argparse.Namespace) -> None:
@@ -123,25 +123,24 @@ def _show_sweep(result: SweepResult, recipe: Recipe, arguments: argparse.Namespa
     for number, (run, point) in enumerate(zip(result.runs, recipe.variants, strict=False), 1):
         if run.status in ("failed", "gate_failed", "refused"):
             _write_error(run, arguments)
-            sys.stderr.write(f"run {number}: {_ending(run, point, arguments)}\n")
+            say(f"run {number}: {_ending(run, point, arguments)}", error=True)
     words = f"{good} of {result.points} runs of `{result.name}` ended well"
     if result.ok:
         seconds = sum(run.seconds for run in result.runs)
         where = Path(result.runs[-1].folder).parent if result.runs[-1].folder else "the store, which can only be read"
-        line = f"ok: all {result.points} runs of `{result.name}`, {seconds:.1f} s; files in {where}"
-        sys.stdout.write(visible(line) + "\n")
+        say(f"ok: all {result.points} runs of `{result.name}`, {seconds:.1f} s; files in {where}")
     elif result.stopped_by:
-        sys.stderr.write(f"interrupted, nothing lost: {words}; go on with: {_again(arguments)}\n")
+        say(f"interrupted, nothing lost: {words}; go on with: {_again(arguments)}", error=True)
     elif any(run.status != "gate_failed" for run in result.runs if not run.ok):
-        sys.stderr.write(f"{words}; go on with: {_again(arguments)}\n")
+        say(f"{words}; go on with: {_again(arguments)}", error=True)
     else:
-        sys.stderr.write(f"{words}, in the others a gate failed; finished stages are kept\n")
+        say(f"{words}, in the others a gate failed; finished stages are kept", error=True)
 
 
 def _write_error(result: RunResult, arguments: argparse.Namespace) -> None:
     if result.error is None:
         return
-    sys.stderr.write("\n".join(visible(line) for line in result.error["text"].splitlines()) + "\n")
+    say(*result.error["text"].splitlines(), error=True)
     file = Path(result.folder, "traceback.txt")
     if arguments.traceback and result.folder and file.is_file():
         sys.stderr.write(file.read_text(encoding="utf-8"))
@@ -163,23 +162,20 @@ def _ending(result: RunResult, recipe: Recipe, arguments: argparse.Namespace) ->
 def _gate_ending(result: RunResult, recipe: Recipe) -> str:
     """What failed, what the store keeps of the run, and what was not run."""
     kept = [stage.id for stage, entry in zip(result.stages, recipe.stages, strict=True) if stage.key and entry.cache]
-    failed = next((stage for stage in result.stages if not all(gate.passed for gate in stage.gates)), None)
-    if failed is None:
-        where = "a condition that had to hold did not"
-    else:
-        count = sum(not gate.passed for gate in failed.gates)
-        where = f"{'a gate' if count == 1 else f'{count} gates'} failed at `{failed.id}`"
     stays = f"finished and kept: {', '.join(kept)}" if kept else "nothing of it is kept"
-    if failed is not None and failed.id in kept:
+    failures = (i for i, stage in enumerate(result.stages) if not all(gate.passed for gate in stage.gates))
+    place = next(failures, None)
+    if place is None:
+        return f"a condition that had to hold did not: run {result.run}; {stays}"
+    failed = result.stages[place]
+    count = sum(not gate.passed for gate in failed.gates)
+    where = f"{'a gate' if count == 1 else f'{count} gates'} failed at `{failed.id}`"
+    if failed.id in kept:
         stays += f" (`{failed.id}` too: a changed gate is held against it without running it again)"
-    rest = sum(stage.status == "skipped" for stage in _after(failed, result.stages))
-    not_run = f"; not run: {rest} stage{'s' * (rest != 1)} after it" if failed is not None and rest else ""
+    rest = sum(stage.status == "skipped" for stage in result.stages[place + 1 :])
+    not_run = f"; not run: {plural(rest, 'stage')} after it" if rest else ""
     return f"{where}: run {result.run}; {stays}{not_run}"
 
 
-def _after(stage: StageOutcome | None, stages: Sequence[StageOutcome]) -> Sequence[StageOutcome]:
-    return stages[stages.index(stage) + 1 :] if stage is not None else ()
-
-
 def _again(arguments: argparse.Namespace) -> str:
-    return visible(shlex.join(["mcomp", *arguments.argv]))
+    return shlex.join(["mcomp", *arguments.argv])

@@ -11,6 +11,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcomp.errors import StoreError, UsageError, render, visible
+
 if TYPE_CHECKING:
     from mcomp.recipe import Recipe
     from mcomp.store import Store
@@ -56,8 +58,6 @@ def load_recipe(arguments: argparse.Namespace) -> Recipe:
 
     recipe = Recipe.load(arguments.recipe, sets=arguments.sets, trust=arguments.trust)
     if recipe.warnings and not getattr(arguments, "json", False):
-        from mcomp.recipe.diagnostics import render
-
         sys.stderr.write(render(recipe.warnings) + "\n")
     return recipe
 
@@ -75,8 +75,6 @@ def existing_store(arguments: argparse.Namespace) -> Store:
     Raises:
         StoreError: MC299, there is none.
     """
-    from mcomp.errors import StoreError
-
     store = open_store(arguments)
     if store.exists():
         return store
@@ -100,8 +98,6 @@ def writing_for_a_person(target: Path, code: str) -> Iterator[None]:
     Raises:
         UsageError: with ``code``, it cannot be written there.
     """
-    from mcomp.errors import StoreError, UsageError
-
     try:
         yield
     except StoreError as error:
@@ -126,6 +122,12 @@ def output_to_stderr(wanted: bool = True) -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def say(*lines: str, error: bool = False) -> None:
+    """Print lines to standard output, or to standard error; no text of a recipe or a path drives the terminal."""
+    stream = sys.stderr if error else sys.stdout
+    stream.write("".join(f"{visible(line)}\n" for line in lines))
 
 
 def print_json(value: Any) -> None:

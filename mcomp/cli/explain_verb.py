@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from mcomp.cli.common import (
     load_recipe,
     open_store,
     print_json,
+    say,
 )
 from mcomp.errors import UsageError
 
@@ -55,9 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found.as_dict())
         return 0
-    from mcomp.recipe.diagnostics import visible
-
-    sys.stdout.write("".join(f"{visible(line)}\n" for line in lines(found)))
+    say(*lines(found))
     return 0
 
 

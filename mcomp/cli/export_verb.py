@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from mcomp.cli.common import add_store, existing_store, writing_for_a_person
+from mcomp.cli.common import add_store, existing_store, say, writing_for_a_person
 from mcomp.cli.run_choice import chosen_run
-from mcomp.errors import StoreError, UsageError, visible
+from mcomp.errors import StoreError, UsageError
 
 EPILOG = """\
 examples:
@@ -47,21 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
     with writing_for_a_person(target, "MC216"):
         names = _copy(source, target)
     listed = ", ".join(["model/", *names])
-    sys.stdout.write(visible(f"`{stage['id']}` -> {target}: {listed} (run {result['run']}: {result['status']})") + "\n")
-    if code := _own_code(source):
+    say(f"`{stage['id']}` -> {target}: {listed} (run {result['run']}: {result['status']})")
+    if code := _own_code(store.manifest(stage["artifact"]) or {}):
         line = f"needs {code}: load it with mcomp.load_model({str(target / 'model')!r}, trust=True, base_dir=FOLDER)"
-        sys.stdout.write(visible(f"{line}, FOLDER being where that code is") + "\n")
+        say(f"{line}, FOLDER being where that code is")
     return 0
 
 
-def _own_code(source: Path) -> str:
+def _own_code(manifest: dict[str, Any]) -> str:
     """What the artifact's network needs beside mcomp: ``my_net.py``; nothing for the networks of mcomp and zoos."""
     from mcomp.models.registry import needs_trust
-    from mcomp.store.digest import parse_json
 
     try:
-        builder = parse_json((source / "manifest.json").read_bytes())["builder"]["name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        builder = manifest["builder"]["name"]
+    except (KeyError, TypeError):
         return ""  # not told here: loading says what is missing
     return f"`{builder.rpartition(':')[0]}`" if isinstance(builder, str) and needs_trust(builder) else ""
 

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from mcomp.cli.common import add_json, add_store, existing_store, print_json
+from mcomp.cli.common import add_json, add_store, existing_store, print_json, say
 
 if TYPE_CHECKING:
     from mcomp.store.garbage import Collection
@@ -81,19 +81,10 @@ def _print(found: Collection) -> None:
     if found.in_use:
         processes = ", ".join(str(process) for process in found.processes)
         size = _megabytes(sum(item.bytes for item in found.in_use))
-        _say(f"kept {len(found.in_use)} things ({size} MB) that process {processes} may be using")
-    for note in found.notes:
-        _say(f"note: {note}")
+        say(f"kept {len(found.in_use)} things ({size} MB) that process {processes} may be using")
+    say(*(f"note: {note}" for note in found.notes))
     before, freed = found.bytes_before, found.bytes_freed
-    _say(f"`{found.store}`: {_megabytes(before)} MB; {_megabytes(freed)} MB in {len(found.removed)} things {verb}")
-
-
-def _say(line: str) -> None:
-    import sys
-
-    from mcomp.errors import visible
-
-    sys.stdout.write(visible(line) + "\n")
+    say(f"`{found.store}`: {_megabytes(before)} MB; {_megabytes(freed)} MB in {len(found.removed)} things {verb}")
 
 
 def _megabytes(size: int) -> str:

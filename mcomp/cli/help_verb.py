@@ -145,9 +145,7 @@ def _list(*, as_json: bool) -> int:
 
 
 def _group(code: str) -> str:
-    return next(
-        words for start, words in sorted(GROUPS.items(), key=lambda one: -len(one[0])) if code.startswith(start)
-    )
+    return GROUPS[max((start for start in GROUPS if code.startswith(start)), key=len)]
 
 
 def _title(text: str) -> str:

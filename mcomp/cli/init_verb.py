@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from mcomp.cli.common import writing_for_a_person
-from mcomp.errors import UsageError, visible
+from mcomp.cli.common import say, writing_for_a_person
+from mcomp.errors import UsageError
 
 EPILOG = "examples:\n  mcomp init my.yaml\n  mcomp init my.yaml --force"
 
@@ -30,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"folder `{target.parent}` does not exist", code="MC214", hint="create it first")
     with writing_for_a_person(target, "MC214"):
         write_text(target, init_text(target.stem))
-    sys.stdout.write(visible(f"wrote {target}; next: mcomp apply {target}") + "\n")
+    say(f"wrote {target}; next: mcomp apply {target}")
     return 0

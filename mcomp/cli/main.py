@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from mcomp.cli.arguments import Parser, unknown_option, unknown_verb
+from mcomp.cli.common import print_json, say
 from mcomp.cli.pipes import patient_output
-from mcomp.errors import McompError, RecipeError, UsageError
+from mcomp.errors import InterruptedRun, McompError, RecipeError, UsageError
 
 #: Verb to its one line in ``mcomp --help``; the code is in ``mcomp.cli.<verb>_verb``.
 VERBS = {
@@ -133,19 +134,16 @@ def help_text(verb: str) -> str:
 
 
 def _guarded(parsed: argparse.Namespace) -> int:
-    from mcomp.errors import InterruptedRun
-
-    as_json = bool(getattr(parsed, "json", False))
     try:
         return int(parsed.run(parsed))
     except InterruptedRun as error:
-        sys.stderr.write(f"interrupted; {error.hint}\n")
+        say(f"interrupted; {error.hint}", error=True)
         return error.exit_status
     except McompError as error:
         _traceback(parsed)
-        return _refused(error, as_json=as_json)
+        return _refused(error, as_json=bool(getattr(parsed, "json", False)))
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
+        say("interrupted; run the same command again to go on", error=True)
         return 130
     except Exception as error:
         _traceback(parsed)
@@ -154,7 +152,7 @@ def _guarded(parsed: argparse.Namespace) -> int:
             code="MC000",
             hint="run again with `--traceback` and report what it prints",
         )
-        return _refused(bug, as_json=as_json)
+        return _refused(bug, as_json=bool(getattr(parsed, "json", False)))
 
 
 def _refused(error: McompError, *, as_json: bool) -> int:
@@ -162,9 +160,9 @@ def _refused(error: McompError, *, as_json: bool) -> int:
         errors = (
             [found.as_dict() for found in error.diagnostics] if isinstance(error, RecipeError) else [error.as_dict()]
         )
-        _print_json({"status": "refused", "exit_code": error.exit_code, "errors": errors})
+        print_json({"status": "refused", "exit_code": error.exit_code, "errors": errors})
     else:
-        sys.stderr.write(_text(error) + "\n")
+        say(*str(error).splitlines(), error=True)
     return error.exit_code
 
 
@@ -173,20 +171,3 @@ def _traceback(parsed: argparse.Namespace) -> None:
         import traceback
 
         traceback.print_exc()
-
-
-def _text(error: McompError) -> str:
-    if isinstance(error, RecipeError):
-        from mcomp.recipe.diagnostics import render
-
-        return render(error.diagnostics)
-    from mcomp.recipe.diagnostics import visible
-
-    # a message may quote a path or a name of the recipe, and those must not drive the terminal
-    return "\n".join(visible(line) for line in str(error).splitlines())
-
-
-def _print_json(value: object) -> None:
-    from mcomp.cli.common import print_json
-
-    print_json(value)

@@ -17,12 +17,14 @@ from mcomp.cli.common import (
     output_to_stderr,
     print_json,
 )
+from mcomp.errors import BackendMissingError, PreflightError
 
 if TYPE_CHECKING:
-    from mcomp.engine import Engine
+    from mcomp.engine.core import Keyring
     from mcomp.engine.forecast_costs import Outlook
     from mcomp.engine.planning import Plan
     from mcomp.engine.shelf import Shelf
+    from mcomp.store import Store
 
 EPILOG = """\
 examples:
@@ -59,8 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments)
     engine = Engine(open_store(arguments), strict_code=arguments.strict_code)
     with output_to_stderr(arguments.json), _refused_for_want_of_a_backend(), stop_on_signals() as stop, stop.at_once():
-        shelf = Shelf()  # the points of a sweep share their data
-        looks = [_costed(plan, engine, shelf, arguments) for plan in engine.plans(recipe)]
+        shelf, keys_of = Shelf(), engine.keyring()  # the points of a sweep share their data, and what decides keys
+        plans = engine.plans(recipe, keys_of)
+        looks = [_costed(plan, engine.store, keys_of, shelf, arguments) for plan in plans]
         refuse_impossible(looks)
     found = [look.as_dict() for look in looks]
     if arguments.json:
@@ -75,24 +78,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _refused_for_want_of_a_backend() -> Iterator[None]:
-    from mcomp.errors import BackendMissingError, PreflightError
-
     try:
         yield
     except BackendMissingError as error:  # nothing was asked of the runtime yet: the plan is refused
         raise PreflightError(error.message, code=error.code, why=error.why, hint=error.hint) from error
 
 
-def _costed(plan: Plan, engine: Engine, shelf: Shelf, arguments: argparse.Namespace) -> Outlook:
+def _costed(plan: Plan, store: Store, keys_of: Keyring, shelf: Shelf, arguments: argparse.Namespace) -> Outlook:
     from mcomp.engine.forecast_costs import outlook
 
-    found = outlook(plan, engine.store)
+    found = outlook(plan, store)
     if not (arguments.shapes or arguments.probe):
         return found
     from mcomp.engine.forecasting import shapes
     from mcomp.engine.workbench import Workbench
 
-    bench = Workbench(plan.recipe, engine.store, engine.keys(plan.recipe), shelf)
+    bench = Workbench(plan.recipe, store, keys_of(plan.recipe), shelf)
     found, forecasts = shapes(found, bench)
     if arguments.probe:
         from mcomp.engine.probe import probe

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from mcomp.errors import UsageError, visible
+from mcomp.cli.common import say
+from mcomp.errors import UsageError
 
 if TYPE_CHECKING:
     from mcomp.store import RunRecord, Store
@@ -35,7 +35,7 @@ def chosen_run(store: Store, wanted: str | None, *, ended_well: bool = False) ->
     well = [record for record in finished if _result(record)["status"] == "ok"] if ended_well else finished
     found = (well or finished)[0]
     for record in records[: records.index(found)]:
-        _say(f"note: run {record.id} {_state(record)}; this is {found.id}")
+        say(f"note: run {record.id} {_state(record)}; this is {found.id}", error=True)
     return _result(found)
 
 
@@ -67,7 +67,3 @@ def _state(record: RunRecord) -> str:
 def _result(record: RunRecord) -> dict[str, Any]:
     assert record.result is not None
     return record.result
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(visible(line) + "\n")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+from typing import TYPE_CHECKING, Any
 
-from mcomp.cli.common import add_json, add_store, existing_store, open_store, print_json
-from mcomp.store.runs import RunRecord
+from mcomp.cli.common import add_json, add_store, existing_store, open_store, print_json, say
+
+if TYPE_CHECKING:
+    from mcomp.store import RunRecord
 
 EPILOG = "examples:\n  mcomp runs\n  mcomp runs --json"
 
@@ -20,12 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the store's runs, newest first."""
-    named = arguments.store or os.environ.get("MCOMP_STORE")
-    store = open_store(arguments)
-    if not named and not arguments.json and not store.root.exists():
-        sys.stdout.write(f"nothing was run here yet: there is no store `{store.root}`\n")
+    root = open_store(arguments).root
+    wanted = arguments.store or os.environ.get("MCOMP_STORE") or root.exists()
+    if not wanted and not arguments.json:
+        say(f"nothing was run here yet: there is no store `{root}`")
         return 0
-    records = (existing_store(arguments) if named or store.root.exists() else store).runs()
+    records = existing_store(arguments).runs() if wanted else []
     if arguments.json:
         print_json([{"run": record.id, "path": str(record.path), **_facts(record)} for record in records])
         return 0
@@ -37,15 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     for record in records:
         facts = _facts(record)
         seconds = facts["seconds"]
-        sweep = facts["sweep"]
-        assert isinstance(sweep, dict)
         body.append(
             (
                 record.id,
                 str(facts["status"]),
                 top1_text(facts["top1"]),
                 "–" if seconds is None else f"{seconds:.1f}",
-                point_text(sweep) or "–",
+                point_text(facts["sweep"]) or "–",
             )
         )
     columns = ("run", "status", "top-1 %", "seconds", "sweep")
@@ -55,17 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(record: RunRecord) -> dict[str, object]:
-    result = record.result
-    if result is None:
-        return {"name": record.name, "status": "unfinished", "seconds": None, "top1": None, "sweep": {}}
-    stages = result["stages"]
-    assert isinstance(stages, list)
-    tops = [stage["metrics"]["top1"] for stage in stages if "top1" in stage["metrics"]]
+def _facts(record: RunRecord) -> dict[str, Any]:
+    tops = [stage["metrics"]["top1"] for stage in record.stages if "top1" in stage["metrics"]]
     return {
-        "name": result["name"],
-        "status": result["status"],
-        "seconds": result["seconds"],
+        "name": record.name,
+        "status": record.result["status"] if record.result else "unfinished",
+        "seconds": record.result["seconds"] if record.result else None,
         "top1": tops[-1] if tops else None,
-        "sweep": result.get("sweep", {}),
+        "sweep": record.sweep,
     }

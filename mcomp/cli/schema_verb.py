@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from mcomp.cli.common import say
+
 EPILOG = """\
 examples:
   mcomp schema > recipe.schema.json
@@ -40,7 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.store.atomic import write_text
 
     write_text(Path(arguments.write), text)
-    from mcomp.errors import visible
-
-    sys.stdout.write(visible(f"wrote {arguments.write}") + "\n")
+    say(f"wrote {arguments.write}")
     return 0

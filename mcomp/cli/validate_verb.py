@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from mcomp.cli.common import add_json, add_recipe, print_json
+from mcomp.cli.common import add_json, add_recipe, print_json, say
+from mcomp.errors import Diagnostic, RecipeError, plural, render
 
 if TYPE_CHECKING:
-    from mcomp.errors import Diagnostic
     from mcomp.recipe import Recipe
 
 EPILOG = """\
@@ -34,10 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every fault; 3 if there is one. Warnings never change the exit code."""
+    arguments.json = arguments.json or arguments.format == "json"  # so that an error is JSON too
     names = arguments.recipes
     found = {name: _check(name, arguments) for name in dict.fromkeys(names)}
-    if arguments.json or arguments.format == "json":
-        arguments.json = True  # an error from here on is JSON too
+    if arguments.json:
         files = [{"file": name, **_as_json(diagnostics)} for name, (_, diagnostics) in found.items()]
         print_json({"files": files} if len(files) > 1 else _as_json(found[names[0]][1]))
     else:
@@ -46,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(name: str, arguments: argparse.Namespace) -> tuple[Recipe | None, tuple[Diagnostic, ...]]:
-    from mcomp.errors import RecipeError
     from mcomp.recipe import Recipe
 
     try:
@@ -59,24 +58,23 @@ def _check(name: str, arguments: argparse.Namespace) -> tuple[Recipe | None, tup
 
 
 def _print(found: dict[str, tuple[Recipe | None, tuple[Diagnostic, ...]]], *, github: bool) -> None:
-    from mcomp.recipe.diagnostics import render, render_github, visible
-
     # recipes that share a base share its faults: said once
     all_of_them = list(dict.fromkeys(one for _, diagnostics in found.values() for one in diagnostics))
     all_of_them.sort(key=lambda one: one.severity != "error")
     if github:
+        from mcomp.recipe.diagnostics import render_github
+
         sys.stdout.write("".join(f"{line}\n" for line in render_github(all_of_them).splitlines()))
         return
     if all_of_them:
         sys.stderr.write(render(all_of_them) + "\n")
     for name, (recipe, _) in found.items():
         if recipe is not None:
-            sys.stdout.write(f"{visible(name)}: valid, {_size(recipe)}\n")
+            say(f"{name}: valid, {_size(recipe)}")
 
 
 def _size(recipe: Recipe) -> str:
-    stages, runs = len(recipe.stages), len(recipe.variants)
-    text = f"{stages} stage{'s' * (stages != 1)}"
+    text, runs = plural(len(recipe.stages), "stage"), len(recipe.variants)
     return f"{text}, {runs} runs" if runs else text
 
 

@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from mcomp.cli.common import add_json, add_store, existing_store, print_json
+from mcomp.cli.common import add_json, add_store, existing_store, print_json, say
+from mcomp.errors import StoreError
 
 if TYPE_CHECKING:
     from mcomp.store.verification import Verification
@@ -53,15 +54,11 @@ def _progress(number: int, total: int, read: int) -> None:
 def _print(found: Verification) -> None:
     checked = ", ".join(f"{number} {kind}" for kind, number in found.checked.items())
     how = "present and of the right size" if found.quick else "as written"
-    from mcomp.errors import StoreError, visible
-
-    for notice in found.notices:
-        sys.stdout.write(f"{visible(notice)}\n")
+    say(*found.notices)
     if found.in_use:
-        sys.stdout.write(f"left out snapshots of {len(found.in_use)} stages that run now\n")
+        say(f"left out snapshots of {len(found.in_use)} stages that run now")
     if found.ok:
-        line = f"`{found.store}`: {checked}: all {how} ({found.bytes / 1e6:.2f} MB)"
-        sys.stdout.write(f"{visible(line)}\n")
+        say(f"`{found.store}`: {checked}: all {how} ({found.bytes / 1e6:.2f} MB)")
         return
     error = StoreError(
         f"`{found.store}`: {len(found.damaged)} of {sum(found.checked.values())} things are damaged",
@@ -70,4 +67,4 @@ def _print(found: Verification) -> None:
         + (f"; and {len(found.damaged) - 3} more" if len(found.damaged) > 3 else ""),
         hint="run the same `mcomp apply` again: the stages that made them run anew",
     )
-    sys.stderr.write("".join(f"{visible(line)}\n" for line in str(error).splitlines()))
+    say(*str(error).splitlines(), error=True)

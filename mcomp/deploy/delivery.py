@@ -155,6 +155,20 @@ def deliver(
     return Delivery(quantised, calibrated, lowering, fp32, violations, verification, latency, files)
 
 
+def per_channel(model: nn.Module, example_inputs: tuple[Tensor, ...], target: Target) -> nn.Module:
+    """A float model quantised as its file for ``target`` will be, before the activations' ranges are known.
+
+    Args:
+        model: float; not changed.
+        example_inputs: a batch that the model accepts.
+        target: decides how many levels an activation has.
+    """
+    from mcomp.quantization import fold_batch_norms, quantize
+
+    folded = fold_batch_norms(model, example_inputs).model
+    return quantize(folded, example_inputs, per_channel=True, first_layer_float=False, levels=LEVELS[target]).eval()
+
+
 def _quantised(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
@@ -165,7 +179,7 @@ def _quantised(
     status: Callable[[str], None],
 ) -> tuple[nn.Module, list[str]]:
     """The model with every range known, and the names of those that were found now; trained ranges stay."""
-    from mcomp.quantization import ActivationQuantizer, calibrate, fold_batch_norms, quantize
+    from mcomp.quantization import ActivationQuantizer, calibrate, fold_batch_norms
     from mcomp.quantization.summary import quantising_modules
 
     post_training = not quantising_modules(model)
@@ -177,10 +191,7 @@ def _quantised(
                 hint=NEEDS_CALIBRATION if data is not None else "pass `data=`, and `calibration=`",
             )
         status("quantising the float model per channel")
-        folded = fold_batch_norms(model, example_inputs).model
-        model = quantize(
-            folded, example_inputs, per_channel=True, first_layer_float=False, levels=LEVELS[target]
-        ).eval()
+        model = per_channel(model, example_inputs, target)
     waiting = [
         name
         for name, module in model.named_modules()

@@ -24,7 +24,7 @@ from typing import Any
 from mcomp.engine.imports import Facts, read_facts
 from mcomp.errors import PreflightError, StoreError
 from mcomp.store import atomic
-from mcomp.store.digest import parse_json, sha256_json
+from mcomp.store.digest import parse_json
 
 _CACHE_FORMAT = 3
 
@@ -41,27 +41,6 @@ _LAYOUT = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 # From Python 3.12 on an f-string is many tokens; its source text is the one token that it was before.
 _STARTS = {getattr(tokenize, name, -1) for name in ("FSTRING_START", "TSTRING_START")}
 _ENDS = {getattr(tokenize, name, -1) for name in ("FSTRING_END", "TSTRING_END")}
-
-
-def code_digest(module_file: Path, root_package: str | None, cache_path: Path | None = None) -> str:
-    """SHA-256 over the tokens of a module and of its first-party import closure; arguments as for :func:`closure`.
-
-    Raises:
-        PreflightError: MC293, a file cannot be read or is no Python.
-    """
-    return sha256_json(closure(module_file, root_package, cache_path))
-
-
-def closure(module_file: Path, root_package: str | None, cache_path: Path | None = None) -> dict[str, str]:
-    """Token digest of each module in the import closure, by dotted name.
-
-    Args:
-        module_file: the module.
-        root_package: the top-level package it belongs to; None for a file on its own, whose first-party code is what
-            lies in the same folder, and mcomp.
-        cache_path: as for :class:`Reader`.
-    """
-    return Reader(cache_path).closure(module_file, root_package)
 
 
 class Reader:
@@ -82,7 +61,16 @@ class Reader:
         return is_released("mcomp")
 
     def closure(self, module_file: Path, root_package: str | None) -> dict[str, str]:
-        """As the function :func:`closure`."""
+        """Token digest of each module in the import closure, by dotted name.
+
+        Args:
+            module_file: the module.
+            root_package: the top-level package it belongs to; None for a file on its own, whose first-party code is
+                what lies in the same folder, and mcomp.
+
+        Raises:
+            PreflightError: MC293, a file cannot be read or is no Python.
+        """
         module_file = module_file.resolve()
         # where a person's files lie a new one may take the place of an import; in mcomp it would have to be named
         known = self._files.closure(module_file) if root_package == "mcomp" else None

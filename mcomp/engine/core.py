@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mcomp.engine import display
 from mcomp.engine.events import Listener
-from mcomp.engine.keys import CODE_CACHE, KeyMaker, Root, root_of
+from mcomp.engine.keys import CODE_CACHE, KeyMaker, root_of
 from mcomp.engine.planning import Plan, make_plan, share
 from mcomp.engine.results import RunResult, StageOutcome, SweepResult
 from mcomp.engine.shelf import Shelf
@@ -71,12 +71,16 @@ class Engine:
         with closing(self.store):
             return make_plan(recipe, self.store, self.keys(recipe))
 
-    def plans(self, recipe: Recipe | Path | str) -> list[Plan]:
+    def plans(self, recipe: Recipe | Path | str, keys_of: Keyring | None = None) -> list[Plan]:
         """One plan for each run: of a recipe with a sweep one per point, in order, else the recipe's own.
 
         A stage that an earlier run of the sweep will have made says so, and which.
+
+        Args:
+            recipe: as for :meth:`apply`.
+            keys_of: from :meth:`keyring`, where the caller asks it for keys too.
         """
-        recipe, keys_of = _loaded(recipe), self._keyring()
+        recipe, keys_of = _loaded(recipe), keys_of or self.keyring()
         with closing(self.store):
             return share([make_plan(variant, self.store, keys_of(variant)) for variant in recipe.variants or (recipe,)])
 
@@ -116,7 +120,7 @@ class Engine:
         points = recipe.variants or (recipe,)
         result = SweepResult(recipe.name, [], len(points))
         with closing(self.store), stop_on_signals() as stop, display.listeners(self.progress) as shown:
-            means = _Means(self._keyring(), Shelf(), (*self.listeners, *shown), stop, wait)
+            means = _Means(self.keyring(), Shelf(), (*self.listeners, *shown), stop, wait)
             try:
                 for point in points:
                     stop.check()
@@ -150,8 +154,8 @@ class Engine:
             recipe, self.store, keys, plan, means.listeners, shelf=means.shelf, stop=means.stop, wait=means.wait
         ).run()
 
-    def _keyring(self) -> Keyring:
-        """:meth:`keys` for the points of a sweep: what model, data and device decide is found out once."""
+    def keyring(self) -> Keyring:
+        """:meth:`keys` for the points of one sweep: what model, data and device decide is found out once."""
         made: dict[str, KeyMaker] = {}
 
         def keys_of(point: Recipe) -> KeyMaker:
@@ -170,7 +174,7 @@ class Engine:
         """
         cache = self.cache_dir()
         code_cache = cache / CODE_CACHE if cache is not None else None
-        root: Root = root_of(recipe, cache_dir=cache, code_cache=code_cache, strict_code=self.strict_code)
+        root = root_of(recipe, cache_dir=cache, code_cache=code_cache, strict_code=self.strict_code)
         return KeyMaker(recipe, root, code_cache, strict_code=self.strict_code)
 
     def cache_dir(self) -> Path | None:

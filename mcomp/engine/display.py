@@ -17,9 +17,18 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcomp.engine.events import Listener
-from mcomp.engine.summary import COLUMNS, point_text, remarks, rows, sweep_columns, sweep_remarks, sweep_rows
-from mcomp.engine.units import bytes_text, cost_text, count_text, seconds_text, top1_text
-from mcomp.errors import UsageError, visible
+from mcomp.engine.summary import (
+    COLUMNS,
+    figures_text,
+    point_text,
+    remarks,
+    rows,
+    sweep_columns,
+    sweep_remarks,
+    sweep_rows,
+)
+from mcomp.engine.units import bytes_text, cost_text, count_text, seconds_text
+from mcomp.errors import UsageError, plural, visible
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -81,11 +90,11 @@ class Screen(NamedTuple):
 
     def html(self) -> str:
         """A ``<table>`` and a list; every text escaped."""
-        head = "".join(f"<th>{_escaped(column)}</th>" for column in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
-        said = "".join(f"<li>{_escaped(line)}</li>" for line in self.remarks)
+        head = "".join(f"<th>{escaped(column)}</th>" for column in self.columns)
+        body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        said = "".join(f"<li>{escaped(line)}</li>" for line in self.remarks)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<p>{_escaped(self.headline)}</p>{table}" + (f"<ul>{said}</ul>" if said else "")
+        return f"<p>{escaped(self.headline)}</p>{table}" + (f"<ul>{said}</ul>" if said else "")
 
 
 class Shown:
@@ -131,28 +140,28 @@ def plan_screen(plan: dict[str, Any]) -> Screen:
     ]
     statuses = [stage["status"] for stage in stages]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    headline = f"{_title(plan)}: {_plural(len(stages), 'stage')} ({counts})"
+    headline = f"{_title(plan)}: {plural(len(stages), 'stage')} ({counts})"
     return Screen(headline, ("stage", "status", "params", "MACs", "seconds", "memory", "why"), body)
 
 
 def sweep_screen(sweep: dict[str, Any]) -> Screen:
     """The screen of a sweep, from ``SweepResult.as_dict()``: one row per run, the figures of its last stage."""
     well = sum(run["status"] == "ok" for run in sweep["runs"])
-    headline = f"{sweep['name']}: {well} of {_plural(sweep['points'], 'run')} ok"
+    headline = f"{sweep['name']}: {well} of {plural(sweep['points'], 'run')} ok"
     return Screen(headline, sweep_columns(sweep), sweep_rows(sweep), sweep_remarks(sweep))
+
+
+def escaped(text: str) -> str:
+    """``text`` as HTML shows it, control characters spelled out."""
+    return escape(visible(text))
 
 
 def _run_headline(result: dict[str, Any]) -> str:
     stages = result["stages"]
     cached = sum(stage["status"] == "hit" for stage in stages)
-    parts = [result["status"], _plural(len(stages), "stage") + (f" ({cached} cached)" if cached else "")]
-    metrics = _last_metrics(result)
-    if isinstance(metrics.get("top1"), int | float):
-        parts.append(f"top-1 {top1_text(metrics['top1'])} %")
-    if isinstance(metrics.get("params"), int | float):
-        parts.append(f"{count_text(metrics['params'])} params")
-    if isinstance(metrics.get("bytes"), int | float):
-        parts.append(bytes_text(metrics["bytes"]))
+    parts = [result["status"], plural(len(stages), "stage") + (f" ({cached} cached)" if cached else "")]
+    if figures := figures_text(_last_metrics(result)):
+        parts.append(figures)
     return f"{_title(result)}: {', '.join(parts)}, {result['seconds']:.1f} s"
 
 
@@ -164,11 +173,3 @@ def _title(found: dict[str, Any]) -> str:
 def _last_metrics(result: dict[str, Any]) -> dict[str, Any]:
     """Of the last stage that has any."""
     return next((stage["metrics"] for stage in reversed(result["stages"]) if stage["metrics"]), {})
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _escaped(text: str) -> str:
-    return escape(visible(text))

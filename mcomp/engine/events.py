@@ -43,16 +43,11 @@ class EventLog:
             with storage_errors(path):
                 self._file = path.open("a", encoding="utf-8")
 
-    def emit(self, kind: str, stage: str | None = None, **fields: Any) -> None:
+    def emit(self, kind: str, stage: str | None = None, /, **fields: Any) -> None:
         """Send one event, after the notices that waited for it."""
-        self._send_waiting(stage)
-        self._send({"event": kind, "time": round(time.time(), 3), "stage": stage, **fields})
-
-    def _send_waiting(self, stage: str | None) -> None:
         while self._later:
-            self._send(
-                {"event": "notice", "time": round(time.time(), 3), "stage": stage, "text": self._later.popleft()}
-            )
+            self._send(_event("notice", stage, {"text": self._later.popleft()}))
+        self._send(_event(kind, stage, fields))
 
     def later(self, text: str) -> None:
         """Leave a notice for the next event: a signal handler must not write to a file that is being written."""
@@ -85,8 +80,7 @@ class EventLog:
                 what = f"a field `{taken[0]}`, which every event has already" if taken else f"the kind {kind!r:.40}"
                 hint = "give that field another name" if taken else "a kind is a word, e.g. `status`"
                 raise StageError(f"stage `{stage}` reported {what}", code="MC408", hint=hint)
-            self._send_waiting(stage)
-            self._send({"event": kind, "time": round(time.time(), 3), "stage": stage, **fields})
+            self.emit(kind, stage, **fields)
 
         return report
 
@@ -101,6 +95,10 @@ class EventLog:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _event(kind: str, stage: str | None, fields: Mapping[str, Any]) -> Event:
+    return {"event": kind, "time": round(time.time(), 3), "stage": stage, **fields}
 
 
 def _line(event: Event) -> str:

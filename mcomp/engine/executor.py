@@ -130,11 +130,10 @@ class Execution:
     def _guarded(self, run: Run | None) -> tuple[RunStatus, int]:
         """Run the stages; a failure becomes the run's status, its traceback a file."""
         try:
-            try:
-                return self._stages()
-            except (InterruptedRun, KeyboardInterrupt) as error:
-                number = error.signal_number if isinstance(error, InterruptedRun) else self.stop() or signal.SIGINT
-                return "interrupted", 128 + number
+            return self._stages()
+        except (InterruptedRun, KeyboardInterrupt) as error:
+            number = error.signal_number if isinstance(error, InterruptedRun) else self.stop() or signal.SIGINT
+            return "interrupted", 128 + number
         except McompError as error:
             # what a preflight error says of itself, that nothing was run, is not so here
             self._error = error.as_dict() | {"text": McompError.__str__(error)}

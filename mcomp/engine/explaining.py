@@ -123,8 +123,11 @@ def explain(recipe: Recipe, stage_id: str, store: Store, keys: KeyMaker, against
         )
     run = None if found.status == "skip" else _chosen(store, recipe, found.stage, against)
     if run is not None and found.reason.startswith(NEVER):
-        ours = (run.result or {}).get("name") == recipe.name
-        words = "no record of it is in the store" if ours else f"no run of `{recipe.name}` has a record of it"
+        words = (
+            "no record of it is in the store"
+            if run.is_of(recipe.name)
+            else f"no run of `{recipe.name}` has a record of it"
+        )
         found = replace(found, reason=found.reason.replace(NEVER, words, 1))
     return _Comparison(plan, store, keys, run).explanation(found)
 
@@ -139,7 +142,7 @@ def _chosen(store: Store, recipe: Recipe, stage: RecipeStage, against: str | Non
     if not isinstance(next(one for one in recipe.stages if one.id == stage_id).otherwise, str):
         # one of two stages ran there: what the other one made says nothing of this one
         kept = [run for run in kept if (_outcome(run, stage_id) or {})["uses"] == stage.uses]
-    own = [run for run in kept if (run.result or {}).get("name") == recipe.name]
+    own = [run for run in kept if run.is_of(recipe.name)]
     if not having and against is not None:
         raise UsageError(
             f"no run in `{store.root}` computed a stage `{stage_id}`", code="MC291", hint="`mcomp runs` lists the runs"
@@ -159,15 +162,13 @@ def _named(finished: list[RunRecord], wanted: str, stage_id: str) -> RunRecord:
         raise UsageError(message, code="MC291", hint="give more of the id")
     if _outcome(found[0], stage_id) is None:
         message = f"run `{found[0].id}` did not compute a stage `{stage_id}`"
-        there = [stage["id"] for stage in (found[0].result or {})["stages"] if stage.get("key")]
+        there = [stage["id"] for stage in found[0].stages if stage.get("key")]
         raise UsageError(message, code="MC291", hint=f"it computed {listed(there) or 'none'}")
     return found[0]
 
 
 def _outcome(run: RunRecord, stage_id: str) -> dict[str, Any] | None:
-    stages = (run.result or {}).get("stages", [])
-    found: dict[str, Any] | None = next((one for one in stages if one["id"] == stage_id and one.get("key")), None)
-    return found
+    return next((one for one in run.stages if one["id"] == stage_id and one.get("key")), None)
 
 
 def _key_in(run: RunRecord, stage_id: str) -> str:
@@ -261,7 +262,7 @@ class _Comparison:
 
     def _makers(self, artifact: str, before: str) -> list[dict[str, Any]]:
         """The stages ahead of ``before`` that handed this artifact on, in that run."""
-        stages = (self.run.result or {})["stages"] if self.run else []
+        stages = self.run.stages if self.run else []
         ahead = takewhile(lambda stage: stage["id"] != before, stages)
         return [stage for stage in ahead if stage.get("artifact") == artifact]
 

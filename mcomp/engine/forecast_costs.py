@@ -21,7 +21,7 @@ from mcomp.store.digest import sha256_json
 
 if TYPE_CHECKING:
     from mcomp.engine.keys import Preimage
-    from mcomp.engine.planning import Cost, Plan, PlannedStage
+    from mcomp.engine.plan import Cost, Plan, PlannedStage
     from mcomp.recipe import Recipe
     from mcomp.recipe.model import RecipeStage
     from mcomp.store import Store
@@ -133,9 +133,10 @@ class Outlook:
             name: {"present": one.present, "version": one.version, "why_absent": one.why_absent}
             for name, one in backends().items()
         }
-        start = None if not self.waiting else self.startup_seconds
-        found["seconds"] = _sum([start, *(line.seconds for line in self.waiting)])
-        found["cpu_seconds"] = _sum([start, *(self.costs[line.stage.id].cpu_seconds for line in self.waiting)])
+        found["seconds"] = _sum([self.startup_seconds, *(line.seconds for line in self.waiting)])
+        found["cpu_seconds"] = _sum(
+            [self.startup_seconds, *(self.costs[line.stage.id].cpu_seconds for line in self.waiting)]
+        )
         found["memory_bytes"] = _largest([line.memory_bytes for line in self.waiting])
         return found
 
@@ -199,7 +200,7 @@ def history(store: Store) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     seen: set[str] = set()
     for run in store.runs()[:HISTORY_RUNS]:
-        for stage in (run.result or {}).get("stages", []):
+        for stage in run.stages:
             key = stage.get("key")
             if not key or key in seen:
                 continue
@@ -250,7 +251,7 @@ def _makes_the_like(line: PlannedStage, record: dict[str, Any], plan: Plan, foun
 def _last_records(recipe: Recipe, store: Store) -> dict[str, dict[str, Any]]:
     """Stage id to record in the newest finished run of a recipe."""
     run = last_run(store, recipe)
-    keys = {stage["id"]: stage.get("key") for stage in (run.result or {}).get("stages", [])} if run else {}
+    keys = {stage["id"]: stage.get("key") for stage in run.stages} if run else {}
     records = {name: store.action(key) for name, key in keys.items() if key}
     return {name: record for name, record in records.items() if record is not None}
 

@@ -17,7 +17,7 @@ from mcomp.stages.forecast import Forecast
 if TYPE_CHECKING:
     from torch import nn
 
-    from mcomp.engine.planning import Cost, Plan, PlannedStage
+    from mcomp.engine.plan import Cost, Plan, PlannedStage
     from mcomp.engine.workbench import Workbench
     from mcomp.recipe.model import RecipeStage
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.own_code import Code, measuring_code, stage_code
-from mcomp.engine.roots import Root, keyed_options, root_of, torch_series
+from mcomp.engine.roots import Root, keyed_options, root_of
 from mcomp.store.atomic import make_folder
 from mcomp.store.digest import sha256_json
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mcomp.recipe import Recipe
     from mcomp.recipe.model import RecipeStage
 
-__all__ = ["CODE_CACHE", "KeyMaker", "Preimage", "Root", "key_of", "keyed_options", "root_of", "torch_series"]
+__all__ = ["CODE_CACHE", "KeyMaker", "Preimage", "Root", "key_of", "keyed_options", "root_of"]
 
 #: Goes up when the engine's own code changes what a record means or how a stage is run.
 FORMAT = 1

@@ -96,21 +96,21 @@ def _resume_reason(progress: dict[str, Any]) -> str:
 
 def last_run(store: Store, recipe: Recipe) -> RunRecord | None:
     """The newest finished run of a recipe by this name; of a sweep's point, of the same point where there is one."""
-    return newest([run for run in store.runs() if (run.result or {}).get("name") == recipe.name], recipe)
+    return newest([run for run in store.runs() if run.is_of(recipe.name)], recipe)
 
 
 def newest(runs: Sequence[RunRecord], recipe: Recipe) -> RunRecord | None:
     """The first of ``runs`` with the recipe's own ``sweep`` values, else the first."""
     values = dict(recipe.sweep_values)
-    same = (run for run in runs if ((run.result or {}).get("sweep") or {}) == values)
+    same = (run for run in runs if run.sweep == values)
     return next(same, next(iter(runs), None))
 
 
 def earlier_runs(store: Store, recipe: Recipe) -> list[RunRecord]:
     """The newest runs of a recipe by this name, however they ended; those of the same point of a sweep first."""
-    runs = [run for run in store.runs() if (run.result or {}).get("name") == recipe.name][:SEARCHED_RUNS]
+    runs = [run for run in store.runs() if run.is_of(recipe.name)][:SEARCHED_RUNS]
     values = dict(recipe.sweep_values)
-    return sorted(runs, key=lambda run: ((run.result or {}).get("sweep") or {}) != values)
+    return sorted(runs, key=lambda run: run.sweep != values)
 
 
 def previous_record(
@@ -122,7 +122,7 @@ def previous_record(
     """
     entry = next((one for one in recipe.stages if one.id == stage.id), stage)
     for run in runs:
-        for seen in (run.result or {})["stages"]:
+        for seen in run.stages:
             if seen["id"] != stage.id or not seen["key"]:
                 continue
             if seen["uses"] != stage.uses and not isinstance(entry.otherwise, str):

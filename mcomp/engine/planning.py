@@ -16,7 +16,7 @@ from mcomp.engine.conditions import Decision, Facts, decide
 from mcomp.engine.gates import check_gate
 from mcomp.engine.keys import KeyMaker, key_of
 from mcomp.engine.lookup import earlier_runs, plan_stage, previous_record
-from mcomp.engine.plan import Cost, Plan, PlannedStage
+from mcomp.engine.plan import Plan, PlannedStage
 from mcomp.engine.results import GateOutcome
 from mcomp.engine.summary import gate_text
 from mcomp.errors import StageError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mcomp.store import Store
     from mcomp.store.runs import RunRecord
 
-__all__ = ["Cost", "Known", "Plan", "PlannedStage", "Walk", "make_plan", "share"]
+__all__ = ["Known", "Plan", "PlannedStage", "Walk", "make_plan", "share"]
 
 
 def make_plan(recipe: Recipe, store: Store, keys: KeyMaker) -> Plan:

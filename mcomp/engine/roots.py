@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from mcomp.engine.code_digest import Reader
 from mcomp.engine.own_code import Code, data_code, model_code, user_code
 from mcomp.errors import PreflightError
+from mcomp.models.registry import ZOOS
+from mcomp.models.registry import user_file as model_file
 from mcomp.store.digest import parse_json, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from mcomp.recipe import Recipe
-
-ZOOS = ("torchvision", "timm")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ def root_of(recipe: Recipe, *, cache_dir: Path | None, code_cache: Path | None, 
     """
     from mcomp.data.fingerprint import fingerprint
     from mcomp.data.spec import user_file as data_file
-    from mcomp.models.registry import user_file as model_file
 
     reader = Reader(code_cache)
     name = recipe.model.name

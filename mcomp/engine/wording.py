@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mcomp.recipe.diagnostics import shown
 from mcomp.suggest import listed
 
 Recorded = Mapping[str, Any]
@@ -105,8 +106,7 @@ def is_code(place: str) -> bool:
 
 def value_text(value: Any) -> str:
     """A value on one line, cut where it is long."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return shown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _LONGEST)
 
 
 def _leaves(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -35,7 +35,7 @@ from mcomp.pruning.cost_form import CostForm, agrees, mac_form, parameter_form
 from mcomp.pruning.fitting import NO_NORM, leave_whole, nothing_to_prune
 from mcomp.pruning.importance import Importance, channel_importance
 from mcomp.pruning.matching import Mismatch, balanced_base, choose, narrow_shapes, split_groups
-from mcomp.pruning.structured import _check_arguments, _ignoring, _subject, _traced
+from mcomp.pruning.structured import check_arguments, ignoring, subject_of, traced
 from mcomp.pruning.tracing import TraceFailure, trace_labels
 
 #: Widths of a suspect group that are tried on the network's code; with more, it counts as one that may stay whole.
@@ -116,8 +116,8 @@ def reach(
         UsageError: an argument is out of its range, or a pattern of ``ignore`` matches no layer.
         StageError: nothing can be pruned.
     """
-    _check_arguments(ratio, regular, importance, scope, min_channels)
-    subject, inputs = _subject(model, example_inputs)
+    check_arguments(ratio, regular, importance, scope, min_channels)
+    subject, inputs = subject_of(model, example_inputs)
     groups = _rankable(subject, inputs, importance, ignore)
     bases = {group.name: group.base(regular) for group in groups.prunable}
     may_stay = _suspects(subject, inputs, groups, bases, min_channels)
@@ -153,7 +153,7 @@ def scores_repeat(
         UsageError: a pattern of ``ignore`` matches no layer.
         StageError: nothing can be pruned, or a score is NaN or infinite.
     """
-    subject, inputs = _subject(model, example_inputs)
+    subject, inputs = subject_of(model, example_inputs)
     found = channel_importance(subject, _rankable(subject, inputs, importance, ignore), importance)
     different = {name: len(set(scores.tolist())) for name, scores in found.items()}
     alike = any(different[name] < (1 - _CHANCE) * len(scores) for name, scores in found.items())
@@ -189,7 +189,7 @@ def _rankable(
     subject: nn.Module, inputs: tuple[Tensor, ...], importance: Importance, ignore: Sequence[str]
 ) -> ChannelGroups:
     """The groups as ``prune`` sees them before it looks at a score."""
-    groups = _ignoring(_traced(subject, inputs), ignore)
+    groups = ignoring(traced(subject, inputs), ignore)
     if importance == "bn_gamma":
         ranked = channel_importance(subject, groups, importance)
         groups = leave_whole(groups, dict.fromkeys({group.name for group in groups.prunable} - ranked.keys(), NO_NORM))

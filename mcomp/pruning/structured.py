@@ -60,8 +60,8 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGroups
     Raises:
         StageError: the model cannot be copied or run, or its weights are complex.
     """
-    subject, inputs = _subject(model, example_inputs)
-    return _traced(subject, inputs)
+    subject, inputs = subject_of(model, example_inputs)
+    return traced(subject, inputs)
 
 
 def prune(
@@ -97,9 +97,9 @@ def prune(
         UsageError: an argument is out of its range, or a pattern of ``ignore`` matches no layer.
         StageError: nothing can be pruned, or the self-check failed.
     """
-    _check_arguments(ratio, regular, importance, scope, min_channels)
-    subject, inputs = _subject(model, example_inputs)
-    groups = _ignoring(_traced(subject, inputs), ignore)
+    check_arguments(ratio, regular, importance, scope, min_channels)
+    subject, inputs = subject_of(model, example_inputs)
+    groups = ignoring(traced(subject, inputs), ignore)
     scores = channel_importance(subject, groups, importance, seed)
     if importance == "bn_gamma":
         groups = leave_whole(groups, dict.fromkeys({group.name for group in groups.prunable} - scores.keys(), NO_NORM))
@@ -123,7 +123,12 @@ def prune(
     )
 
 
-def _traced(subject: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelGroups:
+def traced(subject: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelGroups:
+    """The groups of what :func:`subject_of` made.
+
+    Raises:
+        StageError: MC410, the model fails on its example inputs.
+    """
     try:
         return channel_groups(trace_labels(subject, inputs))
     except TraceFailure as failure:
@@ -136,8 +141,12 @@ def _traced(subject: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelGroups:
         ) from failure.cause
 
 
-def _subject(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A copy to experiment on: CPU, eval mode, float32 where the model is in half precision."""
+def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A copy to experiment on, and its inputs: CPU, eval mode, float32 where the model is in half precision.
+
+    Raises:
+        StageError: MC410, the model cannot be copied, or its weights are complex or have no shape yet.
+    """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise StageError(f"`{name}` has no shape yet", code="MC410", hint="run the model once before pruning it")
@@ -159,7 +168,12 @@ def _subject(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn.M
     return subject, tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in cpu)
 
 
-def _ignoring(groups: ChannelGroups, patterns: Sequence[str]) -> ChannelGroups:
+def ignoring(groups: ChannelGroups, patterns: Sequence[str]) -> ChannelGroups:
+    """The groups with those left whole that have a layer whose name matches a pattern.
+
+    Raises:
+        UsageError: MC418, a pattern matches no layer.
+    """
     whole: dict[str, str] = {}
     names = [name for group in groups for name in group.producers]
     for pattern in patterns:
@@ -175,7 +189,12 @@ def _ignoring(groups: ChannelGroups, patterns: Sequence[str]) -> ChannelGroups:
     return leave_whole(groups, whole)
 
 
-def _check_arguments(ratio: float, regular: int, importance: str, scope: str, min_channels: int) -> None:
+def check_arguments(ratio: float, regular: int, importance: str, scope: str, min_channels: int) -> None:
+    """See that the arguments of :func:`prune` are in their ranges.
+
+    Raises:
+        UsageError: MC417, one is not.
+    """
     faults = {
         f"`ratio` is {ratio}; it must lie between 0 and 1, both excluded": not 0 < ratio < 1,
         f"`regular` is {regular}; it must be at least 1": regular < 1,

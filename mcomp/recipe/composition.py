@@ -17,7 +17,7 @@ from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.loader import MAX_BYTES, MAX_NODES, parse
 from mcomp.recipe.overlay import overlay
 from mcomp.recipe.reading import SUFFIXES, BaseFault, Identity, decode, read_base
-from mcomp.recipe.sets import COMPOSITION
+from mcomp.recipe.schema import COMPOSING
 from mcomp.recipe.stage_edits import edit_stages
 from mcomp.recipe.stage_entries import few_enough
 from mcomp.recipe.translate import got
@@ -28,7 +28,7 @@ from mcomp.suggest import closest
 
 MAX_EXTENDS = 8
 _MOST_LISTED = 1000  # files of a folder that are looked at for a name that was meant
-_KEYS = (*TOP_LEVEL, "vars", *COMPOSITION, "sweep")
+_KEYS = (*TOP_LEVEL, "vars", *COMPOSING)
 
 
 @dataclass
@@ -149,7 +149,7 @@ class _Composer:
         """A key that was meant to compose: said here, since without it much else would look wrong."""
         for key in [key for key in root.entries if key not in _KEYS]:
             meant = closest(key, _KEYS)
-            if meant not in (*COMPOSITION, "sweep") or meant in root.entries:
+            if meant not in COMPOSING or meant in root.entries:
                 continue
             mark = root.entries.pop(key).key
             label = f"did you mean `{meant}`?"

@@ -32,7 +32,7 @@ from typing import Literal
 from mcomp.errors import Diagnostic, render, visible
 from mcomp.recipe.tree import Mark
 
-__all__ = ["Faults", "render", "render_github", "shown", "visible"]
+__all__ = ["Faults", "render", "render_github", "shown"]
 
 _MOST = 100  # of errors, and of warnings: one broken indentation can make a thousand; nobody reads them
 _SET = re.compile(r"--set #(\d{1,9})")  # as :func:`mcomp.recipe.sets.apply_sets` names its sources

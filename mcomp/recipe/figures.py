@@ -81,7 +81,7 @@ def check_comparable(
     """
     wanted, advice = (" to compare with", "compare with") if compared else ("", "ask")
     one = found[place]
-    who = f"stage `{reference[0]}`" if one.entry.id == reference[0] else f"stage `{one.entry.id}`"
+    who = f"stage `{one.entry.id}`"
     for number, runner in enumerate(runners(one)):
         ran = one.when is not False if number == 0 else one.when is not True
         if not ran or runner.cls is None or metric in metrics_of(runner.cls):

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Set
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mcomp.errors import UsageError
-from mcomp.recipe.diagnostics import visible
+from mcomp.errors import UsageError, visible
 from mcomp.recipe.paths import WELL_KNOWN, Steps, absolute, path_options
 from mcomp.recipe.scalars import resolve
 from mcomp.recipe.variables import ESCAPED, PLAIN
 
 if TYPE_CHECKING:
+    from mcomp.options import Options
     from mcomp.recipe.model import Recipe, RecipeStage
 
 
@@ -50,9 +50,9 @@ def lock_text(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _flat(options: Any, recipe: Recipe, user_code: bool) -> dict[str, Any]:
+def _flat(options: Options, recipe: Recipe, user_code: bool) -> dict[str, Any]:
     names: Set[Steps] = path_options(type(options), WELL_KNOWN)
-    if user_code and str(options.name).rpartition(":")[0].endswith(".py"):
+    if user_code and str(getattr(options, "name", "")).rpartition(":")[0].endswith(".py"):
         names = {*names, ("name",)}
     dumped = options.model_dump(mode="json", exclude_none=True, by_alias=True)
     found: dict[str, Any] = absolute(dumped, names, recipe.base_dir)
@@ -72,8 +72,9 @@ def _entry(stage: RecipeStage, recipe: Recipe, instead_of: RecipeStage | None = 
 
     One that runs in the place of another has that one's seed and cache unless it says otherwise.
     """
-    dumped = stage.options.model_dump(mode="json", by_alias=True)
-    entry: dict[str, Any] = {stage.uses: absolute(dumped, path_options(type(stage.options)), recipe.base_dir)}
+    options: Options = stage.options
+    dumped = options.model_dump(mode="json", by_alias=True)
+    entry: dict[str, Any] = {stage.uses: absolute(dumped, path_options(type(options)), recipe.base_dir)}
     if stage.when is False:
         entry["when"] = False
     elif stage.when is not True:

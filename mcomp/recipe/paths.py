@@ -25,13 +25,9 @@ Steps = tuple[str, ...]
 ANY = "*"
 
 
+@lru_cache(maxsize=256)
 def path_options(model: type[BaseModel], known: frozenset[str] = frozenset()) -> frozenset[Steps]:
     """Where below a model the options are that hold a path."""
-    return _path_options(model, known)
-
-
-@lru_cache(maxsize=256)
-def _path_options(model: type[BaseModel], known: frozenset[str]) -> frozenset[Steps]:
     return frozenset(_paths(model, known, ()))
 
 

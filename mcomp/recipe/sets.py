@@ -7,13 +7,14 @@ A path is names joined by dots: ``data.batch_size``, ``vars.ratio``, ``stages.pr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.loader import MAX_DEPTH, parse
 from mcomp.recipe.overlay import DEEP
+from mcomp.recipe.schema import COMPOSING
 from mcomp.recipe.stage_entries import KEYWORDS, Entry, outline
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, ScalarNode, Source, is_null
 from mcomp.suggest import did_you_mean, listed
@@ -22,7 +23,7 @@ _STEP = re.compile(
     r"(?:^|\.)(?P<name>[^.\[\]=\"']+)|\[(?P<index>\d{1,6})\]|\[(?P<quote>[\"'])(?P<quoted>.*?)(?P=quote)\]"
 )
 #: Keys of the top level that put files together; they are gone before `--set` is applied.
-COMPOSITION = ("extends", "override", "drop", "insert")
+COMPOSITION = tuple(key for key in COMPOSING if key != "sweep")
 _DIGITS = 6  # of a place in a list; keeps int() off whole pages of them
 
 #: The names down to a value, a stage by its place.
@@ -210,7 +211,7 @@ class _Application:
     def _stage(self) -> bool:
         stages, step, rest = self._root.get("stages"), self._steps[1], self._steps[2:]
         if not isinstance(stages, ListNode):
-            return self._refuse("the recipe has no stages", step, ())
+            return self._refuse("the recipe has no stages", step)
         entries = outline(stages)
         index = _stage_index(entries, step.name)
         if index is None:
@@ -218,13 +219,13 @@ class _Application:
             return self._refuse(f"no stage has the id `{shown(step.name)}`", step, known)
         if index >= len(entries):
             last = f"there is no stage {index}; the last of {len(entries)} is {len(entries) - 1}"
-            return self._refuse(last if entries else "the recipe has no stages", step, ())
+            return self._refuse(last if entries else "the recipe has no stages", step)
         if not rest:
             stages.items[index] = self._value
             return True
         if entries[index].uses is None:
-            return self._refuse(f"entry {index} of `stages` names no stage", step, ())
-        entry = opened(stages, index)
+            return self._refuse(f"entry {index} of `stages` names no stage", step)
+        entry = stages.items[index] = opened(stages.items[index])
         return self._descend(entry, _below_stage(entries[index], step, rest), f"stage `{step.name}`")
 
     def _descend(self, node: Node, steps: Sequence[Step], what: str) -> bool:
@@ -233,17 +234,17 @@ class _Application:
             index = int(step.name) if step.name.isdecimal() and len(step.name) <= _DIGITS else -1
             if not 0 <= index < len(node.items):
                 message = f"`{shown(step.name)}` is no place in {what}, which has {len(node.items)} items"
-                return self._refuse(message, step, ())
+                return self._refuse(message, step)
             if rest:
                 return self._descend(node.items[index], rest, f"item {index} of {what}")
             node.items[index] = self._value
             return True
         if not isinstance(node, MapNode):
-            return self._refuse(f"{what} is a single value; it holds no `{shown(step.name)}`", step, ())
+            return self._refuse(f"{what} is a single value; it holds no `{shown(step.name)}`", step)
         entry = node.entries.get(step.name)
         if rest and rest[0].is_place and (entry is None or is_null(entry.value)):
             message = f"`{shown(step.name)}` is not given, so it has no item {rest[0].name}"
-            return self._refuse(message, rest[0], ())
+            return self._refuse(message, rest[0])
         if entry is None or (rest and is_null(entry.value)):
             key = step.mark if entry is None else entry.key
             entry = node.entries[step.name] = MapEntry(key, MapNode(step.mark))
@@ -252,7 +253,7 @@ class _Application:
         entry.value = self._value
         return True
 
-    def _refuse(self, message: str, step: Step, known: Sequence[str] | dict[str, MapEntry] | tuple[()]) -> bool:
+    def _refuse(self, message: str, step: Step, known: Collection[str] = ()) -> bool:
         label = did_you_mean(step.name, known)
         hint = f"known: {listed(known)}" if known and not label else ""
         self._faults.error(self._code, message, step.mark, label=label, hint=hint)
@@ -266,12 +267,9 @@ def _has_wrong_form(section: str, root: MapNode) -> bool:
     return section in ("stages", *DEEP) and not is_null(node) and not isinstance(node, wanted)
 
 
-def opened(stages: ListNode, index: int) -> MapNode:
-    """The item of ``stages`` as a mapping that options can be put into; a bare string becomes one."""
-    item = stages.items[index]
+def opened(item: Node) -> MapNode:
+    """An item of ``stages`` as a mapping that options can be put into; of a bare string a new one."""
     if isinstance(item, ScalarNode):
-        name = str(item.value)
-        item = MapNode(item.mark, {name: MapEntry(item.mark, ScalarNode(None, item.mark, ""))})
-        stages.items[index] = item
+        return MapNode(item.mark, {str(item.value): MapEntry(item.mark, ScalarNode(None, item.mark, ""))})
     assert isinstance(item, MapNode)
     return item

@@ -6,7 +6,7 @@ A stage keeps the id it had: one that was named after its number, as ``train_2``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from mcomp.recipe.diagnostics import Faults, shown
@@ -139,7 +139,7 @@ class _Edit:
                     self._sound = False  # the others decide what the stages behind it get
 
     def _change(self, item: _Item, uses: str, over: MapNode) -> None:
-        before = opened(ListNode([item.node], item.node.mark), 0)
+        before = opened(item.node)
         changed = MapNode(before.mark, dict(before.entries), before.poisoned)
         options = {key: entry for key, entry in over.entries.items() if key not in KEYWORDS}
         changed.entries |= {key: entry for key, entry in over.entries.items() if key in KEYWORDS}
@@ -192,11 +192,13 @@ class _Edit:
                 self._fault("MC103", f"unknown key `{shown(key)}` in an item of `insert`", entry.key, label, known)
                 return None
         sides = [side for side in _PLACES if side in node.entries]
-        if len(sides) != 1 or "stages" not in node.entries:
-            wanted = "both `after` and `before`" if len(sides) == 2 else "`after` or `before`"
-            message = f"an item of `insert` has {wanted}; one is enough" if len(sides) == 2 else ""
-            lacking = wanted if not sides else "`stages`"
-            self._fault("MC105", message or f"an item of `insert` needs {lacking}", node.mark, hint=_ITEM_HINT)
+        if len(sides) == 2:
+            message = "an item of `insert` has both `after` and `before`; one is enough"
+            self._fault("MC105", message, node.mark, hint=_ITEM_HINT)
+            return None
+        if not sides or "stages" not in node.entries:
+            lacking = "`stages`" if sides else "`after` or `before`"
+            self._fault("MC105", f"an item of `insert` needs {lacking}", node.mark, hint=_ITEM_HINT)
             return None
         at, stages = node.entries[sides[0]].value, node.entries["stages"].value
         if not isinstance(stages, ListNode):
@@ -252,7 +254,7 @@ class _Edit:
         message: str,
         mark: Mark,
         label: str = "",
-        known: tuple[str, ...] | list[str] = (),
+        known: Collection[str] = (),
         *,
         hint: str = "",
     ) -> None:
@@ -264,6 +266,5 @@ class _Edit:
         """Write out the ids that would change with the stages that came or went."""
         for index, (item, entry) in enumerate(zip(self._items, outline(self._result), strict=True)):
             if item.uses is not None and entry.id != item.id and "id" not in entry.keywords:
-                opened(self._result, index).entries["id"] = MapEntry(
-                    entry.mark, ScalarNode(item.id, entry.mark, item.id, quoted=True)
-                )
+                node = self._result.items[index] = opened(item.node)
+                node.entries["id"] = MapEntry(entry.mark, ScalarNode(item.id, entry.mark, item.id, quoted=True))

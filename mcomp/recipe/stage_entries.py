@@ -86,16 +86,14 @@ def name_stages(entries: list[Entry], faults: Faults) -> None:
 
 def _same_id(first: Entry, second: Entry, faults: Faults) -> None:
     """Of two stages with one id, blame the id that was written out: last, in the file that builds on the other."""
-    places = first.place, second.place
-    if places[0] == places[1]:
-        places = tuple(f"{one.place}, column {one.mark.column}" for one in (first, second))  # type: ignore[assignment]
-    chosen = max(
-        ((_said(one), number) for number, one in enumerate((first, second))), key=lambda one: (one[0][0], one[1])
-    )
+    one, other = first.place, second.place
+    if one == other:
+        one, other = f"{one}, column {first.mark.column}", f"{other}, column {second.mark.column}"
+    (first_late, first_mark), (second_late, second_mark) = _said(first), _said(second)
     faults.error(
         "MC111",
-        f"two stages have the id `{second.id}`: {places[0]} and {places[1]}",
-        chosen[0][1],
+        f"two stages have the id `{second.id}`: {one} and {other}",
+        first_mark if first_late > second_late else second_mark,
         hint="give one of them another `id:`",
     )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from mcomp.errors import UsageError
-from mcomp.recipe.diagnostics import Faults, shown, visible
+from mcomp.errors import UsageError, visible
+from mcomp.recipe.diagnostics import Faults, shown
 from mcomp.recipe.loader import MAX_DEPTH
 from mcomp.recipe.lock import flow
-from mcomp.recipe.sets import COMPOSITION, Applied, Assignment, Step, Target, assign, read_path, target_of, too_deep
+from mcomp.recipe.schema import COMPOSING
+from mcomp.recipe.sets import Applied, Assignment, Step, Target, assign, read_path, target_of, too_deep
 from mcomp.recipe.translate import got
 from mcomp.recipe.tree import ListNode, MapEntry, MapNode, Mark, Node, clone, count, is_null, plain
 from mcomp.suggest import did_you_mean, listed
@@ -22,7 +24,7 @@ MAX_AXES = 20
 MAX_VALUES = 1_000_000
 _WAYS = ("product", "zip")
 #: What every run of a sweep has in common.
-_COMMON = (*COMPOSITION, "sweep", "version", "plugins")
+_COMMON = (*COMPOSING, "version", "plugins")
 _EXAMPLE = 'e.g. `sweep: {product: {"vars.ratio": [0.3, 0.5]}}`'
 
 
@@ -71,16 +73,13 @@ def take_sweep(root: MapNode, applied: Sequence[Applied], faults: Faults) -> lis
     entry = root.entries.pop("sweep", None)
     if entry is None or is_null(entry.value):
         return []
-    ways = _ways(entry.value, faults)
-    if ways is None or any(axes is None for axes in ways.values()):
-        return None
-    found = {way: _resolved(axes or [], root) for way, axes in ways.items()}
-    if not _distinct([axis for axes in found.values() for axis in axes], faults):
+    found = _ways(entry.value, root, faults)
+    if found is None or not _distinct([axis for axes in found.values() for axis in axes], faults):
         return None
     crossed, zipped = (_unset(found.get(way, []), applied, faults) for way in _WAYS)
     if crossed is None or zipped is None or not _same_length(zipped, faults):
         return None
-    points = _size(crossed, zipped)
+    points = math.prod(len(axis.values.items) for axis in (*crossed, *zipped[:1]))
     if points > MAX_POINTS:
         faults.error("MC125", f"the sweep has {points} runs; at most {MAX_POINTS} are laid out", entry.key)
         return None
@@ -95,25 +94,28 @@ def take_sweep(root: MapNode, applied: Sequence[Applied], faults: Faults) -> lis
     return _laid_out(crossed, zipped, root, faults)
 
 
-def _ways(node: Node, faults: Faults) -> dict[str, list[Axis] | None] | None:
+def _ways(node: Node, root: MapNode, faults: Faults) -> dict[str, list[Axis]] | None:
     if not isinstance(node, MapNode):
         if not node.poisoned:
             message = f"`sweep` must be a mapping with `product` or `zip`, got {got(node)}"
             faults.error("MC104", message, node.mark, hint=_EXAMPLE)
         return None
-    found: dict[str, list[Axis] | None] = {}
+    found: dict[str, list[Axis]] = {}
+    sound = True
     for name, entry in node.entries.items():
         if name not in _WAYS:
             label = did_you_mean(name, _WAYS)
             hint = "" if label else f"known: {listed(_WAYS)}; {_EXAMPLE}"
             faults.error("MC103", f"unknown key `{shown(name)}` in `sweep`", entry.key, label=label, hint=hint)
-            found[name] = None
+            sound = False
         elif not is_null(entry.value):
-            found[name] = _axes(name, entry.value, faults)
-    return found
+            axes = _axes(name, entry.value, root, faults)
+            sound = sound and axes is not None
+            found[name] = axes or []
+    return found if sound else None
 
 
-def _axes(way: str, node: Node, faults: Faults) -> list[Axis] | None:
+def _axes(way: str, node: Node, root: MapNode, faults: Faults) -> list[Axis] | None:
     if not isinstance(node, MapNode):
         if not node.poisoned:
             message = f"`{way}` must be a mapping from paths to lists of values, got {got(node)}"
@@ -123,11 +125,11 @@ def _axes(way: str, node: Node, faults: Faults) -> list[Axis] | None:
         message = f"`{way}` varies {len(node.entries)} paths; at most {MAX_AXES} are laid out"
         faults.error("MC125", message, node.mark)
         return None
-    axes = [_axis(path, entry, faults) for path, entry in node.entries.items()]
+    axes = [_axis(path, entry, root, faults) for path, entry in node.entries.items()]
     return None if None in axes else [axis for axis in axes if axis is not None]
 
 
-def _axis(path: str, entry: MapEntry, faults: Faults) -> Axis | None:
+def _axis(path: str, entry: MapEntry, root: MapNode, faults: Faults) -> Axis | None:
     key, values = entry.key, entry.value
     quotes = (key.length - len(path)) / 2  # 0 or 1; otherwise escapes have moved every character
     plainly = quotes in (0, 1)
@@ -151,12 +153,8 @@ def _axis(path: str, entry: MapEntry, faults: Faults) -> Axis | None:
     elif not values.items:
         faults.error("MC125", f"the sweep has no value for `{shown(path)}`", values.mark)
     else:
-        return Axis(path, key, steps, values, ())
+        return Axis(path, key, steps, values, target_of(root, steps))
     return None
-
-
-def _resolved(axes: Sequence[Axis], root: MapNode) -> list[Axis]:
-    return [Axis(one.path, one.key, one.steps, one.values, target_of(root, one.steps)) for one in axes]
 
 
 def _distinct(axes: Sequence[Axis], faults: Faults) -> bool:
@@ -216,13 +214,6 @@ def _same_length(axes: Sequence[Axis], faults: Faults) -> bool:
             faults.error("MC125", message, axis.values.mark, hint="give both as many, or use `product`")
             return False
     return True
-
-
-def _size(crossed: Sequence[Axis], zipped: Sequence[Axis]) -> int:
-    size = 1
-    for axis in (*crossed, *zipped[:1]):
-        size *= len(axis.values.items)
-    return size
 
 
 def _laid_out(crossed: Sequence[Axis], zipped: Sequence[Axis], root: MapNode, faults: Faults) -> list[Point] | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from html import escape
 from typing import Any
 
+from mcomp.engine.display import escaped
 from mcomp.engine.events import Event
-from mcomp.errors import visible
 from mcomp.report.progress import epoch_text, outcome_text, step_text
 
 
@@ -55,9 +54,11 @@ class NotebookProgress:
 
     def html(self) -> str:
         """The table as it stands; every text escaped."""
-        body = "".join(f"<tr><td>{_safe(name)}</td><td>{_safe(line)}</td></tr>" for name, line in self._lines.items())
-        last = f"<p><em>{_safe(self._last)}</em></p>" if self._last else ""
-        return f"<p>{_safe(self._title)}</p><table><tbody>{body}</tbody></table>{last}"
+        body = "".join(
+            f"<tr><td>{escaped(name)}</td><td>{escaped(line)}</td></tr>" for name, line in self._lines.items()
+        )
+        last = f"<p><em>{escaped(self._last)}</em></p>" if self._last else ""
+        return f"<p>{escaped(self._title)}</p><table><tbody>{body}</tbody></table>{last}"
 
     def _draw(self) -> None:
         from IPython.display import HTML, display
@@ -66,7 +67,3 @@ class NotebookProgress:
             self._handle = display(HTML(self.html()), display_id=True)
         else:
             self._handle.update(HTML(self.html()))
-
-
-def _safe(text: str) -> str:
-    return escape(visible(text))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mcomp.engine.units import bytes_text, cost_text, count_text, seconds_text
-from mcomp.report.table import print_table
+from mcomp.report.table import print_table, title_of
 
 
 def print_outlook(found: dict[str, Any]) -> None:
@@ -32,9 +32,8 @@ def print_outlook(found: dict[str, Any]) -> None:
         if any(stage[name] is not None for stage in stages):
             columns.append((title, lambda stage, name=name, text=text: text(stage[name])))  # type: ignore[misc]
     columns.append(("why", lambda stage: str(stage["reason"])))
-    title = found["name"] + "".join(f", {path}={value}" for path, value in found.get("sweep", {}).items())
     body = [tuple(text(stage) for _, text in columns) for stage in stages]
-    print_table(title, tuple(name for name, _ in columns), body)
+    print_table(title_of(found), tuple(name for name, _ in columns), body)
     print_table("in all", ("what", "how much"), _totals(found))
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mcomp.engine.events import Event, Listener
-from mcomp.engine.units import bytes_text, count_text, top1_text
+from mcomp.engine.summary import figures_text
 from mcomp.errors import visible
 
 if TYPE_CHECKING:
@@ -46,18 +46,6 @@ def terminal_progress(*, bars: bool = True) -> Iterator[Listener]:
             yield listener
     else:
         yield PlainLines()
-
-
-def summary(metrics: dict[str, Any]) -> str:
-    """The figures worth a line: ``top-1 98.61 %, 612 k params, 0.61 MB``."""
-    parts = []
-    if "top1" in metrics:
-        parts.append(f"top-1 {top1_text(metrics['top1'])} %")
-    if "params" in metrics:
-        parts.append(f"{count_text(metrics['params'])} params")
-    if "bytes" in metrics:
-        parts.append(bytes_text(metrics["bytes"]))
-    return ", ".join(parts)
 
 
 def epoch_text(event: Event) -> str:
@@ -110,7 +98,7 @@ def line_for(event: Event) -> str | None:
 def outcome_text(outcome: dict[str, Any]) -> str:
     """How a stage ended: ``run, 12.3 s: top-1 98.61 %, 612 k params``."""
     seconds = f", {outcome['seconds']:.1f} s" if outcome["status"] in ("run", "resumed", "failed") else ""
-    figures = summary(outcome["metrics"])
+    figures = figures_text(outcome["metrics"])
     return f"{outcome.get('outcome', outcome['status'])}{seconds}" + (f": {figures}" if figures else "")
 
 

@@ -165,7 +165,7 @@ class Work:
     files: tuple[float, ...] = ()
 
 
-def _count(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Range:
+def _count(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[int, int]:
     from mcomp.metrics import count
 
     cost = count(model, example_inputs)

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcomp.errors import StoreError
+from mcomp.errors import StoreError, visible
 from mcomp.store import atomic, locks, snapshot, staging, usage
 from mcomp.store import runs as run_folders
 from mcomp.store.digest import finite, parse_json, sha256_json
@@ -74,12 +74,13 @@ class Store:
             return None, ""
         try:
             envelope = parse_json(text)
-            record, signed = envelope["record"], (envelope["key"], envelope["sha256"])
+            record = envelope["record"]
+            signed = (envelope["key"], envelope["sha256"]) == (key, sha256_json(record))
         except (ValueError, KeyError, TypeError):
             return None, "it is not a complete record"
         if not isinstance(record, dict):
             return None, "it is not a complete record"
-        return (record, "") if signed == (key, sha256_json(record)) else (None, "its checksum does not match")
+        return (record, "") if signed else (None, "its checksum does not match")
 
     def action_fault(self, path: Path) -> str:
         """What is wrong with the record of a finished action, nothing when it is whole."""
@@ -155,6 +156,13 @@ class Store:
         manifest = self.manifest(digest)
         if manifest is None:
             return [f"object {digest[:16]}: no readable {MANIFEST}"]
+        try:
+            return [visible(fault) for fault in self._faults(digest, manifest, deep)]
+        # what is never written: NaN, half a surrogate pair, a table of files that is none
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return [f"its {MANIFEST} has other content than was written"]
+
+    def _faults(self, digest: str, manifest: dict[str, Any], deep: bool) -> list[str]:
         found = staging.faults(self._object_path(digest), manifest, deep)
         if deep and _digest_of(manifest) != digest:
             found.append(f"its {MANIFEST} describes another object")

@@ -16,10 +16,13 @@ def canonical_json(obj: Any) -> bytes:
 
     Raises:
         TypeError: a key is not a string, or a value is no JSON type.
-        ValueError: a number is NaN or infinite.
+        ValueError: a number is NaN or infinite, text holds half a surrogate pair, or it is nested too deeply.
     """
-    _require_text_keys(obj)
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    try:
+        _require_text_keys(obj)
+        return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def parse_json(text: str | bytes) -> Any:

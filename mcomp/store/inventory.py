@@ -74,7 +74,7 @@ def take(root: Path) -> Inventory:
         *(_whole("leftovers", str(path.relative_to(root)), path) for path in _left_over(root)),
     ]
     return Inventory(
-        tuple(items), sum(_size(path) for path in root.iterdir() if path.is_file() and not _unfinished(path))
+        tuple(items), sum(_measured(path)[0] for path in root.iterdir() if path.is_file() and not _unfinished(path))
     )
 
 
@@ -119,15 +119,16 @@ def _action(path: Path) -> Item:
 def _object(path: Path) -> Item:
     manifest = path / "manifest.json"
     used = manifest if manifest.exists() else path
-    return Item("objects", path.name, path, _size(path), _changed(used))
+    return Item("objects", path.name, path, _measured(path)[0], _changed(used))
 
 
 def _cached(path: Path, root: Path) -> Item:
     kind: Kind = "leftovers" if _TEMPFILE.fullmatch(path.name) else "cache"
+    size, used = 0, 0.0
     with suppress(FileNotFoundError):
         found = path.stat()
-        return Item(kind, str(path.relative_to(root)), path, found.st_size, max(found.st_atime, found.st_mtime))
-    return Item(kind, str(path.relative_to(root)), path, 0, 0.0)
+        size, used = found.st_size, max(found.st_atime, found.st_mtime)
+    return Item(kind, str(path.relative_to(root)), path, size, used)
 
 
 def _whole(
@@ -137,8 +138,8 @@ def _whole(
     keys: frozenset[str] = frozenset(),
     artifacts: frozenset[str] = frozenset(),
 ) -> Item:
-    inside = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return Item(kind, name, path, _size(path), max(_changed(one) for one in inside), keys, artifacts)
+    size, used = _measured(path)
+    return Item(kind, name, path, size, used, keys, artifacts)
 
 
 def _left_over(root: Path) -> Iterator[Path]:
@@ -167,15 +168,23 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
 
 
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(folder, name)).st_size
-    with suppress(FileNotFoundError):
-        total += 0 if path.is_dir() else os.lstat(path).st_size
-    return total
+def _measured(path: Path) -> tuple[int, float]:
+    """The bytes of a file or of all files in a folder, and when the last of it was changed."""
+    size, newest = 0, 0.0
+    for inside, is_folder in _entries(path):
+        with suppress(FileNotFoundError):
+            found = os.lstat(inside)
+            size += 0 if is_folder else found.st_size
+            newest = max(newest, found.st_mtime)
+    return size, newest
+
+
+def _entries(path: Path) -> Iterator[tuple[str, bool]]:
+    """A path and all that lies below it, each with whether it is a folder."""
+    yield str(path), path.is_dir()
+    for folder, folders, files in os.walk(path):
+        yield from ((os.path.join(folder, name), True) for name in folders)
+        yield from ((os.path.join(folder, name), False) for name in files)
 
 
 def _changed(path: Path) -> float:

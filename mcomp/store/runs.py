@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Run:
 class RunRecord:
     """A run of the past; ``result`` is its ``result.json``, None when it did not get that far.
 
-    A malformed one counts as none, so that whoever reads one may rely on its shape.
+    A malformed one counts as none, so that whoever reads one may rely on its shape. It is shared: to be read only.
     """
 
     id: str
@@ -53,6 +54,21 @@ class RunRecord:
     def name(self) -> str:
         """Of its recipe; of a run that was killed, as its folder has it."""
         return str(self.result["name"]) if self.result else self.id.partition("-")[2].rpartition("-")[0]
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """What its result says of each stage; nothing without one."""
+        found: list[dict[str, Any]] = self.result["stages"] if self.result else []
+        return found
+
+    @property
+    def sweep(self) -> dict[str, Any]:
+        """What a sweep set for it, path to value."""
+        return (self.result or {}).get("sweep") or {}
+
+    def is_of(self, recipe_name: str) -> bool:
+        """Whether it has a result, and that is of a recipe by this name."""
+        return self.result is not None and self.name == recipe_name
 
 
 def create(folder: Path, name: str, key8: str) -> Run:
@@ -85,11 +101,21 @@ def result_fault(folder: Path) -> str:
 
 def read_result(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """The result of the run in ``folder`` and what is wrong with it; neither where the run was killed before that."""
+    path = folder / RESULT
     try:
-        found = parse_json((folder / RESULT).read_bytes())
+        stamp = path.stat()
+        return _parsed(path, stamp.st_mtime_ns, stamp.st_size)
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return None, f"it cannot be read as JSON: {error}"
+
+
+@lru_cache(maxsize=4096)  # every point of a sweep looks at all runs of the store
+def _parsed(path: Path, _mtime_ns: int, _size: int) -> tuple[dict[str, Any] | None, str]:
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
         return None, f"it cannot be read as JSON: {error}"
     if not isinstance(found, dict):
         return None, "it is no mapping"

@@ -138,7 +138,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        return None, str(error).strip().partition("\n")[0] or type(error).__name__
+        return None, _said(error)
     return (found, "") if isinstance(found, dict) else (None, f"it holds a `{type(found).__name__}`")
 
 
@@ -151,7 +151,7 @@ def _prove_loadable(path: Path) -> None:
         raise StoreError(
             "a snapshot holds something that cannot be read back safely",
             code="MC307",
-            why=str(error).strip().partition("\n")[0],
+            why=_said(error),
             hint="save tensors, numbers, strings, lists and dicts only, e.g. `state_dict()`s",
         ) from error
 
@@ -162,5 +162,10 @@ def _archive_fault(path: Path, *, deep: bool) -> str:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip() if deep else None
     except _UNREADABLE as error:
-        return f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}; {path.stat().st_size} bytes"
+        return f"{_said(error)}; {path.stat().st_size} bytes"
     return f"its part `{bad}` fails its checksum" if bad is not None else ""
+
+
+def _said(error: Exception) -> str:
+    """The first line of a message that may have none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

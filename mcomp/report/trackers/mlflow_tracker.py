@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from mcomp.engine.summary import gate_text
+from mcomp.engine.summary import verdict_text
+from mcomp.recipe.diagnostics import shown
 from mcomp.report.trackers.base import TrackedRun, Tracker, not_opened, plain, required, status_text
 from mcomp.report.trackers.parameters import flat_parameters
 
@@ -90,7 +91,7 @@ class MlflowTracker(Tracker):
         stage = outcome["id"]
         tags = {f"{stage}.status": outcome["status"]}
         for number, gate in enumerate(outcome["gates"], 1):
-            tags[f"{stage}.gate_{number}"] = f"{'held' if gate['passed'] else 'FAILED'}: {gate_text(gate)}"
+            tags[f"{stage}.gate_{number}"] = verdict_text(gate)
         tags |= {f"{stage}.{plain(name)}": text for name, text in outcome["metrics"].items() if isinstance(text, str)}
         entities = [self._entities.RunTag(name, _cut(text)) for name, text in tags.items()]
         self._client.log_batch(self._id, tags=entities)
@@ -115,8 +116,7 @@ def _resolved(uri: str) -> tuple[str, Path | None]:
 
 
 def _cut(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return shown(str(value), _LONGEST)
 
 
 @contextmanager

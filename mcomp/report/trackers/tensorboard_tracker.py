@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcomp.engine.summary import gate_text
+from mcomp.engine.summary import verdict_text
 from mcomp.report.trackers.base import TrackedRun, Tracker, not_opened, required, status_text
 from mcomp.report.trackers.parameters import Scalar
 
@@ -72,24 +72,25 @@ class TensorBoardTracker(Tracker):
                 summary.value.add(tag=f"along_the_recipe/{name}", simple_value=value)
         self._add(summary, self._stages, time)
         lines = [f"status: {outcome['status']}"]
-        lines += [f"gate {'held' if gate['passed'] else 'FAILED'}: {gate_text(gate)}" for gate in outcome["gates"]]
+        lines += [f"gate {verdict_text(gate)}" for gate in outcome["gates"]]
         lines += [f"{name}: {value}" for name, value in outcome["metrics"].items() if isinstance(value, str)]
         lines += outcome["notes"]
         self._text(f"{outcome['id']}/outcome", "\n".join(f"    {line}" for line in lines), time)
 
     def end(self, run: TrackedRun, status: str, result: dict[str, Any]) -> None:
         """Write how the run ended, and close its file."""
-        writer, now = self._writer, clock.time()
+        now = clock.time()
         self._text("status", f"    {status_text(result)}", now)
         if run.sweep:
             self._end_of_trial(status == "ok", now)
-        self._writer = None
-        if writer is not None:
-            writer.close()
+        self._close_file()
 
     def close(self) -> None:
         """End the run under way; after a failure only the file is closed."""
         super().close()
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()

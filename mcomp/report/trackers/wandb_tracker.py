@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcomp.engine.summary import gate_text
+from mcomp.engine.summary import verdict_text
 from mcomp.report.trackers.base import TrackedRun, Tracker, not_opened, required, status_text
 from mcomp.report.trackers.parameters import flat_parameters
 
@@ -60,7 +60,7 @@ class WandbTracker(Tracker):
         stage, summary = outcome["id"], self._tracked.summary
         summary[f"{stage}/status"] = outcome["status"]
         for number, gate in enumerate(outcome["gates"], 1):
-            summary[f"{stage}/gate_{number}"] = f"{'held' if gate['passed'] else 'FAILED'}: {gate_text(gate)}"
+            summary[f"{stage}/gate_{number}"] = verdict_text(gate)
         for name, text in outcome["metrics"].items():
             if isinstance(text, str):
                 summary[f"{stage}/{name}"] = text

@@ -101,16 +101,15 @@ def missing_calibration(stage: str, options: DeployOptions, around: Surroundings
 
 def delivered(incoming: Forecast, target: Target) -> Forecast:
     """What :func:`mcomp.deploy.delivery.deliver` makes of a model before it writes it."""
-    from mcomp.deploy.delivery import LEVELS
-    from mcomp.quantization import calibrate, fold_batch_norms, quantize
+    from mcomp.deploy.delivery import per_channel
+    from mcomp.quantization import calibrate, fold_batch_norms
     from mcomp.quantization.summary import quantising_modules
 
     def change(model: nn.Module) -> nn.Module:
         if quantising_modules(model):
             return model
         inputs = incoming.example_inputs
-        folded = fold_batch_norms(model, inputs).model
-        quantised = quantize(folded, inputs, per_channel=True, first_layer_float=False, levels=LEVELS[target]).eval()
+        quantised = per_channel(model, inputs, target)
         calibrate(quantised, [inputs], "minmax")
         return fold_batch_norms(quantised, inputs).model
 

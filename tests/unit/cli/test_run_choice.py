@@ -80,9 +80,8 @@ def test_a_verb_that_reads_a_store_says_where_there_is_none(
 
 
 @pytest.mark.parametrize(("name", "needs"), [("nets/mine.py:make", "`nets/mine.py`"), ("lenet", ""), (None, "")])
-def test_an_export_names_the_code_that_its_network_needs(name: str | None, needs: str, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"builder": name and {"name": name, "kwargs": {}}}))
-    assert _own_code(tmp_path) == needs
+def test_an_export_names_the_code_that_its_network_needs(name: str | None, needs: str) -> None:
+    assert _own_code({"builder": name and {"name": name, "kwargs": {}}}) == needs
 
 
 def test_what_init_and_export_cannot_write_is_no_fault_of_a_store(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcomp.cli.main import main
+from mcomp.recipe import Recipe
 
 GOOD = "version: 1\nmodel: {name: lenet}\ndata: {name: digits}\nstages:\n  - train: {epochs: 1}\n"
 
@@ -80,3 +81,18 @@ def test_a_sweep_says_how_many_runs_it_has(folder: Path, capsys: pytest.CaptureF
 def test_a_missing_recipe_is_asked_for_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate"]) == 2
     assert "`mcomp validate` needs RECIPE\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("words", [["--json"], ["--format", "json"]])
+def test_an_internal_bug_is_json_for_machines_too(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_words: object, **_options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Recipe, "load", broken)
+    assert main(["validate", "good.yaml", *words]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["exit_code"] == 1
+    assert [error["code"] for error in found["errors"]] == ["MC000"]

@@ -20,7 +20,7 @@ def test_a_window_averages_what_the_adaptive_pool_averages(size: int, output: in
     found = window(size, output)
     row = torch.randn(1, 1, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
     if found is None:
-        assert output > 2
+        assert output > 2 or size < output
         return
     expected = F.adaptive_avg_pool1d(row, output)
     torch.testing.assert_close(F.avg_pool1d(row, *found), expected)

@@ -10,11 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcomp
-from mcomp.engine.code_digest import closure, code_digest, is_released, token_digest
+from mcomp.engine.code_digest import Reader, is_released, token_digest
 from mcomp.errors import PreflightError
+from mcomp.store.digest import sha256_json
 
 PACKAGE = Path(mcomp.__file__).parent
 BUILT_IN = sorted((PACKAGE / "stages" / "builtin").glob("[a-z]*.py"))
+
+
+def closure(module_file: Path, root_package: str | None, cache_path: Path | None = None) -> dict[str, str]:
+    return Reader(cache_path).closure(module_file, root_package)
+
+
+def code_digest(module_file: Path, root_package: str | None, cache_path: Path | None = None) -> str:
+    return sha256_json(closure(module_file, root_package, cache_path))
 
 
 def tree(root: Path, **files: str) -> Path:

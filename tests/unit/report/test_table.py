@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from mcomp.report.plan_table import print_outlook
 from mcomp.report.table import print_table
 
 COLUMNS = ("stage", "status", "params", "why")
@@ -61,3 +62,13 @@ def test_rows_become_blocks_where_figures_have_no_room(monkeypatch: pytest.Monke
 
 def test_a_cell_is_on_one_line_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(BODY[0][-1] in line for line in shown(None, monkeypatch))
+
+
+def test_a_plan_names_its_point_of_a_sweep_as_recipes_write_it(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = dict.fromkeys(("params", "macs", "shape", "seconds", "cpu_seconds", "memory_bytes"))
+    stage = {"id": "train", "status": "run", "reason": "never run before", **costs}
+    sweep = {"stages.train.augment": True, "model.weights": None, "seed": 3}
+    disk = {"needed_bytes": None, "free_bytes": 10**9}
+    print_outlook({"name": "net", "sweep": sweep, "stages": [stage], "disk": disk, "backends": {}, **costs})
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title == "net: stages.train.augment=true, model.weights=null, seed=3"

@@ -110,6 +110,19 @@ def test_a_damaged_action_is_set_aside_aloud_and_counts_as_absent(tmp_path: Path
     assert store.action(KEY) == {"top1": 97.0}
 
 
+UNWRITTEN = ["NaN", "1e999", '"\\ud800"']  # what Python's json reads and no store writes
+
+
+@pytest.mark.parametrize("value", UNWRITTEN)
+def test_a_value_that_no_store_writes_makes_a_record_damaged(store: Store, value: str) -> None:
+    store.put_action(KEY, {"top1": 98.5})
+    path = store.root / "actions" / "ab" / f"{KEY}.json"
+    path.write_text(path.read_text().replace("98.5", value))
+    assert store.action_fault(path) == "it is not a complete record"
+    assert store.action(KEY) is None
+    assert not path.exists()
+
+
 def test_a_damaged_action_in_a_store_that_cannot_be_written_still_counts_as_absent(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +197,37 @@ def test_an_edited_manifest_is_found_when_looking_deep(store: Store) -> None:
     path = store.root / "objects" / digest[:2] / digest / "manifest.json"
     path.write_text(path.read_text().replace('"tensors":"x"', '"tensors":"y"'))
     assert store.verify(digest, deep=True) == ["its manifest.json describes another object"]
+
+
+@pytest.mark.parametrize("value", UNWRITTEN)
+@pytest.mark.parametrize("where", ['"x"', "98.5"], ids=["in the identity", "beside it"])
+def test_a_value_that_no_store_writes_makes_a_manifest_damaged(store: Store, where: str, value: str) -> None:
+    digest = put(store, metrics={"top1": 98.5})
+    path = store.root / "objects" / digest[:2] / digest / "manifest.json"
+    path.write_text(path.read_text().replace(where, value))
+    assert store.verify(digest, deep=True) == ["its manifest.json has other content than was written"]
+    assert put(store) == digest
+    assert store.verify(digest, deep=True) == []
+
+
+@pytest.mark.parametrize("files", ["3", "[1]", '{"a": 1}', '{"\\ud800": {}}', '{"\\udc80": {}}', "NaN"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_whatever_a_manifest_says_of_its_files_it_is_set_aside(store: Store, files: str, deep: bool) -> None:
+    digest = put(store, hashed_files=["files/a.txt"])
+    folder = store.root / "objects" / digest[:2] / digest
+    table = json.dumps(json.loads((folder / "manifest.json").read_text())["files"], separators=(",", ":"))
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace(table, files))
+    (damage,) = store.check(quick=not deep).damaged
+    assert damage.name == digest
+    assert all(fault.isprintable() for fault in damage.faults)
+    assert not folder.exists()
+
+
+def test_a_manifest_that_lost_its_files_is_damaged(store: Store) -> None:
+    digest = put(store, hashed_files=["files/a.txt"])
+    path = store.root / "objects" / digest[:2] / digest / "manifest.json"
+    path.write_text(path.read_text().replace('"files":', '"filer":'))
+    assert store.verify(digest, deep=True) == ["its manifest.json has other content than was written"]
 
 
 def test_a_damaged_object_is_replaced_when_it_is_made_again(store: Store) -> None:

@@ -41,6 +41,16 @@ def test_a_number_that_json_cannot_hold_is_refused(value: Any) -> None:
         canonical_json(value)
 
 
+def test_text_that_utf8_cannot_hold_and_brackets_without_end_are_refused() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        canonical_json("\ud800")
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(ValueError, match="too deeply"):
+        canonical_json(nested)
+
+
 @pytest.mark.parametrize("value", [{1: "a"}, {"deep": [{2: 3}]}, Path("x"), {"a": {1, 2}}])
 def test_what_json_would_silently_change_is_refused(value: Any) -> None:
     with pytest.raises(TypeError):
