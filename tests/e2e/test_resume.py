@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 def test_a_second_process_waits_and_computes_nothing_twice(tmp_path: Path) -> None:
     recipe, store = tmp_path / "long.yaml", tmp_path / "store"
     recipe.write_text(RECIPE.replace("epochs: 30", "epochs: 90"))  # long enough for two more processes to start
-    with start(recipe, store) as first:
+    with start(recipe, store) as first, ThreadPoolExecutor(1) as reader:
         wait_for_epoch(first, 1)
+        finished = reader.submit(first.communicate, timeout=400)  # a pipe that nobody reads fills up and stops it
         refused = run_mcomp("apply", str(recipe), "--store", str(store), "--no-wait")
         found, statuses = artifacts(recipe, store)
-        first.communicate(timeout=120)
+        finished.result()
     assert refused.returncode == 8
     assert first.returncode == 0
     assert statuses[0] == "hit"
