@@ -24,7 +24,12 @@ Entry = dict[str, Any]
 Replay = Callable[["nn.Module", Entry, "tuple[Tensor, ...]"], "nn.Module"]
 
 _REPLAYS: dict[str, Replay] = {}
-_BUILT_IN = {"prune": "mcomp.pruning", "quantize": "mcomp.quantization", "fuse": "mcomp.quantization"}
+_BUILT_IN = {
+    "prune": "mcomp.pruning",
+    "sparsify": "mcomp.pruning",
+    "quantize": "mcomp.quantization",
+    "fuse": "mcomp.quantization",
+}
 
 
 @dataclass

@@ -34,6 +34,7 @@ GROUPS = {
     "MC42": "quantisation and folding",
     "MC43": "deployment",
     "MC44": "deployment",
+    "MC45": "pruning",
     "MC5": "gates",
     "MC6": "backends",
 }

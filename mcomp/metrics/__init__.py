@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcomp.metrics.accuracy import Evaluation, evaluate
     from mcomp.metrics.agreement import sqnr_db, top1_agreement
-    from mcomp.metrics.cost import Cost, count, output_shape
+    from mcomp.metrics.cost import Cost, count, effective_macs, output_shape
     from mcomp.metrics.timing import Latency, interleaved, latency, model_latency
 
 _HOMES = {
@@ -19,6 +19,7 @@ _HOMES = {
     "Evaluation": "accuracy",
     "Latency": "timing",
     "count": "cost",
+    "effective_macs": "cost",
     "evaluate": "accuracy",
     "interleaved": "timing",
     "latency": "timing",
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluation",
     "Latency",
     "count",
+    "effective_macs",
     "evaluate",
     "interleaved",
     "latency",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mcomp.metrics.accuracy import in_eval_mode
 
@@ -44,6 +47,25 @@ def count(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Cost:
         except Exception:  # whatever a forward that reads values (`.item()`, plain-attribute tensors) raises there
             macs = _macs(model, one)
     return Cost(parameter_count(model), macs)
+
+
+def effective_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
+    """The MACs of one sample whose weight is not zero: what hardware has to do that skips every zero.
+
+    Ordinary hardware skips none; for it :func:`count` holds. A weight that is computed from others (a fake-quantised
+    one, say) counts as dense.
+
+    Args:
+        model: left as it was.
+        example_inputs: a batch that the model accepts, of any batch size.
+    """
+    one = tuple(tensor[:1] for tensor in example_inputs)
+    with torch.no_grad(), in_eval_mode(model), _visible_attention():
+        try:
+            idle = _idle_macs_on_meta(model, one)
+        except Exception:  # as in `count`
+            idle = _idle_macs(model, one)
+    return count(model, example_inputs).macs - idle
 
 
 def output_shape(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
@@ -83,6 +105,58 @@ def _run_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> object:
     named = [*model.named_parameters(), *model.named_buffers()]
     tensors = {name: tensor.detach().to("meta") for name, tensor in named}
     return functional_call(model, tensors, tuple(tensor.to("meta") for tensor in inputs))
+
+
+def _idle_macs_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    weights = dict(model.named_parameters())
+    ghosts = {name: weight.detach().to("meta") for name, weight in weights.items()}
+    buffers = {name: buffer.detach().to("meta") for name, buffer in model.named_buffers()}
+    zeros = _ZeroWeights((ghosts[name], weight) for name, weight in weights.items())
+    with zeros:
+        functional_call(model, ghosts | buffers, tuple(tensor.to("meta") for tensor in inputs))
+    return zeros.flops // 2
+
+
+def _idle_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    zeros = _ZeroWeights((weight, weight) for weight in model.parameters())
+    with zeros:
+        model(*inputs)
+    return zeros.flops // 2
+
+
+class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
+    """Adds up the FLOPs of zeros in weights.
+
+    An op may see a weight whole, transposed or in part: whatever window on its memory it gets is looked up in the
+    weight itself. Every element of a window takes part in as many multiplications as any other.
+
+    Args:
+        weights: pairs of the tensor that ops will see, and the parameter with its values.
+    """
+
+    def __init__(self, weights: Iterable[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._weights = {_memory(ghost): (ghost, weight.detach()) for ghost, weight in weights}
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            flops = int(formula(*args, **kwargs, out_val=out))
+            for seen in tree_leaves((args, kwargs)):
+                found = self._weights.get(_memory(seen)) if isinstance(seen, Tensor) and seen.ndim > 1 else None
+                if found is not None and seen.numel():
+                    ghost, weight = found
+                    offset = weight.storage_offset() + seen.storage_offset() - ghost.storage_offset()
+                    window = weight.as_strided(seen.shape, seen.stride(), offset)
+                    self.flops += flops * int((window == 0).sum()) // seen.numel()
+        return out
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:

@@ -13,9 +13,10 @@ known before. The reasoning, for the group widths ``k``:
   (a linear function that is never below it for widths in their ranges) and the budget by a Lagrange multiplier. Every
   choice of envelope and multiplier is a valid bound; a subgradient search only finds a good one. The least value goes
   likewise, with the envelopes from below.
-* A group that the network's code may refuse at some width (see :class:`mcomp.pruning.fitting.Fitting`) may stay whole
-  instead; it then takes its share ``(1 - ratio) * n_g`` of the budget with it. Which groups can is found out by running
-  the network's code at the widths in question; one refusal makes every group suspect.
+* With a threshold for each set of like layers there are as many budgets; their sum is one that holds for all together.
+* A group that the network's code may refuse at some width (see :class:`mcomp.pruning.fitting.Fitting`) may end at any
+  width that its structure allows, whatever its scores. Which groups can is found out by running the network's code at
+  the widths in question; one refusal makes every group suspect.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.metrics import count
-from mcomp.pruning.allocation import Scope, rounded
+from mcomp.pruning.allocation import Allocation, Scope, ranking_of, rounded
+from mcomp.pruning.arguments import check_amounts, check_choices
 from mcomp.pruning.channel_groups import ChannelGroup, ChannelGroups
-from mcomp.pruning.channel_surgery import cut_channels, shared_copy
+from mcomp.pruning.channel_surgery import cut_channels, restored, shared_copy
 from mcomp.pruning.cost_form import CostForm, agrees, mac_form, parameter_form
-from mcomp.pruning.fitting import NO_NORM, leave_whole, nothing_to_prune
-from mcomp.pruning.importance import Importance, channel_importance
+from mcomp.pruning.fitting import nothing_to_prune
+from mcomp.pruning.importance import WITH_GRADIENTS, Importance, channel_importance
+from mcomp.pruning.keep_lists import Shares, keep_list
 from mcomp.pruning.matching import Mismatch, balanced_base, choose, narrow_shapes, split_groups
-from mcomp.pruning.structured import check_arguments, ignoring, subject_of, traced
-from mcomp.pruning.tracing import TraceFailure, trace_labels
+from mcomp.pruning.passes import TraceFailure, trace_labels
+from mcomp.pruning.structured import ignoring, ranked_groups, subject_of, traced
+from mcomp.pruning.tracing import Heads
 
 #: Widths of a suspect group that are tried on the network's code; with more, it counts as one that may stay whole.
 TRIALS = 48
@@ -90,13 +94,16 @@ class Reach:
 def reach(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
-    ratio: float,
+    ratio: float | None,
     *,
     regular: int = 1,
     importance: Importance = "bn_gamma",
     scope: Scope = "global",
     min_channels: int = 1,
     ignore: Sequence[str] = (),
+    heads: Heads = "dims",
+    keep: Shares | None = None,
+    prune: Shares | None = None,
     ties: bool = True,
 ) -> Reach:
     """Bound what :func:`mcomp.pruning.prune` makes of ``model``, whatever its weights are by then.
@@ -104,42 +111,56 @@ def reach(
     Args:
         model: the architecture; its weights do not matter.
         example_inputs: a batch that it accepts.
-        ratio: as for ``prune``, and so are the others up to ``ignore``.
+        ratio: as for ``prune``, and so are the others up to ``prune``.
         regular: every pruned width is a multiple of this.
         importance: decides which layers can be ranked at all.
-        scope: one threshold for the whole network, or one for each layer.
+        scope: one threshold for the whole network, for each layer, or for those of one structure.
         min_channels: no layer keeps fewer.
         ignore: layers left whole.
+        heads: what goes of an attention layer.
+        keep: shares that stay.
+        prune: shares that go.
         ties: whether many channels may tie with the threshold, as scales do that are still 1 or pulled to exactly 0.
 
     Raises:
         UsageError: an argument is out of its range, or a pattern of ``ignore`` matches no layer.
         StageError: nothing can be pruned.
     """
-    check_arguments(ratio, regular, importance, scope, min_channels)
+    check_choices(importance, scope, heads)
+    check_amounts({"ratio": ratio}, regular, min_channels, listed=bool(keep or prune))
     subject, inputs = subject_of(model, example_inputs)
-    groups = _rankable(subject, inputs, importance, ignore)
+    groups = _rankable(subject, inputs, importance, ignore, heads)
+    allocation = Allocation(ratio, ranking_of(groups, scope), keep_list(groups, keep, prune).groups)
     bases = {group.name: group.base(regular) for group in groups.prunable}
     may_stay = _suspects(subject, inputs, groups, bases, min_channels)
     widths = {
-        group.name: _widths(group, groups, bases[group.name], min_channels, ratio, group.name in may_stay)
+        group.name: _widths(group, bases[group.name], min_channels, allocation, group.name in may_stay)
         for group in groups.prunable
     }
-    budget = float(_above(sum(group.channels for group in groups.prunable), ratio))
-    if scope == "per_layer":
-        budget = math.inf
-        widths = {group.name: _of_one_layer(group, widths[group.name], ratio, ties) for group in groups.prunable}
+    budget = _budget(groups, allocation)
+    if scope == "per_layer" and ratio is not None:
+        widths = {
+            group.name: widths[group.name]
+            if group.name in allocation.fixed
+            else _of_one_layer(group, widths[group.name], ratio, ties)
+            for group in groups.prunable
+        }
     widths = {name: [width for width in found if width.least <= budget] for name, found in widths.items()}
     narrowest = _narrow(subject, inputs, groups, {name: found[0].kept for name, found in widths.items()})
-    typical = _narrow(subject, inputs, groups, _in_proportion(groups, bases, ratio, min_channels)) or subject
-    least = None if ties or scope == "per_layer" else budget
+    typical = _narrow(subject, inputs, groups, _in_proportion(groups, bases, allocation, min_channels)) or subject
+    least = None if ties or scope == "per_layer" or ratio is None else budget
     params, macs = _ranges(subject, inputs, groups, narrowest, widths, budget, least)
     certain = all(len(found) == 1 for found in widths.values())
     return Reach(params, macs, certain, narrowest, typical)
 
 
 def scores_repeat(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], *, importance: Importance, ignore: Sequence[str] = ()
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    importance: Importance,
+    ignore: Sequence[str] = (),
+    heads: Heads = "dims",
 ) -> bool:
     """Whether channels that :func:`reach` would rank have the same score, more of them than single precision makes.
 
@@ -148,13 +169,16 @@ def scores_repeat(
         example_inputs: a batch that it accepts.
         importance: as for ``reach``.
         ignore: as for ``reach``.
+        heads: as for ``reach``.
 
     Raises:
         UsageError: a pattern of ``ignore`` matches no layer.
         StageError: nothing can be pruned, or a score is NaN or infinite.
     """
+    if importance in WITH_GRADIENTS:  # that takes data; channels that are dead all score zero
+        return True
     subject, inputs = subject_of(model, example_inputs)
-    found = channel_importance(subject, _rankable(subject, inputs, importance, ignore), importance)
+    found = channel_importance(subject, _rankable(subject, inputs, importance, ignore, heads), importance)
     different = {name: len(set(scores.tolist())) for name, scores in found.items()}
     alike = any(different[name] < (1 - _CHANCE) * len(scores) for name, scores in found.items())
     return alike or len(set(torch.cat(list(found.values())).tolist())) < sum(different.values())
@@ -186,13 +210,12 @@ def _ranges(
 
 
 def _rankable(
-    subject: nn.Module, inputs: tuple[Tensor, ...], importance: Importance, ignore: Sequence[str]
+    subject: nn.Module, inputs: tuple[Tensor, ...], importance: Importance, ignore: Sequence[str], heads: Heads
 ) -> ChannelGroups:
     """The groups as ``prune`` sees them before it looks at a score."""
-    groups = ignoring(traced(subject, inputs), ignore)
+    groups = ignoring(traced(subject, inputs, heads), ignore)
     if importance == "bn_gamma":
-        ranked = channel_importance(subject, groups, importance)
-        groups = leave_whole(groups, dict.fromkeys({group.name for group in groups.prunable} - ranked.keys(), NO_NORM))
+        groups = ranked_groups(groups, importance, channel_importance(subject, groups, importance))
     if not groups.prunable:
         raise nothing_to_prune(groups)
     return groups
@@ -203,22 +226,34 @@ def _above(channels: int, ratio: float) -> int:
     return channels - min(math.floor(channels * ratio + _ROUNDING), channels - 1) - 1
 
 
-def _widths(
-    group: ChannelGroup, groups: ChannelGroups, base: int, min_channels: int, ratio: float, may_stay: bool
-) -> list[Width]:
+def _budget(groups: ChannelGroups, allocation: Allocation) -> float:
+    """Channels above a threshold, of all groups that have one; without limit where nothing is ranked."""
+    if allocation.ratio is None:
+        return math.inf
+    sizes: dict[str, int] = {}
+    for group in groups.prunable:
+        if group.name not in allocation.fixed:
+            ranking = allocation.ranking[group.name]
+            sizes[ranking] = sizes.get(ranking, 0) + group.channels
+    return float(sum(_above(channels, allocation.ratio) for channels in sizes.values()))
+
+
+def _widths(group: ChannelGroup, base: int, min_channels: int, allocation: Allocation, may_stay: bool) -> list[Width]:
     """Every width that ``group`` can end with."""
-    bases = {base, math.lcm(base, balanced_base(group, groups.trace))} if may_stay else {base}
-    found: dict[int, tuple[float, float]] = {}
-    for multiple in bases:
-        for above in range(group.channels + 1):
-            kept = rounded(above, group.channels, multiple, min_channels)
-            least, most = found.get(kept, (above, above))
-            found[kept] = min(least, above), max(most, above)
-    if may_stay:  # it leaves the ranking, and its share of what may stay leaves with it
-        least, most = found.get(group.channels, (math.inf, 0.0))
-        share = (1 - ratio) * group.channels
-        found[group.channels] = min(least, share - 1), max(most, share + 1)
-    return [Width(kept, *counts) for kept, counts in sorted(found.items())]
+    ranked = allocation.ratio is not None and group.name not in allocation.fixed
+    if may_stay:  # what the others ask for, or its own refusal, may set it
+        budgeted = float(group.channels if ranked else 0)
+        found = {rounded(above, group.channels, base, min_channels) for above in range(group.channels + 1)}
+        return [Width(kept, 0, budgeted) for kept in sorted({*found, group.channels})]
+    if not ranked:
+        wanted = allocation.fixed.get(group.name, float(group.channels))
+        return [Width(allocation.rounded(wanted, group, base, min_channels), 0, 0)]
+    reached: dict[int, tuple[float, float]] = {}
+    for above in range(group.channels + 1):
+        kept = rounded(above, group.channels, base, min_channels)
+        least, most = reached.get(kept, (above, above))
+        reached[kept] = min(least, above), max(most, above)
+    return [Width(kept, *counts) for kept, counts in sorted(reached.items())]
 
 
 def _of_one_layer(group: ChannelGroup, widths: list[Width], ratio: float, ties: bool) -> list[Width]:
@@ -265,16 +300,27 @@ def _narrow(
     scores = {group.name: torch.arange(group.channels) for group in groups.prunable}
     cut = {name for name, kept in counts.items() if kept < len(scores[name])}
     try:
-        narrow = cut_channels(shared_copy(subject), narrow_shapes(groups, counts))
-        choose(groups, trace_labels(narrow, inputs, like=groups.trace), scores, cut)
+        shapes = narrow_shapes(groups, counts)
+        with restored(groups.trace.subject):
+            narrow = cut_channels(groups.trace.subject, shapes)
+            routed = trace_labels(narrow, groups.trace.inputs, like=groups.trace)
+        choose(groups, routed, scores, cut)
     except (Mismatch, TraceFailure):
         return None
-    return narrow
+    return cut_channels(shared_copy(subject), shapes)
 
 
-def _in_proportion(groups: ChannelGroups, bases: dict[str, int], ratio: float, min_channels: int) -> dict[str, int]:
+def _in_proportion(
+    groups: ChannelGroups, bases: dict[str, int], allocation: Allocation, min_channels: int
+) -> dict[str, int]:
+    """What each group keeps where all lose the same share."""
+
+    def wanted(group: ChannelGroup) -> float:
+        usual = group.channels if allocation.ratio is None else _above(group.channels, allocation.ratio)
+        return allocation.fixed.get(group.name, usual)
+
     return {
-        group.name: rounded(_above(group.channels, ratio), group.channels, bases[group.name], min_channels)
+        group.name: allocation.rounded(wanted(group), group, bases[group.name], min_channels)
         for group in groups.prunable
     }
 

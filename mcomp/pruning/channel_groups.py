@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcomp.pruning.labels import Site, connected, distinct
+from mcomp.pruning.signatures import balanced_base, hashes, signatures
 from mcomp.pruning.tracing import Trace
 
 
@@ -48,12 +49,16 @@ class ChannelGroup:
         classes: ``[channels]`` class of each channel in the trace, ascending.
         coupled: every parameter axis that is cut with them.
         whole: why nothing is cut here; empty where it can be.
+        shares: of sets of slots that fall into groups which keep as many each: how many slots, how many groups.
+        unit: the count of channels must divide by this, whatever else is asked.
     """
 
     name: str
     classes: Tensor
     coupled: tuple[CoupledAxis, ...]
     whole: str = ""
+    shares: tuple[tuple[int, int], ...] = ()
+    unit: int = 1
 
     @property
     def channels(self) -> int:
@@ -74,14 +79,19 @@ class ChannelGroup:
         """The number that the kept channel count must divide by.
 
         Every convolution that makes or reads these channels needs equally many in each of its groups, and every
-        producer a width that is a multiple of ``regular``.
+        producer and reader a width that is a multiple of ``regular``.
         """
-        result = 1
+        result = self.unit
+        for slots, groups in self.shares:
+            result = math.lcm(result, self._step(slots, groups))
         for axis in self.coupled:
-            needed = math.lcm(axis.groups, regular) if axis.role == "rows" else axis.groups
-            each = max(1, len(axis.indices) // self.channels)
-            result = math.lcm(result, needed // math.gcd(needed, each))
+            wanted = 1 if axis.role == "values" else regular
+            result = math.lcm(result, self._step(len(axis.indices), math.lcm(axis.groups, wanted)))
         return result
+
+    def _step(self, slots: int, needed: int) -> int:
+        """The least count of channels whose share of ``slots`` divides by ``needed``."""
+        return needed * self.channels // math.gcd(needed * self.channels, slots)
 
     def _layers(self, role: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(axis.layer for axis in self.coupled if axis.role == role))
@@ -151,7 +161,9 @@ def channel_groups(trace: Trace) -> ChannelGroups:
         if site.role == "rows":
             found = trace.classes[site.labels]
             root = int(group_of[found[0]])
-            names.setdefault(root, layer_name(site.key))
+            if root not in names:
+                name = layer_name(site.key)  # a matrix that is an embedding and an output layer too makes two groups
+                names[root] = name if name not in names.values() else f"{site.key}[axis {site.axis}]"
             classes[root] = distinct(torch.cat([classes.get(root, found[:0]), found]))
     for site in trace.sites.values():
         if site.role == "piece":
@@ -161,11 +173,37 @@ def channel_groups(trace: Trace) -> ChannelGroups:
         for root in distinct(owners).tolist():
             if root in names:
                 axes.setdefault(root, []).append(_axis(site, slots, owners == root, classes[root]))
+    shares = _shares(trace, group_of)
+    routes = signatures(trace, hashes(trace))
     groups = [
-        ChannelGroup(name, classes[root], tuple(axes[root]), _why_whole(trace, classes[root], axes[root]))
+        ChannelGroup(
+            name,
+            classes[root],
+            tuple(axes[root]),
+            _why_whole(trace, classes[root], axes[root]),
+            tuple(shares.get(root, ())),
+            balanced_base(classes[root], routes) if _uneven(axes[root], len(classes[root])) else 1,
+        )
         for root, name in names.items()
     ]
     return ChannelGroups(tuple(groups), trace)
+
+
+def _shares(trace: Trace, group_of: Tensor) -> dict[int, list[tuple[int, int]]]:
+    """For each group, the sets of its slots of which every head, or every group of a norm, keeps as many."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for site in trace.sites.values():
+        if site.role == "piece" and site.groups > 1:
+            owners = group_of[trace.classes[site.labels]]
+            for root in distinct(owners).tolist():
+                found.setdefault(root, []).append((int((owners == root).sum()), site.groups))
+    return found
+
+
+def _uneven(axes: list[CoupledAxis], channels: int) -> bool:
+    """Whether some channels hold more filters of a layer than others, as where one layer makes keys and values."""
+    counts = [torch.bincount(axis.members, minlength=channels) for axis in axes if axis.role == "rows"]
+    return any(distinct(held[held > 0]).numel() > 1 for held in counts)
 
 
 def _axis(site: Site, slots: Tensor, mine: Tensor, classes: Tensor) -> CoupledAxis:
@@ -178,10 +216,6 @@ def _why_whole(trace: Trace, classes: Tensor, axes: list[CoupledAxis]) -> str:
     for found in classes.tolist():
         if found in trace.whole:
             return trace.whole[found]
-    for axis in axes:
-        counts = torch.bincount(axis.members, minlength=len(classes))
-        if axis.role == "rows" and bool((counts != counts[0]).any()):
-            return f"its channels hold different numbers of filters of `{axis.layer}`"
     if len(classes) == 1:
         rows = max(len(axis.indices) for axis in axes if axis.role == "rows")
         return "has a single channel" if rows == 1 else "is mixed or coupled across all of its channels"

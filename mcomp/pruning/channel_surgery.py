@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from mcomp.errors import StoreError
+from mcomp.pruning.attention import PrunableAttention, freed
+
+#: Rows of a recurrent layer's weights for each channel of its state.
+_GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,63 @@ class Cut:
         return cls(entry["parameter"], entry["axis"], entry["role"], torch.tensor(indices), entry["groups"])
 
 
-def cut_channels(model: nn.Module, cuts: Iterable[Cut]) -> nn.Module:
+@dataclass(frozen=True)
+class Width:
+    """An attribute of the person's own code that holds a width, and what it becomes."""
+
+    module: str
+    name: str
+    value: int | list[int]
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """Multiply some slices of a parameter: the code scales what it makes by a number that follows the width.
+
+    Attributes:
+        parameter: dotted name.
+        axis: which axis.
+        indices: ``[slices]`` positions on the axis, after the cuts.
+        factor: by which to multiply.
+    """
+
+    parameter: str
+    axis: int
+    indices: Tensor
+    factor: float
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """All that is done to a network to prune it."""
+
+    cuts: tuple[Cut, ...] = ()
+    widths: tuple[Width, ...] = ()
+    rescalings: tuple[Rescaling, ...] = ()
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Prune ``model`` in place, and return it."""
+        cut_channels(model, self.cuts, self.widths)
+        for change in self.rescalings:
+            owner, attribute = _owner(model, change.parameter)
+            weight = getattr(owner, attribute)
+            shape = [-1 if dim == change.axis else 1 for dim in range(weight.ndim)]
+            factors = torch.ones(weight.shape[change.axis], dtype=weight.dtype, device=weight.device)
+            factors[change.indices.to(weight.device)] = change.factor
+            changed = weight.detach() * factors.reshape(shape)  # in a parameter of its own: this one may be shared
+            setattr(owner, attribute, nn.Parameter(changed, requires_grad=weight.requires_grad))
+        return model
+
+    def as_entry(self) -> dict[str, Any]:
+        """JSON-able: what a surgery log keeps. Rescalings are in the tensors."""
+        widths = [{"module": width.module, "name": width.name, "value": width.value} for width in self.widths]
+        return {"cuts": [cut.as_entry() for cut in self.cuts], **({"widths": widths} if widths else {})}
+
+
+def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] = ()) -> nn.Module:
     """Apply ``cuts`` to ``model`` in place, transferring the weights, and return it."""
+    cuts = list(cuts)
+    _free_attention(model, cuts)
     touched: dict[int, nn.Module] = {}
     # columns of a group convolution are cut row by row: its rows must be the final ones
     for cut in sorted(cuts, key=lambda cut: cut.role == "columns"):
@@ -59,13 +119,66 @@ def cut_channels(model: nn.Module, cuts: Iterable[Cut]) -> nn.Module:
         old = getattr(owner, attribute)
         new = _cut(old.detach(), cut)
         if isinstance(old, nn.Parameter):
-            owner.register_parameter(attribute, nn.Parameter(new, requires_grad=old.requires_grad))
+            setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad))
         else:
             owner._buffers[attribute] = new
         touched[id(owner)] = owner
-    for module in touched.values():
-        _update_widths(module)
+    for width in widths:
+        _set_width(model.get_submodule(width.module), width)
+    for module in model.modules():
+        if isinstance(module, PrunableAttention):
+            module.update_widths()
+        elif id(module) in touched:
+            _update_widths(module)
     return model
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Undo, at the end of the block, what surgery does to ``model`` in it: parameters, widths, classes of modules."""
+    before = [
+        (module, type(module), {name: _held(value) for name, value in vars(module).items()})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, cls, attributes in before:
+            module.__class__ = cls
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+
+
+def _held(value: Any) -> Any:
+    """The value itself, but for the plain containers in which modules keep their parameters."""
+    return value.copy() if type(value) in (dict, list) else value
+
+
+def _free_attention(model: nn.Module, cuts: Iterable[Cut]) -> None:
+    """PyTorch's attention knows one width only: that which is cut is turned into one with several."""
+    for path in {cut.parameter.rpartition(".")[0] for cut in cuts}:
+        for around in (path, path.rpartition(".")[0]):  # its output projection is a module inside it
+            module = model.get_submodule(around)
+            if type(module) is nn.MultiheadAttention:
+                freed(module)
+
+
+def _set_width(module: nn.Module, width: Width) -> None:
+    held = getattr(module, width.name)
+    value = width.value
+    setattr(module, width.name, type(held)(value) if isinstance(value, list) else value)
+
+
+def own_parameters(pruned: nn.Module, original: nn.Module) -> nn.Module:
+    """Give ``pruned`` parameters of its own in place of those it still shares with ``original``, and return it."""
+    shared = {id(parameter) for parameter in original.parameters()}
+    copies: dict[int, nn.Parameter] = {}
+    for module in pruned.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in shared:
+                copy_of = copies.setdefault(id(parameter), copy.deepcopy(parameter))
+                setattr(module, name, copy_of)
+    return pruned
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
@@ -76,25 +189,6 @@ def shared_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
-def without(model: nn.Module, cuts: Iterable[Cut]) -> nn.Module:
-    """Mask in place instead: zero the columns that read a pruned channel, leaving every shape as it is."""
-    for cut in cuts:
-        if cut.role == "columns":
-            owner, attribute = _owner(model, cut.parameter)
-            old = getattr(owner, attribute)
-            weight = old.detach().clone()
-            owner.register_parameter(attribute, nn.Parameter(weight, requires_grad=False))
-            kept = torch.zeros(weight.shape[cut.axis] * cut.groups, dtype=torch.bool, device=weight.device)
-            kept[cut.indices.to(weight.device)] = True
-            if cut.groups == 1:
-                weight.index_fill_(cut.axis, (~kept).nonzero().flatten(), 0)
-                continue
-            rows = weight.shape[0] // cut.groups
-            for group, columns in enumerate(kept.reshape(cut.groups, -1)):
-                weight[group * rows : (group + 1) * rows, ~columns] = 0
-    return model
-
-
 def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
     """Repeat a recorded pruning on an unpruned model of the same kind.
 
@@ -102,8 +196,9 @@ def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
         StoreError: the entry does not fit the model.
     """
     try:
-        return cut_channels(model, [Cut.from_entry(cut) for cut in entry["cuts"]])
-    except (AttributeError, IndexError, RuntimeError) as error:
+        widths = [Width(**width) for width in entry.get("widths", [])]
+        return cut_channels(model, [Cut.from_entry(cut) for cut in entry["cuts"]], widths)
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
         raise StoreError(
             "the recorded pruning does not fit this model",
             code="MC419",
@@ -133,17 +228,30 @@ def _update_widths(module: nn.Module) -> None:
     """Bring the attributes that describe widths in line with the weights."""
     if isinstance(module, _ConvNd):
         first, second = module.weight.shape[:2]
+        if module.groups == module.in_channels > 1:  # depthwise: as many groups as channels remain
+            module.groups = first // (1 if module.transposed else module.out_channels // module.groups)
         if module.transposed:
             module.in_channels, module.out_channels = first, second * module.groups
-            return
-        if module.groups == module.in_channels > 1:  # depthwise: as many groups as channels remain
-            module.groups = first // (module.out_channels // module.groups)
-        module.out_channels, module.in_channels = first, second * module.groups
+        else:
+            module.out_channels, module.in_channels = first, second * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _NormBase):
         vectors = [tensor for tensor in (module.weight, module.running_mean) if tensor is not None]
         module.num_features = len(vectors[0])
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = len(module.weight)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.RNNBase):
+        weight = module.get_parameter("weight_ih_l0")
+        module.input_size = weight.shape[1]
+        module.hidden_size = weight.shape[0] // _GATES[module.mode]
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size = module.weight_ih.shape[1]
+        module.hidden_size = module.weight_hh.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
 

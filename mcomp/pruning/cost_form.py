@@ -123,8 +123,9 @@ def _uses(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, float]:
             times = given[0].numel() / layer.in_channels
         else:
             times = output.numel() / (layer.out_channels if isinstance(layer, _ConvNd) else weight.shape[0])
-        name = names[id(weight)]
-        found[name] = found.get(name, 0.0) + times
+        name = names.get(id(weight))
+        if name is not None:  # a parametrisation computes its weight anew each time
+            found[name] = found.get(name, 0.0) + times
 
     layers = [layer for layer in model.modules() if isinstance(layer, (_ConvNd, nn.Linear))]
     handles = [layer.register_forward_hook(used) for layer in layers]

@@ -5,46 +5,86 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from mcomp.errors import StageError
-from mcomp.pruning.allocation import Scope, above_threshold, rounded, tied_channels
+from mcomp.pruning.allocation import Allocation
 from mcomp.pruning.channel_groups import ChannelGroup, ChannelGroups
-from mcomp.pruning.channel_surgery import Cut, cut_channels, shared_copy
-from mcomp.pruning.matching import Mismatch, balanced_base, blamed_for_failure, choose, narrow_shapes, split_groups
-from mcomp.pruning.tracing import TraceFailure, trace_labels
+from mcomp.pruning.channel_surgery import Cut, Surgery, Width, cut_channels, restored
+from mcomp.pruning.labels import narrowed
+from mcomp.pruning.matching import (
+    Mismatch,
+    balanced_base,
+    blamed_for_failure,
+    choose,
+    groups_of_labels,
+    narrow_shapes,
+    split_groups,
+)
+from mcomp.pruning.passes import TraceFailure, trace_labels
+from mcomp.pruning.scaling import rescalings
+from mcomp.pruning.tracing import Trace
+from mcomp.pruning.widths import Rule, WidthRules
 
 NO_NORM = "has no batch norm, and `importance: bn_gamma` ranks by it (`importance: l1` does not need one)"
 
 
 @dataclass
 class Fitting:
-    """Finds cuts that the network's own code agrees with, leaving groups whole until it does."""
+    """Finds cuts that the network's own code agrees with, leaving groups whole until it does.
 
-    subject: nn.Module
-    inputs: tuple[Tensor, ...]
+    What the code refuses is tried in turn with the attributes of its modules that hold widths brought in line, with
+    counts that keep the share of every route, with the same share in all groups of that module, and left whole.
+
+    Attributes:
+        groups: of the network.
+        scores: group to ``[channels]``.
+        allocation: which share of each group's channels stays.
+        regular: every width that is cut is a multiple of it.
+        min_channels: no group keeps fewer.
+        balanced: groups whose counts keep every route's share.
+        tied: sets of groups that keep the same share.
+        uncut: group to the reason why its count came out as its whole width.
+        rules: attributes that hold widths.
+        ties: channels that went beyond the ratio because they tie with the threshold.
+        macs: of the pruned network, for the whole batch.
+    """
+
     groups: ChannelGroups
     scores: dict[str, Tensor]
-    ratio: float
+    allocation: Allocation
     regular: int
-    scope: Scope
     min_channels: int
     balanced: set[str] = field(default_factory=set)
+    tied: list[set[str]] = field(default_factory=list)
     uncut: dict[str, str] = field(default_factory=dict)
+    rules: list[Rule] = field(default_factory=list)
     ties: int = 0
+    macs: int = 0
+    _bases: dict[tuple[str, bool], int] = field(default_factory=dict)
 
-    def run(self) -> list[Cut]:
-        """The cuts; empty where every count rounds up to the whole width.
+    def run(self) -> Surgery:
+        """What to do; no cuts where every count rounds up to the whole width.
 
         Raises:
             StageError: no group can be pruned.
         """
         while True:
-            counts = self._counts()
+            counts = self.counts()
             try:
-                return self._cuts(counts)
+                return self._surgery(counts)
             except Mismatch as mismatch:
                 self._give_way(mismatch, {name for name, kept in counts.items() if kept < len(self.scores[name])})
+
+    def leave(self, surgery: Surgery, reason: str) -> bool:
+        """Leave whole the groups whose weights had to be multiplied; False where none is left to be pruned."""
+        layers = {change.parameter for change in surgery.rescalings}
+        blamed = {
+            group.name for group in self.groups.prunable if any(axis.parameter in layers for axis in group.coupled)
+        }
+        self.groups = leave_whole(self.groups, dict.fromkeys(blamed, reason))
+        return bool(blamed)
 
     def notes(self) -> list[str]:
         """One sentence per reason, naming the layers it keeps whole, and one on ties."""
@@ -58,76 +98,184 @@ class Fitting:
         ]
         if self.ties:
             notes.append(
-                f"{self.ties} channels tie with the threshold and went beyond the ratio {self.ratio:g}; "
+                f"{self.ties} channels tie with the threshold and went beyond the ratio {self.allocation.ratio:g}; "
                 "train with `sparse_train` first, or rank by `importance: l1`"
             )
         return notes
 
-    def _counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
+        """What each prunable group keeps by the present allocation, rounded to what is known to be possible.
+
+        Raises:
+            StageError: no group can be pruned.
+        """
         prunable = self.groups.prunable
         if not prunable:
             raise nothing_to_prune(self.groups)
         scores = {group.name: self.scores[group.name] for group in prunable}
-        above = above_threshold(scores, self.ratio, self.scope)
-        self.ties = tied_channels(scores, above, self.ratio)
+        wanted = self.allocation.kept(scores)
+        self.ties = self.allocation.tied(scores)
         self.uncut = {}
         counts = {}
         for group in prunable:
             base = self._base(group)
-            counts[group.name] = rounded(above[group.name], group.channels, base, self.min_channels)
+            counts[group.name] = self.allocation.rounded(wanted[group.name], group, base, self.min_channels)
             if counts[group.name] == group.channels:
-                self.uncut[group.name] = (
-                    f"{group.channels} channels hold no smaller multiple of {base}"
-                    if base * 2 > group.channels
-                    else f"{above[group.name]} of its {group.channels} channels lie above the threshold"
-                )
+                self.uncut[group.name] = self._why_uncut(group, base, wanted[group.name])
+        self._tie(counts)
         return counts
 
-    def _base(self, group: ChannelGroup) -> int:
-        base = group.base(self.regular)
-        if group.name not in self.balanced:
-            return base
-        share = balanced_base(group, self.groups.trace)
-        return math.lcm(base, share)
+    def _why_uncut(self, group: ChannelGroup, base: int, wanted: float) -> str:
+        if base * 2 > group.channels:
+            return f"{group.channels} channels hold no smaller multiple of {base}"
+        if group.name in self.allocation.fixed:
+            return f"it was told to keep {wanted:.4g} of its {group.channels} channels"
+        if self.allocation.ratio is None:
+            return "nothing says how much of it goes"
+        return f"{wanted:g} of its {group.channels} channels lie above the threshold"
 
-    def _cuts(self, counts: dict[str, int]) -> list[Cut]:
+    def _base(self, group: ChannelGroup) -> int:
+        key = group.name, group.name in self.balanced
+        if key not in self._bases:
+            base = group.base(self.regular)
+            self._bases[key] = math.lcm(base, balanced_base(group, self.groups.trace)) if key[1] else base
+        return self._bases[key]
+
+    def _tie(self, counts: dict[str, int]) -> None:
+        """Give the groups of each tied set the share, of those that all of them can have, that is nearest."""
+        groups = {group.name: group for group in self.groups.prunable}
+        for names in self.tied:
+            mine = [groups[name] for name in sorted(names & groups.keys())]
+            if len(mine) < 2:
+                continue
+            wanted = sum(counts[group.name] for group in mine) / sum(group.channels for group in mine)
+            share = self._common_share(mine, wanted)
+            for group in mine:
+                counts[group.name] = round(group.channels * share)
+                if share == 1:
+                    self.uncut[group.name] = "no smaller share suits every layer around it"
+
+    def _common_share(self, groups: list[ChannelGroup], wanted: float) -> float:
+        smallest = min(groups, key=lambda group: group.channels // self._base(group))
+        step = self._base(smallest)
+        found = [
+            kept / smallest.channels
+            for kept in range(step, smallest.channels + 1, step)
+            if all(self._takes(group, kept, smallest.channels) for group in groups)
+        ]
+        return min(found, key=lambda share: (abs(share - wanted), share), default=1.0)
+
+    def _takes(self, group: ChannelGroup, kept: int, channels: int) -> bool:
+        """Whether the group can keep ``kept / channels`` of its channels."""
+        count = group.channels * kept
+        least = min(self.min_channels, group.channels)
+        return count % (channels * self._base(group)) == 0 and count // channels >= least
+
+    def _surgery(self, counts: dict[str, int]) -> Surgery:
         shapes = narrow_shapes(self.groups, counts)
         if not shapes:
-            return []
-        narrow = cut_channels(shared_copy(self.subject), shapes)
+            self.macs = self.groups.trace.macs
+            return Surgery()
         cut_groups = {name for name, kept in counts.items() if kept < len(self.scores[name])}
-        try:
-            routed = trace_labels(narrow, self.inputs, like=self.groups.trace)
-        except TraceFailure as failure:
-            raise self._refused(failure, cut_groups) from failure
-        return choose(self.groups, routed, self.scores, cut_groups)
+        routed, widths = self._routed(shapes, counts, cut_groups)
+        cuts = choose(self.groups, routed, self.scores, cut_groups)
+        changes = rescalings(self.groups.trace, routed, cuts)
+        self.macs = routed.macs
+        return Surgery(tuple(cuts), tuple(widths), tuple(changes))
+
+    def _routed(self, shapes: list[Cut], counts: dict[str, int], cut_groups: set[str]) -> tuple[Trace, list[Width]]:
+        """Trace the network at its new widths, with whatever attributes its code then goes furthest."""
+        known = WidthRules(self.groups, counts)
+        self.rules += [rule for rule in known.head_rules() if rule not in self.rules]
+        accepted, trial = list(self.rules), list(self.rules)
+        waiting: list[Rule] = []
+        first: TraceFailure | None = None
+        while True:
+            widths, trace = known.changes(trial), self.groups.trace
+            try:
+                with restored(trace.subject):
+                    routed = trace_labels(cut_channels(trace.subject, shapes, widths), trace.inputs, like=trace)
+            except TraceFailure as failure:
+                if first is None or len(failure.operations) > len(first.operations):  # it went further
+                    first, accepted = failure, trial
+                    waiting = [rule for rule in known.candidates(failure.module) if rule not in accepted]
+                if not waiting:
+                    raise self._refused(first, cut_groups) from first
+                trial = [*accepted, waiting.pop(0)]
+            else:
+                if _keeps_heads(trace, routed) or not waiting:
+                    self.rules = trial
+                    return routed, widths
+                trial = [*accepted, waiting.pop(0)]
 
     def _refused(self, failure: TraceFailure, cut_groups: set[str]) -> Mismatch:
         """The network's code raised at the new widths: blame the groups it was working on."""
         names = [operation.name for operation in failure.operations]
-        module = failure.operations[-1].module if names else ""
+        module = failure.module
         blamed = blamed_for_failure(self.groups, names, module) & cut_groups
         where = f"`{module}`" if module else "its `forward`"
-        return Mismatch(blamed, f"the code of {where} does not accept this width ({failure.cause})")
+        cause = str(failure.cause).partition("\n")[0]
+        return Mismatch(blamed, f"the code of {where} does not accept this width ({cause})", module)
 
     def _give_way(self, mismatch: Mismatch, cut_groups: set[str]) -> None:
         """Ask the blamed groups for counts that keep every share; leave whole those that did so already."""
         # a split moves when any of its channels go, and then what fails may be the layers of another group
-        blamed = mismatch.groups & cut_groups or split_groups(self.groups) & cut_groups
+        around = set() if mismatch.module is None else _met_in(self.groups, mismatch.module)
+        blamed = (mismatch.groups or around or split_groups(self.groups)) & cut_groups
         if not blamed:
             raise StageError(
                 f"the network cannot be pruned exactly: {mismatch.reason}",
                 code="MC416",
                 hint="keep the layers around it out with `ignore: [pattern]`",
             ) from mismatch
+        if mismatch.module is not None and self._tie_around(mismatch.module, cut_groups):
+            return
         whole = {}
         for group in self.groups:
             if group.name in blamed:
-                if group.name in self.balanced or balanced_base(group, self.groups.trace) == 1:
+                if group.name in self.balanced or balanced_base(group, self.groups.trace) in (1, group.unit):
                     whole[group.name] = mismatch.reason
                 else:
                     self.balanced.add(group.name)
         self.groups = leave_whole(self.groups, whole)
+
+    def _tie_around(self, failed: str, cut_groups: set[str]) -> bool:
+        """Tie the groups that meet in the module that failed, and in every other of its class; whether that is new."""
+        model = self.groups.trace.subject
+        cls = type(model.get_submodule(failed))
+        found = False
+        for path, module in model.named_modules():
+            if type(module) is cls:
+                found |= self._tie_groups(_met_in(self.groups, path) & cut_groups)
+        return found
+
+    def _tie_groups(self, names: set[str]) -> bool:
+        if len(names) < 2 or any(names <= tied for tied in self.tied):
+            return False
+        others = [tied for tied in self.tied if not tied & names]
+        self.tied = [*others, names.union(*(tied for tied in self.tied if tied & names))]
+        return True
+
+
+def _keeps_heads(wide: Trace, narrow: Trace) -> bool:
+    """Whether every product has as many heads as before; another attribute of the same value may have them."""
+    return all(
+        site.groups == narrow.sites[key].groups
+        for key, site in wide.sites.items()
+        if site.role == "piece" and key in narrow.sites
+    )
+
+
+def _met_in(groups: ChannelGroups, path: str) -> set[str]:
+    """Groups whose channels the ops of a module and of those inside it work on."""
+    inside = f"{path}."
+    labels = [
+        labels.flatten()
+        for operation in groups.trace.operations
+        if operation.module == path or operation.module.startswith(inside)
+        for labels in map(narrowed, operation.labels)
+    ]
+    return groups_of_labels(groups, torch.cat(labels)) if labels else set()
 
 
 def nothing_to_prune(groups: ChannelGroups) -> StageError:

@@ -15,6 +15,12 @@ from torch import Tensor
 #: What a site does with its channels: makes them, reads them, holds a value for each, or receives some of them.
 Role = Literal["rows", "columns", "values", "piece"]
 
+#: The label of constants that are the same everywhere: they are of whatever channels they meet.
+NONE = 0
+
+#: The label of what is of no channel, such as the scores of attention: nor are the parameters that are added to it.
+SETTLED = 1
+
 
 @dataclass
 class Site:
@@ -40,9 +46,12 @@ class Site:
 
 @dataclass
 class LabelSpace:
-    """All labels of one traced forward, which of them belong together, and which may not be pruned."""
+    """All labels of one traced forward, which of them belong together, and which may not be pruned.
 
-    size: int = 0
+    ``NONE`` and ``SETTLED`` couple with nothing.
+    """
+
+    size: int = SETTLED + 1
     fixed: list[tuple[Tensor, str]] = field(default_factory=list)
     _pairs: list[Tensor] = field(default_factory=list)
 
@@ -60,7 +69,8 @@ class LabelSpace:
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Nothing that carries one of these labels can be pruned."""
-        self.fixed.append((distinct(narrowed(labels)), reason))
+        found = distinct(narrowed(labels))
+        self.fixed.append((found[found > SETTLED], reason))
 
     def couple(self, a: Tensor, b: Tensor) -> None:
         """Elements at the same position stay or go together. The shapes broadcast."""
@@ -69,7 +79,7 @@ class LabelSpace:
         for dim in range(a.ndim):
             if a.shape[dim] > 1 and a.stride(dim) == 0 and b.stride(dim) == 0:
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
-        different = a != b
+        different = (a != b) & (a > SETTLED) & (b > SETTLED)
         if bool(different.any()):
             pairs = distinct((a[different] << 32) + b[different])
             self._pairs.append(torch.stack([pairs >> 32, pairs & 0xFFFFFFFF]))

@@ -9,26 +9,30 @@ follows the narrow network's own order.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from mcomp.pruning import signatures
 from mcomp.pruning.channel_groups import ChannelGroup, ChannelGroups, group_of_class
 from mcomp.pruning.channel_surgery import Cut
-from mcomp.pruning.labels import Role, Site, distinct
+from mcomp.pruning.labels import Site, distinct, narrowed
 from mcomp.pruning.tracing import Trace
 
 
 class Mismatch(Exception):
-    """The narrow network cannot keep what the original computes; names the groups to blame, perhaps none."""
+    """The narrow network cannot keep what the original computes.
 
-    def __init__(self, groups: set[str], reason: str) -> None:
+    Attributes:
+        groups: to blame, perhaps none.
+        reason: in words.
+        module: whose code refused the widths; None where it took them and did something else with them.
+    """
+
+    def __init__(self, groups: set[str], reason: str, module: str | None = None) -> None:
         super().__init__(reason)
         self.groups = groups
         self.reason = reason
+        self.module = module
 
 
 def narrow_shapes(groups: ChannelGroups, counts: dict[str, int]) -> list[Cut]:
@@ -105,7 +109,7 @@ def _of_other_sites(groups: ChannelGroups, narrow: Trace) -> set[str]:
     labels = [trace.sites[key].labels for key in trace.sites.keys() - narrow.sites.keys()]
     for key, site in narrow.sites.items():
         if key not in trace.sites and site.operation < len(trace.operations):
-            labels += [found.flatten() for found in trace.operations[site.operation].labels]
+            labels += [narrowed(found).flatten() for found in trace.operations[site.operation].labels]
     return groups_of_labels(groups, torch.cat(labels)) if labels else set()
 
 
@@ -113,44 +117,11 @@ def _cut(site: Site, indices: Tensor) -> Cut:
     return Cut(site.key, site.axis, site.role, indices, site.groups if site.role == "columns" else 1)
 
 
-@dataclass
-class _Signatures:
-    classes: Tensor
-    """``[present]`` classes that some site holds, ascending."""
-    values: Tensor
-    """``[present]`` hash of the multiset of (site, group) that each of them occupies."""
-
-
-def _hashes(trace: Trace) -> dict[tuple[str, Role, int], Tensor]:
-    """A random 64-bit number for each group of each site."""
-    generator = torch.Generator().manual_seed(0)
-    span = torch.iinfo(torch.int64)
-    return {
-        key: torch.randint(span.min, span.max, (site.groups,), generator=generator) for key, site in trace.sites.items()
-    }
-
-
-def _signatures(trace: Trace, hashes: dict[tuple[str, Role, int], Tensor]) -> _Signatures:
-    values = torch.zeros(len(trace.classes), dtype=torch.int64)
-    present = torch.zeros(len(trace.classes), dtype=torch.bool)
-    for key, site in trace.sites.items():
-        found = trace.classes[site.labels]
-        values.index_add_(0, found, hashes[key][_group_of_slot(site)])  # sums of random 64-bit numbers, wrapping
-        present[found] = True
-    classes = present.nonzero().flatten()
-    return _Signatures(classes, values[classes])
-
-
-def _group_of_slot(site: Site) -> Tensor:
-    slots = len(site.labels)
-    return torch.arange(slots) * site.groups // max(slots, 1)
-
-
 def _matched_classes(groups: ChannelGroups, narrow: Trace, scores: dict[str, Tensor], cut_groups: set[str]) -> Tensor:
     """``[narrow labels]`` the original class that each class of the narrow network stands for; -1 elsewhere."""
     trace = groups.trace
-    hashes = _hashes(trace)
-    wide, thin = _signatures(trace, hashes), _signatures(narrow, hashes)
+    numbers = signatures.hashes(trace)
+    wide, thin = signatures.signatures(trace, numbers), signatures.signatures(narrow, numbers)
     score = torch.full((len(trace.classes),), torch.inf, dtype=torch.float64)
     for group in groups:
         if group.name in cut_groups:
@@ -190,8 +161,8 @@ def _slots(site: Site, trace: Trace, thin: Site, narrow: Trace, wide_of: Tensor,
     """``[narrow slots]`` the original slot that each slot of the narrow site takes its weights from."""
     classes = trace.classes[site.labels]
     survivors = kept[classes].nonzero().flatten()
-    wanted = wide_of[narrow.classes[thin.labels]] * site.groups + _group_of_slot(thin)
-    offered = (classes * site.groups + _group_of_slot(site))[survivors]
+    wanted = wide_of[narrow.classes[thin.labels]] * site.groups + signatures.group_of_slot(thin)
+    offered = (classes * site.groups + signatures.group_of_slot(site))[survivors]
     wanted_order, offered_order = wanted.argsort(stable=True), offered.argsort(stable=True)
     if not torch.equal(wanted[wanted_order], offered[offered_order]):
         raise Mismatch(set(), f"`{site.key}` would read its channels in unequal numbers")
@@ -212,12 +183,10 @@ def blamed_for_failure(groups: ChannelGroups, narrow: list[str], module: str) ->
     at = len(narrow) - 1
     same = 0 <= at < len(operations) and operations[at].name == narrow[at]
     suspects = [operations[at]] if same else [op for op in operations if op.module == module]
-    labels = [found.flatten() for op in suspects for found in op.labels]
+    labels = [narrowed(found).flatten() for op in suspects for found in op.labels]
     return groups_of_labels(groups, torch.cat(labels)) if labels else set()
 
 
 def balanced_base(group: ChannelGroup, trace: Trace) -> int:
     """The number that keeps every signature of the group at the same share, whatever the routing."""
-    found = _signatures(trace, _hashes(trace))
-    mine = found.values[torch.isin(found.classes, group.classes)]
-    return group.channels // math.gcd(*Counter(mine.tolist()).values())
+    return signatures.balanced_base(group.classes, signatures.signatures(trace, signatures.hashes(trace)))

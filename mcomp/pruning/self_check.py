@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mcomp.errors import StageError
-from mcomp.pruning.channel_surgery import Cut, cut_channels, shared_copy, without
+from mcomp.pruning.channel_surgery import Cut, Surgery, shared_copy
+from mcomp.pruning.masking import run_masked
+from mcomp.pruning.tracing import Trace
+from mcomp.pruning.value_free import ValueFree
 
 TOLERANCE = 1e-5
 _PRECISE_TOLERANCE = 1e-10
@@ -21,17 +24,19 @@ _PRECISE_TOLERANCE = 1e-10
 _PERTURBATIONS = 24
 
 
-def check(original: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...]) -> float:
+def check(original: nn.Module, surgery: Surgery, inputs: tuple[Tensor, ...], trace: Trace) -> float:
     """Compare ``original`` with its pruned channels masked against ``original`` with them cut out.
 
-    Masked means: zeros at every consumer's input for the pruned channels, done by zeroing the weights that read them.
-    Both start from a copy whose batch norms were warmed by one seeded pass in train mode, so that even a random network
-    has outputs of ordinary size; the input is seeded noise.
+    Masked means: zeros at every consumer's input for the pruned channels, statistics of normalisation over the others,
+    and the original scale of attention (:mod:`mcomp.pruning.masking`). Both start from a copy whose batch norms were
+    warmed by one seeded pass in train mode, so that even a random network has outputs of ordinary size; the input is
+    seeded noise.
 
     Args:
         original: float32 or float64, in eval mode; unchanged.
-        cuts: what was cut.
+        surgery: what was done.
         inputs: the shapes to use; tensors that are not floating point are used as they are.
+        trace: of ``original``.
 
     Returns:
         ``max|pruned - masked| / max|masked|``: in float32, or in double where float32 is too coarse to tell.
@@ -40,16 +45,20 @@ def check(original: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...]) 
         StageError: the two differ by more than 1e-5 in float32 and 1e-10 in double, or the check would not see a
             changed channel.
     """
-    error, seen = _compare(original, cuts, inputs, TOLERANCE)
+    error, seen = _compare(original, surgery, inputs, trace, TOLERANCE)
+    if not seen and error <= TOLERANCE:
+        error, seen = _compare(_lively(copy.deepcopy(original)), surgery, inputs, trace, TOLERANCE)
     if seen and error <= TOLERANCE:
         return error
     # Double precision tells rounding from a wrong cut (deep networks with few values a batch norm lose five digits
     # in float32), and shows layers scaled to near nothing (a fresh layer scale is 1e-6).
     rounding = error if error <= TOLERANCE else 0.0
     precise = copy.deepcopy(original).double()
-    wide = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
+    wide = tree_map(
+        lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, inputs
+    )
     for subject, refit in ((precise, False), (_lively(precise), True)):
-        precise_error, seen = _compare(subject, cuts, wide, _PRECISE_TOLERANCE, refit)
+        precise_error, seen = _compare(subject, surgery, wide, trace, _PRECISE_TOLERANCE, refit)
         if not precise_error <= _PRECISE_TOLERANCE:  # also when it is NaN
             raise _wrong(precise_error, _PRECISE_TOLERANCE)
         if seen:
@@ -63,8 +72,14 @@ def check(original: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...]) 
 
 
 def _lively(model: nn.Module) -> nn.Module:
-    """Lift every batch norm's shift, in place, so that few channels are dead behind their ReLU on a small batch."""
+    """Let everything be seen, in place: no channel dead behind its ReLU on a small batch, no weight all zeros."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and not bool(parameter.any()):
+                spread = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.copy_(noise / spread**0.5)
         for norm in model.modules():
             if isinstance(norm, _BatchNorm) and norm.affine:
                 norm.bias.abs_().add_(norm.weight.abs())
@@ -72,30 +87,40 @@ def _lively(model: nn.Module) -> nn.Module:
 
 
 def _compare(
-    original: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...], tolerance: float, refit: bool = False
+    original: nn.Module,
+    surgery: Surgery,
+    inputs: tuple[Tensor, ...],
+    trace: Trace,
+    tolerance: float,
+    refit: bool = False,
 ) -> tuple[float, bool]:
     """The error, and whether the comparison would have seen a changed channel.
 
     With ``refit`` the norms are warmed behind the mask: what few channels remain then has the statistics of its own.
     """
     noise = _noise(inputs)
+
+    def masked(model: nn.Module) -> Tensor:
+        return _joined(run_masked(model, surgery.cuts, _copied(noise), trace))
+
     try:
-        if refit:
-            masked = warmed(without(shared_copy(original), cuts), noise)
-        else:
-            masked = without(warmed(shared_copy(original), noise), cuts)
+        whole = warmed(shared_copy(original), lambda model: masked(model) if refit else _outputs(model, noise))
+        expected = masked(whole)
     except Exception as failure:  # a user's forward may raise anything
         raise StageError(
-            f"the model fails on a batch of {len(noise[0])}: {type(failure).__name__}: {failure}",
+            f"the model fails on seeded noise in the shape of its inputs: {type(failure).__name__}: {failure}",
             code="MC410",
             hint="give example inputs of two samples or more, large enough for every pooling layer",
         ) from failure
-    pruned = cut_channels(shared_copy(masked), cuts)
-    with torch.no_grad():
-        expected, found = _outputs(masked, noise), _outputs(pruned, noise)
-    size = float(expected.abs().max()) if expected.numel() else 0.0
-    error = float((found - expected).abs().max()) / size if size else float("inf")
-    return error, _sees_a_change(pruned, cuts, noise, found, tolerance)
+    pruned = surgery.apply(whole)
+    found = _outputs(pruned, noise)
+    if found.shape != expected.shape:
+        return float("inf"), True
+    size, difference = (float(one.abs().max()) if one.numel() else 0.0 for one in (expected, found - expected))
+    if size == 0 == difference:  # a head that begins with zeros: nothing was seen
+        return 0.0, False
+    error = difference / size if size else float("inf")
+    return error, _sees_a_change(pruned, surgery.cuts, noise, found, tolerance)
 
 
 def _wrong(error: float, tolerance: float) -> StageError:
@@ -108,8 +133,8 @@ def _wrong(error: float, tolerance: float) -> StageError:
     )
 
 
-def warmed(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """Replace the batch-norm statistics of ``model`` by those of ``inputs``, and return it.
+def warmed(model: nn.Module, run: Callable[[nn.Module], object]) -> nn.Module:
+    """Replace the batch-norm statistics of ``model`` by those that ``run`` shows it, and return it.
 
     Only the norms are in train mode meanwhile: dropout and auxiliary heads have no part in it.
     """
@@ -119,28 +144,41 @@ def warmed(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    with torch.no_grad():
-        _outputs(model, inputs)
+    run(model)
     for norm in norms:
         norm.eval()
     return model
 
 
-def _noise(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _noise(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Seeded noise in the shape of the inputs, a batch of one doubled: batch norm has no statistics of one value."""
     generator = torch.Generator().manual_seed(0)
-    single = all(tensor.ndim and len(tensor) == 1 for tensor in inputs)
-    made = []
-    for tensor in inputs:
-        wide = torch.cat([tensor, tensor]) if single else tensor
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    single = all(tensor.ndim and len(tensor) == 1 for tensor in tensors)
+
+    def made(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        wide = torch.cat([leaf, leaf]) if single else leaf
         noise = torch.randn(wide.shape, generator=generator, dtype=torch.float32)
-        made.append(noise.to(wide.dtype) if wide.is_floating_point() else wide)
-    return tuple(made)
+        return noise.to(wide.dtype) if wide.is_floating_point() else wide
+
+    found: tuple[Any, ...] = tree_map(made, inputs)
+    return found
+
+
+def _copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    found: tuple[Any, ...] = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+    return found
 
 
 def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     """All floating-point outputs in one vector."""
-    results: Any = model(*(tensor.clone() for tensor in inputs))
+    with torch.no_grad(), ValueFree():  # type: ignore[no-untyped-call]
+        return _joined(model(*_copied(inputs)))
+
+
+def _joined(results: Any) -> Tensor:
     leaves = [leaf.flatten() for leaf in tree_leaves(results) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return torch.cat(leaves) if leaves else torch.empty(0)
 
@@ -157,11 +195,10 @@ def _sees_a_change(
         cut = readers[-1 - attempt % len(readers)]
         path, _, attribute = cut.parameter.rpartition(".")
         weight = getattr(pruned.get_submodule(path), attribute).data
-        column = weight.select(cut.axis, attempt // len(readers) * 7 % weight.shape[cut.axis])
+        column = weight.select(cut.axis, attempt // len(readers) % weight.shape[cut.axis])
         saved = column.clone()
         column.mul_(2)
-        with torch.no_grad():
-            moved = float((_outputs(pruned, inputs) - before).abs().max())
+        moved = float((_outputs(pruned, inputs) - before).abs().max())
         column.copy_(saved)
         if moved > threshold:
             return True

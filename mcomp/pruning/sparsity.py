@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcomp.errors import UsageError
+from mcomp.errors import StageError, UsageError
+from mcomp.pruning.distribution import distribution
 
-# A scale below this counts as pulled to zero in the reports.
-_SMALL = 1e-2
-
-# Steady-state gain of momentum 0.9: a constant gradient moves the weight ten times its plain step.
-_MOMENTUM_GAIN = 10.0
+#: Steady-state gain of momentum 0.9: a constant gradient moves the weight ten times its plain step.
+MOMENTUM_GAIN = 10.0
 
 
 class BNPenalty:
@@ -38,13 +36,24 @@ class BNPenalty:
         mode: Literal["decoupled", "subgradient"] = "decoupled",
         exclude: Sequence[str] = (),
     ) -> None:
-        if not 0 < strength < float("inf"):
-            raise UsageError(f"`strength` is {strength}; it must be above 0", code="MC417")
+        self.strength = check_strength(strength)
         if mode not in ("decoupled", "subgradient"):
             raise UsageError(f"`mode` is `{mode}`; one of decoupled, subgradient", code="MC417")
-        self.strength = strength
         self.mode = mode
         self.exclude = tuple(exclude)
+
+    def prepare(self, model: nn.Module, example_inputs: tuple[Tensor, ...], steps: int) -> None:
+        """See that there is a scale to pull at.
+
+        Raises:
+            StageError: MC407, there is none.
+        """
+        if next(self._gammas(model), None) is None:
+            raise StageError(
+                "the network has no batch norm whose scales could be pulled to zero",
+                code="MC407",
+                hint="use `method: group_lasso`, which pulls at whole filters",
+            )
 
     def before_step(self, model: nn.Module) -> None:
         """Add the subgradient, in that mode; after ``backward``, before the optimiser's step."""
@@ -53,33 +62,30 @@ class BNPenalty:
                 if gamma.grad is not None:
                     gamma.grad.add_(gamma.detach().sign(), alpha=self.strength)
 
-    def after_step(self, model: nn.Module, lr: float) -> None:
+    def after_step(self, model: nn.Module, lr: float, step: int) -> None:
         """Shrink, in ``decoupled`` mode; after the optimiser's step with learning rate ``lr``."""
         if self.mode == "decoupled":
             with torch.no_grad():
                 for _, gamma in self._gammas(model):
-                    gamma.copy_(gamma.sign() * (gamma.abs() - _MOMENTUM_GAIN * lr * self.strength).clamp_(min=0))
+                    gamma.copy_(gamma.sign() * (gamma.abs() - MOMENTUM_GAIN * lr * self.strength).clamp_(min=0))
 
-    def record(self, model: nn.Module) -> dict[str, Any]:
-        """Figures for the history of an epoch.
-
-        Returns:
-            ``gamma_quantiles`` of |γ| (0, 25, 50, 75, 100 %), ``gamma_small`` the percentage below 1e-2 and
-            ``collapsed`` the names of batch norms in which all are.
-        """
-        found = {name: gamma.detach().abs().float().cpu() for name, gamma in self._gammas(model)}
-        if not found:
-            return {"gamma_quantiles": [], "gamma_small": 0.0, "collapsed": []}
-        everything = torch.cat(list(found.values()))
-        quantiles = everything.quantile(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
-        return {
-            "gamma_quantiles": [float(value) for value in quantiles],
-            "gamma_small": 100.0 * float((everything < _SMALL).float().mean()),
-            "collapsed": [name for name, gamma in found.items() if bool((gamma < _SMALL).all())],
-        }
+    def record(self, model: nn.Module, step: int) -> dict[str, Any]:
+        """Figures for the history of an epoch: how |γ| is spread, see :func:`distribution`."""
+        return distribution("gamma", {name: gamma.detach().abs() for name, gamma in self._gammas(model)})
 
     def _gammas(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, module in model.named_modules():
             excluded = any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
             if isinstance(module, _BatchNorm) and module.affine and not excluded:
                 yield name, module.weight
+
+
+def check_strength(strength: float) -> float:
+    """``strength`` itself.
+
+    Raises:
+        UsageError: MC417, it is not above 0, or not finite.
+    """
+    if not 0 < strength < float("inf"):
+        raise UsageError(f"`strength` is {strength}; it must be above 0", code="MC417")
+    return strength

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_map
 
 from mcomp import surgery
-from mcomp.errors import StageError, UsageError
-from mcomp.pruning.allocation import Scope
+from mcomp.errors import StageError
+from mcomp.metrics.cost import parameter_count
+from mcomp.pruning.allocation import Allocation, Scope, ranking_of, untied
+from mcomp.pruning.arguments import check_amounts, check_choices
+from mcomp.pruning.attention import free_attention
 from mcomp.pruning.channel_groups import ChannelGroups, channel_groups, layer_name
-from mcomp.pruning.channel_surgery import cut_channels, shared_copy
+from mcomp.pruning.channel_surgery import own_parameters, shared_copy
 from mcomp.pruning.fitting import NO_NORM, Fitting, leave_whole
-from mcomp.pruning.importance import Importance, channel_importance
+from mcomp.pruning.goals import goal_of, macs_of_one
+from mcomp.pruning.gradients import Batch, Loss
+from mcomp.pruning.importance import Importance, Normalize, Reduction, channel_importance
+from mcomp.pruning.keep_lists import Shares, keep_list, layer_widths, matching
+from mcomp.pruning.passes import TraceFailure, trace_labels
+from mcomp.pruning.reaching import Reached, reach_goal
 from mcomp.pruning.self_check import check
-from mcomp.pruning.tracing import TraceFailure, trace_labels
-from mcomp.suggest import did_you_mean
+from mcomp.pruning.targets import Kind, Target
+from mcomp.pruning.tracing import Heads
 
 
 @dataclass
@@ -36,7 +45,9 @@ class PruneResult:
         params_before: number of parameters.
         params_after: the same, of the pruned network.
         max_error: ``max|pruned - masked| / max|masked|`` of the self-check.
-        notes: what was left whole, and why.
+        channels_before: how many channels could stay or go, coupled ones counted once.
+        channels_after: how many of them stayed.
+        notes: what was left whole, and why; by how much a target was missed.
     """
 
     model: nn.Module
@@ -47,6 +58,8 @@ class PruneResult:
     params_before: int
     params_after: int
     max_error: float
+    channels_before: int
+    channels_after: int
     notes: list[str] = field(default_factory=list)
 
 
@@ -67,73 +80,145 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGroups
 def prune(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
-    ratio: float = 0.5,
+    ratio: float | None = None,
     regular: int = 1,
     importance: Importance = "bn_gamma",
     scope: Scope = "global",
     min_channels: int = 1,
     ignore: Sequence[str] = (),
     seed: int = 0,
+    heads: Heads = "dims",
+    *,
+    macs: float | str | None = None,
+    params: float | str | None = None,
+    latency_ms: float | None = None,
+    keep: Shares | None = None,
+    prune: Shares | None = None,
+    group_reduction: Reduction = "mean",
+    normalize: Normalize = "auto",
+    batches: Iterable[Batch] = (),
+    loss: Loss | None = None,
 ) -> PruneResult:
     """Cut the least important channels out of a copy of ``model``.
 
     Channels at or below the threshold go (Liu et al., "Learning Efficient Convolutional Networks through Network
     Slimming", arXiv:1708.06519); the counts are rounded to what the network's structure and ``regular`` allow; weights
     are transferred, through group convolutions and channel shuffles too. What cannot be cut exactly is left whole and
-    named in the notes.
+    named in the notes. One target at the most: ``ratio`` (0.5 where nothing says how much goes), or ``macs``,
+    ``params`` or ``latency_ms``, reached within 2 %.
 
     Args:
         model: any module; unchanged.
         example_inputs: a batch that it accepts, two samples or more where it has batch norms.
         ratio: share of the prunable channels to cut, in (0, 1).
         regular: every pruned width is a multiple of this.
-        importance: ``bn_gamma``, ``l1``, ``l2`` or ``random``.
-        scope: one threshold for the whole network (``global``) or for each layer (``per_layer``).
+        importance: the score, as :func:`mcomp.pruning.importance.channel_importance` explains them.
+        scope: what shares a threshold: all layers, each for itself, or those of one structure.
         min_channels: no layer keeps fewer.
         ignore: layer names or patterns (``features.*``) to leave whole.
         seed: for ``importance="random"``.
+        heads: what goes of an attention layer: ``dims``, single channels, as many of every head; or ``whole`` heads.
+        macs: multiply-accumulates to leave: a share below 1, else a count, also as text: ``"300M"``, ``"1.2G"``.
+        params: parameters to leave, likewise.
+        latency_ms: median of one sample on one thread, eager PyTorch, where the model lives.
+        keep: layer or pattern to the share of its channels that stays, or their count if it is a whole number; or a
+            list of shares, one for each layer in order of execution.
+        prune: the same of shares that go.
+        group_reduction: what several filters of one channel score together.
+        normalize: what the scores of a layer are divided by.
+        batches: inputs and labels, for ``taylor`` and ``hessian``.
+        loss: of the model's outputs and labels, for the same; cross-entropy where left out.
 
     Raises:
-        UsageError: an argument is out of its range, or a pattern of ``ignore`` matches no layer.
-        StageError: nothing can be pruned, or the self-check failed.
+        UsageError: an argument is out of its range, or a pattern matches no layer.
+        StageError: nothing can be pruned, a target cannot be reached, or the self-check failed.
     """
-    check_arguments(ratio, regular, importance, scope, min_channels)
+    check_choices(importance, scope, heads, group_reduction, normalize)
+    given: dict[Kind, float | str | None] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
+    target = check_amounts(given, regular, min_channels, listed=bool(keep or prune))
     subject, inputs = subject_of(model, example_inputs)
-    groups = ignoring(traced(subject, inputs), ignore)
-    scores = channel_importance(subject, groups, importance, seed)
-    if importance == "bn_gamma":
-        groups = leave_whole(groups, dict.fromkeys({group.name for group in groups.prunable} - scores.keys(), NO_NORM))
-    search = Fitting(subject, inputs, groups, scores, ratio, regular, scope, min_channels)
-    cuts = search.run()
-    error = check(subject, cuts, inputs) if cuts else 0.0
-    result = surgery.inherit(copy.deepcopy(cut_channels(shared_copy(model), cuts)), model)
+    groups = ignoring(traced(subject, inputs, heads), ignore)
+    how = {"reduction": group_reduction, "normalize": normalize, "batches": batches, "loss": loss}
+    scores = channel_importance(subject, groups, importance, seed, **how)  # type: ignore[arg-type]
+    told = keep_list(groups, keep, prune)
+    groups = ranked_groups(groups, importance, scores)
+    allocation = Allocation(None, ranking_of(groups, scope), told.groups)
+    search = Fitting(groups, scores, allocation, regular, min_channels)
+    return _pruned(_Subject(model, example_inputs, subject, inputs, groups), search, target, told.notes)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model as it was given, and its copy that was traced."""
+
+    model: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    copy: nn.Module
+    inputs: tuple[Tensor, ...]
+    groups: ChannelGroups
+
+
+def _pruned(subject: _Subject, search: Fitting, target: Target | None, notes: list[str]) -> PruneResult:
+    """Settle what goes, prove it, and do it."""
+    goal = None
+    if target is not None and target.kind == "ratio":
+        search.allocation = replace(search.allocation, ratio=target.amount)
+    elif target is not None:
+        goal = goal_of(target, subject.model, subject.example_inputs, subject.copy, subject.inputs, subject.groups)
+        search.scores = untied(search.scores)
+    while True:
+        reached = Reached(search.run(), 0.0, search.macs) if goal is None else reach_goal(search, goal)
+        try:
+            cuts = reached.surgery.cuts
+            error = check(subject.copy, reached.surgery, subject.inputs, subject.groups.trace) if cuts else 0.0
+            break
+        except StageError as failure:
+            # what multiplies its weights may not be made good for by other weights: then it keeps its width
+            if failure.code != "MC413" or not search.leave(
+                reached.surgery, "its scale follows its width in a way of its own"
+            ):
+                raise
+    return _result(subject, search, reached, error, [reached.note, *notes] if reached.note else notes)
+
+
+def _result(subject: _Subject, search: Fitting, reached: Reached, error: float, notes: list[str]) -> PruneResult:
+    model, groups, cuts = subject.model, subject.groups, reached.surgery.cuts
+    result = surgery.inherit(own_parameters(reached.surgery.apply(shared_copy(model)), model), model)
     kept = {layer_name(cut.parameter): cut.indices.tolist() for cut in cuts if cut.role == "rows"}
-    surgery.record(result, "prune", kept=kept, cuts=[cut.as_entry() for cut in cuts])
-    before, after = _cost(subject, inputs), _cost(cut_channels(shared_copy(subject), cuts), inputs)
+    surgery.record(result, "prune", kept=kept, **reached.surgery.as_entry())
+    counts = search.counts() if cuts else {}
     return PruneResult(
         model=result,
         kept=kept,
-        widths=_widths(groups),
-        macs_before=before[1],
-        macs_after=after[1],
-        params_before=before[0],
-        params_after=after[0],
+        widths=layer_widths(groups),
+        macs_before=macs_of_one(subject.copy, subject.inputs, groups.trace.macs),
+        macs_after=macs_of_one(result, subject.inputs, reached.macs),
+        params_before=parameter_count(model),
+        params_after=parameter_count(result),
         max_error=error,
-        notes=search.notes(),
+        channels_before=sum(group.channels for group in groups.prunable),
+        channels_after=sum(counts.get(group.name, group.channels) for group in groups.prunable),
+        notes=[*notes, *search.notes()],
     )
 
 
-def traced(subject: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelGroups:
+def ranked_groups(groups: ChannelGroups, importance: Importance, scores: Mapping[str, Tensor]) -> ChannelGroups:
+    """The groups with those left whole that ``bn_gamma`` cannot rank, having no batch norm."""
+    if importance != "bn_gamma":
+        return groups
+    return leave_whole(groups, dict.fromkeys({group.name for group in groups.prunable} - scores.keys(), NO_NORM))
+
+
+def traced(subject: nn.Module, inputs: tuple[Tensor, ...], heads: Heads = "dims") -> ChannelGroups:
     """The groups of what :func:`subject_of` made.
 
     Raises:
         StageError: MC410, the model fails on its example inputs.
     """
     try:
-        return channel_groups(trace_labels(subject, inputs))
+        return channel_groups(trace_labels(subject, inputs, heads=heads))
     except TraceFailure as failure:
-        module = failure.operations[-1].module if failure.operations else ""
-        where = f" in `{module}`" if module else ""
+        where = f" in `{failure.module}`" if failure.module else ""
         raise StageError(
             f"the model fails on its example inputs{where}: {type(failure.cause).__name__}: {failure.cause}",
             code="MC410",
@@ -147,7 +232,14 @@ def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn
     Raises:
         StageError: MC410, the model cannot be copied, or its weights are complex or have no shape yet.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            scripted = f"`{name}`" if name else "the model"
+            hint = "prune the Python module, and script or trace the result"
+            raise StageError(f"{scripted} is TorchScript, whose code cannot be followed", code="MC410", hint=hint)
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise StageError(f"`{name}` has no values", code="MC410", hint="load the model's weights before pruning it")
         if isinstance(parameter, UninitializedParameter):
             raise StageError(f"`{name}` has no shape yet", code="MC410", hint="run the model once before pruning it")
         if parameter.is_complex():
@@ -160,12 +252,23 @@ def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn
         else:
             subject = shared_copy(model)
     except (RuntimeError, TypeError) as error:
-        raise StageError(f"the model cannot be copied: {error}", code="MC410") from error
-    subject.eval()
+        raise StageError(
+            f"the model cannot be copied: {error}",
+            code="MC410",
+            hint="take masks and re-parametrisations off first (`torch.nn.utils.prune.remove`, `remove_weight_norm`)",
+        ) from error
+    free_attention(subject.eval())
     if half:
         subject, dtype = subject.float(), torch.float32
-    cpu = (tensor.detach().cpu() for tensor in example_inputs)
-    return subject, tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in cpu)
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        home = leaf.detach().cpu()
+        return home.to(dtype) if home.is_floating_point() else home
+
+    inputs: tuple[Any, ...] = tree_map(moved, example_inputs)
+    return subject, inputs
 
 
 def ignoring(groups: ChannelGroups, patterns: Sequence[str]) -> ChannelGroups:
@@ -177,44 +280,7 @@ def ignoring(groups: ChannelGroups, patterns: Sequence[str]) -> ChannelGroups:
     whole: dict[str, str] = {}
     names = [name for group in groups for name in group.producers]
     for pattern in patterns:
-        matched = fnmatch.filter(names, pattern)
-        if not matched:
-            raise UsageError(
-                f"`ignore` pattern `{pattern}` matches no layer",
-                code="MC418",
-                hint=did_you_mean(pattern, names) or f"layers: {', '.join(names[:8])} …",
-            )
+        matched = matching(pattern, names, "ignore")
         hit = [group.name for group in groups if {*group.producers} & {*matched}]
         whole |= dict.fromkeys(hit, f"matches `ignore` pattern `{pattern}`")
     return leave_whole(groups, whole)
-
-
-def check_arguments(ratio: float, regular: int, importance: str, scope: str, min_channels: int) -> None:
-    """See that the arguments of :func:`prune` are in their ranges.
-
-    Raises:
-        UsageError: MC417, one is not.
-    """
-    faults = {
-        f"`ratio` is {ratio}; it must lie between 0 and 1, both excluded": not 0 < ratio < 1,
-        f"`regular` is {regular}; it must be at least 1": regular < 1,
-        f"`min_channels` is {min_channels}; it must be at least 1": min_channels < 1,
-        f"`importance` is `{importance}`; one of bn_gamma, l1, l2, random": importance
-        not in ("bn_gamma", "l1", "l2", "random"),
-        f"`scope` is `{scope}`; one of global, per_layer": scope not in ("global", "per_layer"),
-    }
-    for message, wrong in faults.items():
-        if wrong:
-            raise UsageError(message, code="MC417")
-
-
-def _widths(groups: ChannelGroups) -> dict[str, int]:
-    sites = groups.trace.sites.values()
-    return {layer_name(site.key): len(site.labels) for site in sites if site.role == "rows"}
-
-
-def _cost(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, int]:
-    from mcomp.metrics import count
-
-    cost = count(model, inputs)
-    return cost.params, cost.macs

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.flop_counter import flop_registry
 
-from mcomp.pruning.labels import LabelSpace, Role, Site, compressed, distinct, varies
+from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, compressed, distinct, narrowed, varies
+from mcomp.pruning.value_free import compute, plain_number
 
-# A parameter used element by element beyond this size is a table, not a value per channel.
-_LARGEST_VALUES = 1 << 16
+# A parameter with more elements than this gets a label for each channel that it meets, not for each element.
+_TABLE = 1 << 12
+
+#: Attributes of a tensor: its labels, and the weight that it is a view of; each with the tracer that said so.
+_CARRIED, _VIEW = "_mcomp_labels", "_mcomp_weight"
+
+#: What goes at the least of an attention layer: single channels, as many of every head, or whole heads.
+Heads = Literal["dims", "whole"]
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter, or a transposed view of it, as an operator met it."""
+    """A parameter, or some of its rows, or a transposed view of it, as an operator met it.
+
+    Attributes:
+        name: dotted.
+        transposed: it was met turned.
+        rows: the first row that was met and the one behind the last; None for all of them.
+        count: rows of the whole parameter.
+    """
 
     name: str
     transposed: bool = False
+    rows: tuple[int, int] | None = None
+    count: int = 0
 
 
 @dataclass
 class Operation:
-    """One op of the forward: its name, the module it ran in, the labels that reached it."""
+    """One op of the forward.
+
+    Attributes:
+        name: of the op.
+        module: that it ran in.
+        labels: that reached it.
+        factor: the number by which it multiplies, where it does just that.
+        queries: where it multiplies scores of attention, the labels of the queries that they are of.
+    """
 
     name: str
     module: str
     labels: list[Tensor]
+    factor: float | None = None
+    queries: Tensor | None = None
 
 
 @dataclass
@@ -48,7 +74,13 @@ class Trace:
         gammas: names of batch-norm scale parameters.
         depthwise: names of convolution weights that take one input channel per group.
         outputs: shapes of the network's outputs.
+        subject: the module that ran: a ghost without values, or where that could not run, the one that was given.
+        inputs: what it ran on.
+        heads: what goes at the least of an attention layer.
         trained: whether a second pass in train mode was followed as well.
+        cut_short: the forward asked for values that a ghost does not have, after every parameter had been met.
+        macs: multiply-accumulates of the pass in eval mode, for the whole batch.
+        decisions: for each reduction, whether it is over channels.
     """
 
     sites: dict[tuple[str, Role, int], Site]
@@ -58,16 +90,13 @@ class Trace:
     gammas: list[str]
     depthwise: frozenset[str]
     outputs: list[torch.Size]
+    subject: nn.Module
+    inputs: tuple[Tensor, ...]
+    heads: Heads = "dims"
     trained: bool = False
-
-
-class TraceFailure(Exception):
-    """The forward raised; carries what had been seen so far."""
-
-    def __init__(self, cause: Exception, operations: list[Operation]) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-        self.operations = operations
+    cut_short: bool = False
+    macs: int = 0
+    decisions: list[bool] = field(default_factory=list)
 
 
 @dataclass
@@ -77,20 +106,27 @@ class _Seen:
     gammas: dict[str, None] = field(default_factory=dict)
     depthwise: set[str] = field(default_factory=set)
     splits: int = 0
+    products: int = 0
+    flops: int = 0
+    decisions: list[bool] = field(default_factory=list)
+    tables: set[int] = field(default_factory=set)
     operations: list[Operation] = field(default_factory=list)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
-    """Carries labels along while the ops of a forward run; :mod:`mcomp.pruning.operators` knows the ops."""
+    """Carries labels along while the ops of a forward run; :mod:`mcomp.pruning.rules` knows the ops."""
 
-    def __init__(self, model: nn.Module, like: Trace | None) -> None:
+    def __init__(self, model: nn.Module, like: Trace | None, heads: Heads) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._like = like
+        self._model = model
+        self.heads = heads
         self.space = LabelSpace()
         self.seen = _Seen()
         self.module = ""
-        self._labels: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._views: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.counts_factors = True
+        self._held: list[weakref.ref[Tensor]] = []
+        self._of_parameters: list[tuple[int, int]] = []
         self._names, tied = _names(model)
         self._parameters = {self._names[id(parameter)] for parameter in model.parameters()}
         for name, reason in tied.items():
@@ -100,18 +136,25 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         from mcomp.pruning.operators import follow
 
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        tracked = [self._labels[tensor] for tensor in tensors if tensor in self._labels]
-        self.seen.operations.append(Operation(str(func), self.module, tracked))
-        out = func(*args, **kwargs)
-        if tensors:
-            follow(self, func, args, kwargs, tensors, out)
+        tensors = _tensors(args, kwargs)
+        tracked = [found for tensor in tensors if (found := self.carried(tensor)) is not None]
+        factor = _factor(func, args) if self.counts_factors else None
+        queries = self.handed_on(tensors[0], "queries") if factor is not None and tensors else None
+        self.seen.operations.append(Operation(str(func), self.module, tracked, factor, queries))
+        out = self.compute(func, args, kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.seen.flops += formula(*args, **kwargs, out_val=out)
+        follow(self, func, args, kwargs, tensors, out)
         return out
+
+    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of the op."""
+        return compute(func, args, kwargs)
 
     def labels_of(self, tensor: Tensor) -> Tensor:
         """The labels of ``tensor``, in its shape."""
-        found = self._labels.get(tensor)  # type: ignore[no-untyped-call]
-        assert found is None or isinstance(found, Tensor)
+        found = self.carried(tensor)
         if found is not None and found.shape == tensor.shape:
             return found
         if found is not None:
@@ -119,43 +162,155 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         name = self._names.get(id(tensor))
         if name is None:
             labels = self.space.opaque(tensor.shape, f"meets a tensor that `{self.module or 'forward'}` makes itself")
-            self._labels[tensor] = labels
+            self.mark(tensor, labels, compact=True)
             return labels
-        if tensor.numel() > _LARGEST_VALUES:
-            self.freeze(name, f"parameter `{name}` is used by plain arithmetic")
-            return self.space.opaque(tensor.shape, f"meets parameter `{name}` in plain arithmetic")
         key: tuple[str, Role, int] = (name, "values", -1)
         if key not in self.seen.sites:
-            labels = self.space.fresh(tensor.numel()).reshape(tensor.shape)
-            self.seen.sites[key] = Site(name, "values", -1, labels, operation=self._operation)
+            self._values(name, tensor, [True] * tensor.ndim)
         return self.seen.sites[key].labels
 
-    def mark(self, tensor: Tensor, labels: Tensor) -> None:
-        """``tensor`` carries ``labels`` from here on."""
-        self._labels[tensor] = compressed(labels)
+    def is_new_table(self, tensor: Tensor) -> bool:
+        """Whether it is a large parameter that no op has used element by element yet."""
+        name = self._names.get(id(tensor)) if tensor.numel() > _TABLE else None
+        return name is not None and (name, "values", -1) not in self.seen.sites and self.carried(tensor) is None
+
+    def adopt(self, tensor: Tensor, varying: Sequence[bool]) -> None:
+        """A parameter of which only some dimensions hold channels; elements along the others stay together."""
+        self._values(self._names[id(tensor)], tensor, varying)
+
+    def _values(self, name: str, tensor: Tensor, varying: Sequence[bool]) -> None:
+        shape = [size if varies_there else 1 for size, varies_there in zip(tensor.shape, varying, strict=True)]
+        labels = self.fresh_values(name, tensor, shape)
+        self.seen.sites[(name, "values", -1)] = Site(name, "values", -1, labels, operation=self._operation)
+
+    def fresh_values(self, name: str, tensor: Tensor, shape: list[int]) -> Tensor:
+        """Labels in the shape of a parameter, one for each element of ``shape``."""
+        start = self.space.size
+        labels = self.space.fresh(torch.Size(shape).numel())
+        self._of_parameters.append((start, self.space.size))
+        return labels.reshape(shape).expand(tensor.shape)
+
+    def settled(self, labels: Tensor) -> bool:
+        """Whether this is of no channel."""
+        return bool((narrowed(labels) == SETTLED).all())
+
+    def of_parameters(self, labels: Tensor) -> bool:
+        """Whether these labels are of parameters alone that were used element by element, or of nothing."""
+        inside = narrowed(labels) <= SETTLED
+        for start, stop in self._of_parameters:
+            inside |= (labels_ := narrowed(labels)).ge(start) & labels_.lt(stop)
+        return bool(inside.all())
+
+    def in_groups(self, vector: Tensor, groups: int) -> None:
+        """The elements of this parameter fall into groups, and each keeps as many."""
+        weight = self.weight(vector)
+        site = None if weight is None else self.seen.sites.get((weight.name, "values", -1))
+        if site is not None:
+            site.groups = groups
+
+    def shares(self, labels: Tensor, groups: int) -> None:
+        """Note that these channels fall into so many groups, of which each keeps as many."""
+        key = f"#product.{self.seen.products}"
+        self.seen.products += 1
+        labels = labels.flatten()
+        if bool((labels > SETTLED).all()):
+            self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, labels, groups, self._operation)
+
+    def labels_before(self, args: Any, func: Any) -> Tensor | None:
+        """What an op that writes into a part of another tensor finds there."""
+        if not func._schema.is_mutable or not args or not isinstance(args[0], Tensor) or not args[0]._is_view():
+            return None
+        return self.labels_of(args[0])
+
+    def check_written(self, before: Tensor | None, args: Any) -> None:
+        """Channels that were written into a part of another tensor cannot be followed through that one."""
+        if before is not None and not torch.equal(after := self.labels_of(args[0]), before):
+            self.space.fix(after, f"is written into a part of another tensor in `{self.module or 'forward'}`")
+            self.space.fix(before, f"is overwritten in part in `{self.module or 'forward'}`")
+
+    def mark(self, tensor: Tensor, labels: Tensor, *, compact: bool = False) -> None:
+        """``tensor`` carries ``labels`` from here on; ``compact``: they have no stride already where they are equal."""
+        # on the tensor itself: a dictionary by tensor costs more than all that is done with the labels
+        setattr(tensor, _CARRIED, (self, labels if compact else compressed(labels)))
+        self._held.append(weakref.ref(tensor))
+
+    def _alive(self) -> list[Tensor]:
+        """The tensors that carry labels and are still there."""
+        return [tensor for held in self._held if (tensor := held()) is not None]
+
+    def carried(self, tensor: Tensor) -> Tensor | None:
+        """The labels that a tensor was given; None where it has none yet."""
+        found = getattr(tensor, _CARRIED, None)
+        return found[1] if found is not None and found[0] is self else None
 
     def weight(self, tensor: Tensor) -> Weight | None:
         """The parameter that ``tensor`` is, or is a transposed view of."""
         name = self._names.get(id(tensor))
         if name is not None:
             return Weight(name)
-        found = self._views.get(tensor)  # type: ignore[no-untyped-call]
-        assert found is None or isinstance(found, Weight)
-        return found
+        found = getattr(tensor, _VIEW, None)
+        return found[1] if found is not None and found[0] is self else None
+
+    def decided(self, answer: bool) -> bool:
+        """What was decided here in the wide network: in a narrow one a single channel may look like none."""
+        place = len(self.seen.decisions)
+        if self._like is not None and place < len(self._like.decisions):
+            answer = self._like.decisions[place]
+        self.seen.decisions.append(answer)
+        return answer
+
+    def hand_on(self, tensor: Tensor, what: str, labels: Tensor) -> None:
+        """``tensor`` is something made of the channels of ``labels``."""
+        setattr(tensor, f"_mcomp_{what}", (self, labels))
+
+    def handed_on(self, tensor: Tensor, what: str) -> Tensor | None:
+        """The channels of which it was made, where :meth:`hand_on` said so."""
+        found = getattr(tensor, f"_mcomp_{what}", None)
+        return found[1] if found is not None and found[0] is self else None
 
     def mark_view(self, tensor: Tensor, weight: Weight) -> None:
         """``tensor`` is a view of a parameter."""
-        self._views[tensor] = weight
+        setattr(tensor, _VIEW, (self, weight))
 
     def site(self, name: str, role: Role, axis: int, slots: int, groups: int) -> Site:
         """The site of a weight's axis, made on first use."""
         key = (name, role, axis)
+        other = self._other_side(name, role, axis)
+        if other is not None:
+            return other
         if key not in self.seen.sites:
             self.seen.sites[key] = Site(name, role, axis, self.space.fresh(slots), groups, self._operation)
         site = self.seen.sites[key]
         if site.groups != groups:
             self.freeze(name, f"`{name}` is used with {site.groups} and with {groups} groups")
         return site
+
+    def reads(self, name: str, role: Role, axis: int, incoming: Tensor, groups: int) -> Site:
+        """The site of a weight's axis whose slots are of the channels that come in."""
+        other = self._other_side(name, role, axis)
+        if other is not None:
+            self.space.couple(other.labels, incoming)
+            return other
+        if (name, role, axis) not in self.seen.sites and not _of_none(incoming):
+            # theirs from the start: labels of its own would only have to be coupled with them
+            self.seen.sites[(name, role, axis)] = Site(name, role, axis, incoming, groups, self._operation)
+        site = self.site(name, role, axis, incoming.numel(), groups)
+        if site.labels is not incoming:
+            self.space.couple(site.labels, incoming)
+        return site
+
+    def _other_side(self, name: str, role: Role, axis: int) -> Site | None:
+        """The site of an axis that was met in the other role: an embedding that is the output layer too."""
+        return self.seen.sites.get((name, "columns" if role == "rows" else "rows", axis))
+
+    def holds(self, vector: Tensor, channels: Tensor) -> None:
+        """A parameter or buffer with one value for each of these channels."""
+        name = self._names.get(id(vector))
+        new = name is not None and (name, "values", -1) not in self.seen.sites and self.carried(vector) is None
+        if name is not None and new and vector.shape == channels.shape and not _of_none(channels):
+            self.seen.sites[(name, "values", -1)] = Site(name, "values", -1, channels, operation=self._operation)
+            return
+        self.space.couple(self.labels_of(vector), channels)
 
     def pieces(self, labels: Sequence[Tensor | None]) -> None:
         """Note which channels fall into each piece of a split: after pruning the same must fall into it.
@@ -204,11 +359,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         met = {site.key for site in self.seen.sites.values()} | self.seen.frozen.keys()
         return any(name not in met for name in self._names.values() if name in self._parameters)
 
-    def finish(self, outputs: Any, trained: bool) -> Trace:
+    def finish(self, outputs: Any, inputs: tuple[Tensor, ...], *, trained: bool, cut_short: bool, macs: int) -> Trace:
         """Fix what leaves the network, settle which axis of each parameter is cut, and name the classes."""
         tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
         for tensor in tensors:
             self.space.fix(self.labels_of(tensor), "is an output of the network")
+        if cut_short:  # whatever is still held may be an output
+            for tensor in self._alive():
+                self.space.fix(self.labels_of(tensor), "is an output of the network")
+        for tensor in self._alive():
+            tensor.__dict__.pop(_CARRIED, None)
         classes = self.space.classes()
         sites = self.seen.sites
         weights = {site.key for site in sites.values() if site.role in ("rows", "columns")}
@@ -225,7 +385,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         for labels, reason in self.space.fixed:
             for found in distinct(classes[labels]).tolist():
                 whole.setdefault(found, reason)
-        shapes = [tensor.shape for tensor in tensors]
         return Trace(
             sites,
             classes,
@@ -233,8 +392,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
             self.seen.operations,
             list(self.seen.gammas),
             frozenset(self.seen.depthwise),
-            shapes,
+            [tensor.shape for tensor in tensors],
+            self._model,
+            inputs,
+            self.heads,
             trained,
+            cut_short,
+            macs,
+            self.seen.decisions,
         )
 
     def _settled(self, site: Site, classes: Tensor) -> Site:
@@ -253,58 +418,31 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         return replace(site, axis=axis, labels=labels.flatten())
 
 
-def trace_labels(model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None = None) -> Trace:
-    """Run ``model`` once on ``inputs`` and follow the labels.
-
-    Where parameters were not met on the way (auxiliary heads that only exist in training), it runs again in train
-    mode: they must still fit after pruning.
-
-    Args:
-        model: in eval mode, on the CPU; hooks are put on it and taken off again.
-        inputs: a batch that it accepts.
-        like: trace of the network from which ``model`` was pruned.
-
-    Raises:
-        TraceFailure: the forward raised.
-    """
-    tracer = Tracer(model, like)
-    outputs = [_run(tracer, model, inputs)]
-    if tracer.unmet() if like is None else like.trained:
-        try:
-            with _train_mode(model):
-                outputs.append(_run(tracer, model, inputs))
-        except TraceFailure:
-            if like is not None:
-                raise
-            # these inputs do not suit training (an auxiliary head may be too deep for them): start afresh without it
-            tracer = Tracer(model, like)
-            return tracer.finish([_run(tracer, model, inputs)], trained=False)
-    return tracer.finish(outputs, trained=len(outputs) > 1)
+def _of_none(labels: Tensor) -> bool:
+    """Whether some of these are of no channel."""
+    return bool((narrowed(labels) <= SETTLED).any())
 
 
-def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    for tensor in inputs:
-        tracer.mark(tensor, tracer.space.opaque(tensor.shape, "meets the network's input"))
-    with torch.no_grad(), _module_names(model, tracer):
-        try:
-            with tracer:
-                return model(*inputs)
-        except Exception as error:  # a user's forward may raise anything
-            raise TraceFailure(error, tracer.seen.operations) from error
+def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Every tensor among the arguments, in lists too."""
+    found = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [item for item in value if isinstance(item, Tensor)]
+    return found
 
 
-@contextmanager
-def _train_mode(model: nn.Module) -> Iterator[None]:
-    """Train mode for one pass that leaves no trace: buffers and the random state come back as they were."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.train()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        model.eval()
-        for buffer, before in buffers:
-            buffer.copy_(before)
+def _factor(func: Any, args: Any) -> float | None:
+    """The number by which an op multiplies its first argument, where it does just that."""
+    name = func.overloadpacket.__name__
+    if name not in ("mul", "mul_", "div", "div_") or len(args) != 2:
+        return None
+    number = plain_number(args[1])
+    if number is None or not isinstance(args[0], Tensor) or args[0].ndim == 0:
+        return None
+    return number if name.startswith("mul") else 1 / number if number else None
 
 
 def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, str]]:
@@ -322,29 +460,3 @@ def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, str]]:
             if len(owners[id(tensor)]) > 1:
                 tied[first] = f"`{first}` and `{name}` are one tied tensor"
     return names, tied
-
-
-@contextmanager
-def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Keep ``tracer.module`` at the name of the innermost module that is running."""
-    stack: list[str] = []
-    handles = []
-
-    def enter(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            stack.append(tracer.module)
-            tracer.module = name
-
-        return hook
-
-    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        tracer.module = stack.pop()
-
-    try:
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
-            handles.append(module.register_forward_hook(leave))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

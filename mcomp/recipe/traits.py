@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FRESH = frozenset({"float", "bn"})
 
 #: Kind of surgery in an artifact's log to the stage whose traits it leaves behind.
-_SURGEONS = {"prune": "prune", "quantize": "quantize", "fuse": "bn_fuse"}
+_SURGEONS = {"prune": "prune", "sparsify": "sparsify", "quantize": "quantize", "fuse": "bn_fuse"}
 
 
 def traits_after(surgery: Iterable[str]) -> frozenset[str]:

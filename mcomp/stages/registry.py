@@ -24,6 +24,7 @@ BUILT_IN = (
     "train",
     "sparse_train",
     "prune",
+    "sparsify",
     "finetune",
     "quantize",
     "bn_fuse",

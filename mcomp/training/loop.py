@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mcomp.errors import InterruptedRun, StageError
 from mcomp.training import random_state
+from mcomp.training.kept_zeros import KeptZeros
 from mcomp.training.meter import Meter
 from mcomp.training.optimizers import build_optimizer
 from mcomp.training.penalty import Penalty
@@ -79,8 +80,9 @@ def fit(
 
     A step is: forward (under bfloat16 autocast and channels-last where ``precision`` is ``"bf16"``; weights,
     gradients and normalisation statistics stay float32), backward, gradient clipping, ``penalty.before_step``, the
-    optimiser, ``penalty.after_step``, ``after_step``. A last batch of a single image is left out: batch norm has no
-    variance there. Accuracy on ``data.val`` is measured after every epoch; the weights are those of the last epoch.
+    optimiser, ``penalty.after_step``, ``after_step``. Weights that ``sparsify`` cut stay zero. A last batch of a single
+    image is left out: batch norm has no variance there. Accuracy on ``data.val`` is measured after every epoch; the
+    weights are those of the last epoch.
 
     Args:
         model: any module from ``(N, C, H, W)`` float32 to ``(N, classes)``.
@@ -148,6 +150,9 @@ class _Run:
         self.batch_size = settings.batch_size or data.batch_size
         self.steps = steps_per_epoch(data, self.batch_size)
         self.optimizer = build_optimizer(model, settings)
+        self.kept_zeros = KeptZeros(model)
+        if hooks.penalty is not None:
+            hooks.penalty.prepare(model, data.example_inputs, settings.epochs * self.steps)
         self.epoch = 0
         self.batch = 0
         self.lr = 0.0
@@ -273,13 +278,14 @@ class _Run:
         else:
             loss = self.hooks.loss(outputs, labels, inputs)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.kept_zeros.mask_gradients()
         if settings.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         if penalty is not None:
             penalty.before_step(self.model)
         self.optimizer.step()
         if penalty is not None:
-            penalty.after_step(self.model, self.lr)
+            penalty.after_step(self.model, self.lr, self.done + 1)
         self.meter.add(loss, outputs, labels)
 
     def _report_step(self) -> None:
@@ -310,7 +316,7 @@ class _Run:
         row["lr"] = self.lr
         row["seconds"] = self.epoch_seconds + time.monotonic() - self._epoch_started
         if self.hooks.penalty is not None:
-            row |= self.hooks.penalty.record(self.model)
+            row |= self.hooks.penalty.record(self.model, self.done)
         self.history.append(row)
         self.epoch, self.batch, self.meter, self.epoch_seconds = self.epoch + 1, 0, Meter(), 0.0
         self._epoch_started = time.monotonic()

@@ -22,6 +22,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "train": ({"epochs": 1}, []),
     "sparse_train": ({"epochs": 1}, []),
     "prune": ({"ratio": 0.3, "importance": "l1"}, []),
+    "sparsify": ({"ratio": 0.5}, []),
     "finetune": ({"epochs": 1}, []),
     "quantize": ({"epochs": 1}, []),
     "bn_fuse": ({}, []),

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
 
-from mcomp.errors import StageError
-from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.pruning.targets import Target, amount_of, target_of
+from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.builtin.finetune import Finetune
+from mcomp.stages.builtin.train import idle_milestones
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 # INT8 kernels of TensorRT work on packs of this many channels.
 _PACK = 16
+
+#: Importances that look at training images.
+WITH_GRADIENTS = ("taylor", "hessian")
+
+#: One of these has to say how much goes.
+_AMOUNTS = ("ratio", "macs", "params", "latency_ms", "keep", "prune")
+
+Quantity = float | str | None
+
+_EXAMPLES = "`ratio: 0.5` (to cut), `macs: 0.3`, `params: 0.3` (to leave), `latency_ms: 5`, `keep: {layer: 0.5}`"
 
 
 @register
 class Prune(Stage):
     """Cut the least important channels, and prove that the rest computes what the masked network computed."""
 
-    name, version = "prune", 1
+    name, version = "prune", 2
     traits = Traits(
         requires={"float", "bn"},
         provides={"pruned"},
@@ -32,22 +47,116 @@ class Prune(Stage):
     )
 
     class Options(StageOptions):
-        ratio: float = Field(gt=0, lt=1, description="share of the prunable channels to cut")
+        """What goes: a target, or shares by layer; how channels are ranked; in how many steps."""
+
+        model_config = ConfigDict(
+            json_schema_extra={"not": {"properties": {name: {"type": "null"} for name in _AMOUNTS}}}
+        )
+
+        ratio: float | None = Field(None, gt=0, lt=1, description="share of the prunable channels to cut")
+        macs: Quantity = Field(
+            None, description="multiply-accumulates to leave, within 2 %: a share below 1, or a count: 300M, 1.2G"
+        )
+        params: Quantity = Field(None, description="parameters to leave, within 2 %: a share below 1, or a count: 250K")
+        latency_ms: float | None = Field(
+            None, gt=0, description="milliseconds to reach, within 2 %: one image, one thread, eager PyTorch, this CPU"
+        )
+        keep: dict[str, int | float] | list[int | float] | None = Field(
+            None,
+            description="layer or pattern to the share of its channels that stays (0.5) or their count (24); "
+            "or a list of shares, one for each layer in order of execution",
+        )
+        prune: dict[str, float] | list[float] | None = Field(
+            None, description="the same of shares that go: {layer or pattern: 0.5}, or a list"
+        )
         regular: int = Field(1, ge=1, description="every pruned width is a multiple of this")
-        importance: Literal["bn_gamma", "l1", "l2", "random"] = Field(
-            "bn_gamma", description="what ranks channels: |γ| of their batch norm, a norm of their filters, or chance"
+        importance: Literal["bn_gamma", "l1", "l2", "fpgm", "lamp", "taylor", "hessian", "random"] = Field(
+            "bn_gamma",
+            description="what ranks channels: |γ| of their batch norm, a norm of their filters, distance to the other "
+            "filters, magnitude within the layer, change of the loss to first or second order, or chance",
         )
-        scope: Literal["global", "per_layer"] = Field(
-            "global", description="one threshold for the whole network, or the same ratio in every layer"
+        scope: Literal["global", "per_layer", "isomorphic"] = Field(
+            "global", description="one threshold for the whole network, for each layer, or for layers of one structure"
         )
+        group_reduction: Literal["mean", "max", "sum"] = Field(
+            "mean", description="what the filters of one channel, in coupled layers, heads or gates, score together"
+        )
+        normalize: Literal["auto", "none", "mean", "max", "l2"] = Field(
+            "auto", description="what scores of a layer are divided by; auto: their mean for l1, l2 and fpgm, else none"
+        )
+        score_batches: int = Field(8, ge=1, description="taylor, hessian: training batches to take gradients from")
         min_channels: int = Field(1, ge=1, description="no layer keeps fewer channels")
         ignore: list[str] = Field([], description="names or patterns (`features.0.*`) of layers to leave whole")
+        heads: Literal["dims", "whole"] = Field(
+            "dims", description="attention loses single channels, as many of every head, or whole heads"
+        )
+        steps: int = Field(1, ge=1, description="prune in so many steps, with `finetune` between them")
+        finetune: Finetune.Options | None = Field(None, description="training between two steps, as of `finetune`")
+
+        @field_validator("macs", "params")
+        @classmethod
+        def _quantity(cls, value: Quantity) -> Quantity:
+            if value is not None:
+                amount_of(value)
+            return value
+
+        @field_validator("keep")
+        @classmethod
+        def _stays(cls, shares: Any) -> Any:
+            for where, share in _items(shares):
+                counted = isinstance(share, int) and isinstance(shares, dict)
+                if share <= 0 or (share > 1 and not counted):
+                    raise ValueError(f"{share} for {where} is neither a share in (0, 1] nor a count of channels")
+            return shares
+
+        @field_validator("prune")
+        @classmethod
+        def _goes(cls, shares: Any) -> Any:
+            for where, share in _items(shares):
+                if not 0 <= share < 1:
+                    raise ValueError(f"{share} for {where} is no share in [0, 1); `keep` can also count channels")
+            return shares
+
+        @model_validator(mode="after")
+        def _one_target(self) -> Prune.Options:
+            if self.target() is None and not self.keep and not self.prune:
+                if self.model_fields_set & set(_AMOUNTS):
+                    raise ValueError(f"nothing says how much goes; write one of {_EXAMPLES}")
+                raise _missing("ratio", self)
+            if isinstance(self.keep, list) and isinstance(self.prune, list):
+                raise ValueError("`keep` and `prune` exclude one another where both are lists of all layers")
+            if (self.steps > 1) != (self.finetune is not None):
+                raise ValueError(
+                    "`steps` above 1 and `finetune` need one another, e.g. `steps: 5, finetune: {epochs: 1}`"
+                )
+            return self
+
+        def target(self) -> Target | None:
+            """The one target; None where only lists say what goes."""
+            return target_of(
+                {"ratio": self.ratio, "macs": self.macs, "params": self.params, "latency_ms": self.latency_ms}
+            )
+
+        def how(self) -> dict[str, Any]:
+            """Arguments of :func:`mcomp.pruning.prune` that are the same in every step."""
+            names = (
+                "regular",
+                "importance",
+                "scope",
+                "group_reduction",
+                "normalize",
+                "min_channels",
+                "ignore",
+                "heads",
+            )
+            return {name: getattr(self, name) for name in names}
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of widths that the INT8 kernels downstream would pad."""
+        """Warn of widths that the INT8 kernels downstream would pad, and of options that do nothing."""
+        found = []
         if "trt_int8" in around.after and options.regular % _PACK:
-            return [
+            found.append(
                 Finding(
                     f"widths in multiples of {options.regular} are padded by `trt_int8` downstream",
                     option=("regular",),
@@ -55,98 +164,79 @@ class Prune(Stage):
                     code="MC131",
                     severity="warning",
                 )
+            )
+        if "score_batches" in options.model_fields_set and options.importance not in WITH_GRADIENTS:
+            found.append(
+                Finding(
+                    f"`score_batches` does nothing: `importance: {options.importance}` looks at no data",
+                    option=("score_batches",),
+                    hint="leave it out, or use `importance: taylor`",
+                    severity="warning",
+                )
+            )
+        if options.finetune is not None:
+            found += [
+                Finding(one.message, ("finetune", *one.option), one.hint, one.code, one.severity)
+                for one in idle_milestones(options.finetune)
             ]
-        return []
+        return found
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Patterns that name no layer."""
-        return unmatched(model, "ignore", options.ignore)
+        found = unmatched(model, "ignore", options.ignore)
+        for name in ("keep", "prune"):
+            shares = getattr(options, name)
+            if isinstance(shares, dict):
+                found += unmatched(model, name, shares)
+        return found
+
+    @classmethod
+    def key_parts(cls, options: Any) -> dict[str, Any]:
+        """What latency is measured on."""
+        return {} if options.latency_ms is None else {"processor": processor()}
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
         """The very outcome where its scores are known by now, or do not matter; else the bounds that hold for any."""
-        how = options.model_dump(exclude={"ratio"})
-        if incoming.exact and (incoming.weights_known or options.importance == "random"):
-            from mcomp.pruning import prune
+        from mcomp.stages.prune_forecast import forecast
 
-            return incoming.through(
-                lambda model: prune(model, incoming.example_inputs, options.ratio, seed=incoming.seed, **how).model
-            )
-        return _bounded(incoming, options.ratio, how)
+        return forecast(incoming, options)
 
     @classmethod
     def work(cls, options: Any) -> Work:
-        """Tracing, surgery and its proof, and one pass over the test images."""
-        return Work(fixed_seconds=PRUNE_SECONDS)
+        """Tracing, surgery and its proof in each step, training between them, and one pass over the test images."""
+        training = None
+        if options.finetune is not None:
+            training = options.finetune.model_copy(update={"epochs": options.finetune.epochs * (options.steps - 1)})
+        return Work(training=training, fixed_seconds=PRUNE_SECONDS * options.steps)
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Prune a copy of ``ctx.model``; report accuracy on test where there is data."""
-        from mcomp.pruning import prune
+        from mcomp.stages.pruning_steps import PruningSteps
 
-        result = prune(
-            ctx.model,
-            ctx.example_inputs,
-            ratio=options.ratio,
-            regular=options.regular,
-            importance=options.importance,
-            scope=options.scope,
-            min_channels=options.min_channels,
-            ignore=options.ignore,
-            seed=ctx.seed,
-        )
-        after = {name: len(result.kept.get(name, range(width))) for name, width in result.widths.items()}
-        metrics: Metrics = {
-            **ctx.evaluate(result.model),
-            "params": result.params_after,
-            "macs": result.macs_after,
-            "channels_kept": 100.0 * sum(after.values()) / sum(result.widths.values()),
-            "max_error": result.max_error,
-        }
-        layers = [{"layer": name, "before": width, "after": after[name]} for name, width in result.widths.items()]
-        details = {"layers": layers, "params_before": result.params_before, "macs_before": result.macs_before}
-        return StageResult(model=result.model, metrics=metrics, notes=result.notes, details=details)
+        return PruningSteps(ctx, options).result()
 
 
-def _bounded(incoming: Forecast, ratio: float, how: dict[str, Any]) -> Forecast:
-    from mcomp.pruning.bounds import reach, scores_repeat
-
-    if incoming.model is None or incoming.params is None or incoming.macs is None:
-        return Forecast.unknown()
-    inputs = incoming.example_inputs
-    ranking = {"importance": how["importance"], "ignore": how["ignore"]}
-    # scales of batch norms begin equal, and training or a penalty may leave them so; norms of whole filters stay apart
-    ties = not incoming.exact or how["importance"] == "bn_gamma" or scores_repeat(incoming.model, inputs, **ranking)
-    found = reach(incoming.model, inputs, ratio, ties=ties, **how)
-    corners: tuple[nn.Module, ...]
-    if incoming.exact:
-        if found.certain and found.narrowest is not None:
-            made = Forecast.of(found.narrowest, inputs, weights_known=False)
-            return replace(made, seed=incoming.seed)
-        smallest = [found.narrowest]
-        corners, params, macs = (incoming.model,), found.params, found.macs
-    else:  # of an architecture that is not certain: no more than came in, no less than its least can become
-        least = [_least(corner, inputs, ratio, how) for corner in incoming.corners]
-        smallest, corners = [model for model, _, _ in least], incoming.corners
-        params = min(params for _, params, _ in least), incoming.params[1]
-        macs = min(macs for _, _, macs in least), incoming.macs[1]
-        if not incoming.floored:
-            params, macs = (0, params[1]), (0, macs[1])
-    made = replace(incoming, model=found.typical, params=params, macs=macs, weights_known=False)
-    floors = [model for model in smallest if model is not None]
-    return replace(made, corners=(*floors, *corners), floored=incoming.floored and len(floors) == len(smallest))
+def _missing(option: str, given: Any) -> ValidationError:
+    """The fault of a mapping that lacks an option."""
+    return ValidationError.from_exception_data(
+        "Options", [InitErrorDetails(type="missing", loc=(option,), input=given.model_dump())]
+    )
 
 
-def _least(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], ratio: float, how: dict[str, Any]
-) -> tuple[nn.Module | None, int, int]:
-    """The least that can become of ``model``, with its params and MACs; itself where nothing more can be cut."""
-    from mcomp.metrics import count
-    from mcomp.pruning.bounds import reach
-
+def processor() -> str:
+    """The CPU's model and how many cores it shows, as far as the system says."""
+    model = platform.processor() or platform.machine()
     try:
-        found = reach(model, example_inputs, ratio, ties=True, **how)
-    except StageError:
-        cost = count(model, example_inputs)
-        return model, cost.params, cost.macs
-    return found.narrowest, found.params[0], found.macs[0]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:  # no Linux
+        pass
+    return f"{model} x {os.cpu_count()}"
+
+
+def _items(shares: Any) -> list[tuple[str, Any]]:
+    if isinstance(shares, dict):
+        return [(f"`{name}`", share) for name, share in shares.items()]
+    return [(f"layer {index + 1}", share) for index, share in enumerate(shares or [])]

@@ -1,4 +1,4 @@
-"""Network slimming (Liu et al., arXiv:1708.06519): train while batch-norm scales are pulled to zero."""
+"""Train while channels are pulled to zero: network slimming, group lasso, growing regularisation."""
 
 from __future__ import annotations
 
@@ -13,31 +13,60 @@ from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mcomp.training.penalty import Penalty
+
+#: Strengths where a recipe gives none: a pull by a constant, and in the last rise one by a share.
+_USUAL = {"gamma_l1": 1e-3, "group_lasso": 1e-3, "growing": 0.5}
 
 
 @register
 class SparseTrain(Stage):
-    """Train while pulling batch-norm scales to zero, so that pruning finds channels to spare."""
+    """Train while pulling channels to zero, so that pruning finds some to spare."""
 
-    name, version = "sparse_train", 1
+    name, version = "sparse_train", 2
     traits = Traits(
-        requires={"float", "bn"}, provides={"sparse"}, metrics=TRAINING_METRICS | {"gamma_small", "gamma_median"}
+        requires={"float", "bn"},
+        provides={"sparse"},
+        metrics=TRAINING_METRICS | {"gamma_small", "gamma_median", "norm_small", "norm_median"},
     )
 
     class Options(TrainSettings, StageOptions):
         """Those of :class:`mcomp.training.TrainSettings`, and the pull."""
 
-        penalty: float = Field(1e-3, gt=0, description="strength of the pull on batch-norm scales")
-        mode: Literal["decoupled", "subgradient"] = Field(
-            "decoupled", description="shrink scales after each step (any optimiser), or add the pull to their gradient"
+        penalty: float | None = Field(
+            None, gt=0, description="strength of the pull; when left out 1e-3, for growing 0.5 at the end"
         )
+        mode: Literal["decoupled", "subgradient"] = Field(
+            "decoupled", description="shrink after each step (any optimiser), or add to the gradient (gamma_l1 only)"
+        )
+        method: Literal["gamma_l1", "group_lasso", "growing"] = Field(
+            "gamma_l1",
+            description="pull at batch-norm scales; at whole filters with all that is coupled to them; or ever harder "
+            "at the least important filters alone",
+        )
+        ratio: float = Field(0.5, gt=0, lt=1, description="growing: share of each layer's channels that is driven out")
+        rises: int = Field(10, ge=1, description="growing: steps in which the strength rises over the run")
+
+    @classmethod
+    def resolve(cls, options: Any, around: Surroundings) -> Any:
+        """The usual strength of the method where none is given."""
+        return options.model_copy(update={"penalty": _strength(options)})
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of milestones that never come, and of a pull that the optimiser would undo."""
+        """Warn of milestones that never come; a subgradient is for scales, and for sgd."""
         found = idle_milestones(options)
-        if options.mode == "subgradient" and options.optimizer != "sgd":
+        if options.mode == "subgradient" and options.method != "gamma_l1":
+            found.append(
+                Finding(
+                    f"`method: {options.method}` has no `mode: subgradient`",
+                    option=("mode",),
+                    hint="leave `mode` out: its pull is decoupled from the optimiser",
+                )
+            )
+        elif options.mode == "subgradient" and options.optimizer != "sgd":
             found.append(
                 Finding(
                     f"`{options.optimizer}` divides gradients by their size, so `mode: subgradient` loses its strength",
@@ -49,6 +78,16 @@ class SparseTrain(Stage):
         return found
 
     @classmethod
+    def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
+        """Scales cannot be pulled at where there are none."""
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        if options.method != "gamma_l1" or any(isinstance(one, _BatchNorm) and one.affine for one in model.modules()):
+            return []
+        hint = "use `method: group_lasso`, which pulls at whole filters"
+        return [Finding("the model has no batch norm whose scales could be pulled to zero", ("method",), hint)]
+
+    @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
         """Other weights in the same structure."""
         return incoming.trained()
@@ -56,22 +95,33 @@ class SparseTrain(Stage):
     @classmethod
     def work(cls, options: Any) -> Work:
         """Training under the penalty, and one pass over the test images."""
-
-        def penalty() -> Penalty:
-            from mcomp.pruning import BNPenalty
-
-            return BNPenalty(options.penalty, mode=options.mode)
-
-        return Work(training=options, penalty=penalty)
+        return Work(training=options, penalty=lambda: _penalty(options))
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
-        """Train on ``ctx.data.train``; report accuracy on test, the median |γ| and the percentage nearly zero."""
-        from mcomp.pruning import BNPenalty
-
-        result = train(ctx, options, BNPenalty(options.penalty, mode=options.mode))
+        """Train on ``ctx.data.train``; report accuracy on test, the median |γ| or norm and the share nearly zero."""
+        result = train(ctx, options, _penalty(options))
         last = result.details["history"][-1]
-        result.metrics |= {"gamma_median": last["gamma_quantiles"][2], "gamma_small": last["gamma_small"]}
+        quantity = "gamma" if options.method == "gamma_l1" else "norm"
+        if last[f"{quantity}_quantiles"]:
+            result.metrics[f"{quantity}_median"] = last[f"{quantity}_quantiles"][2]
+            result.metrics[f"{quantity}_small"] = last[f"{quantity}_small"]
         if last["collapsed"]:
             layers = ", ".join(f"`{name}`" for name in last["collapsed"])
-            result.notes.append(f"all scales of {layers} are nearly zero: lower `penalty` to keep them")
+            what = "scales" if quantity == "gamma" else "channels"
+            result.notes.append(f"all {what} of {layers} are nearly zero: lower `penalty` to keep them")
         return result
+
+
+def _penalty(options: Any) -> Penalty:
+    from mcomp.pruning import BNPenalty, GroupLasso, GrowingPenalty
+
+    strength = _strength(options)
+    if options.method == "group_lasso":
+        return GroupLasso(strength)
+    if options.method == "growing":
+        return GrowingPenalty(strength, options.ratio, options.rises)
+    return BNPenalty(strength, mode=options.mode)
+
+
+def _strength(options: Any) -> float:
+    return float(_USUAL[options.method] if options.penalty is None else options.penalty)

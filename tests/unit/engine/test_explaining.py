@@ -15,6 +15,7 @@ from mcomp.engine.keys import KeyMaker, key_of, root_of
 from mcomp.engine.planning import make_plan
 from mcomp.errors import UsageError
 from mcomp.recipe import Recipe
+from mcomp.stages import registry
 from mcomp.store import Store
 from tests.conftest import ROOT
 from tests.unit.store.stores import outcome, result
@@ -279,7 +280,7 @@ def test_the_command_prints_components_and_differences(
         {"component": "options.ratio", "old": 0.4, "new": 0.5, "text": "option `ratio` 0.4 -> 0.5"}
     ]
     assert found["components"]["options"]["ratio"] == 0.5
-    assert found["code"]["code"]["version"] == 1
+    assert found["code"]["code"]["version"] == registry.get("prune").version
 
 
 def test_a_run_of_a_sweep_is_chosen_by_its_number(

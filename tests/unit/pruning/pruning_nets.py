@@ -41,10 +41,12 @@ def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.1)
-                module.bias.copy_(torch.randn(module.bias.shape, generator=generator) / 2)
-                module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) / 4)
-                module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+                if module.affine:
+                    module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.1)
+                    module.bias.copy_(torch.randn(module.bias.shape, generator=generator) / 2)
+                if module.track_running_stats:
+                    module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) / 4)
+                    module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
             elif isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
                 fan_in = module.weight[0].numel()
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)

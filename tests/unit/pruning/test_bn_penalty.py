@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mcomp.errors import UsageError
+from mcomp.errors import StageError, UsageError
 from mcomp.pruning import BNPenalty
 from tests.unit.pruning.pruning_nets import block
 
@@ -25,7 +25,7 @@ def test_the_decoupled_pull_shrinks_by_ten_times_rate_times_strength_and_stops_a
     gamma: list[float], strength: float, lr: float
 ) -> None:
     model = model_with(gamma)
-    BNPenalty(strength).after_step(model, lr)
+    BNPenalty(strength).after_step(model, lr, 1)
     before = torch.tensor(gamma)
     expected = before.sign() * (before.abs() - 10 * lr * strength).clamp(min=0)
     torch.testing.assert_close(model.get_submodule("0.1").weight.detach(), expected)
@@ -43,23 +43,30 @@ def test_the_subgradient_adds_the_strength_with_the_sign_of_gamma() -> None:
     gamma.grad = torch.ones(3)
     penalty = BNPenalty(0.25, mode="subgradient")
     penalty.before_step(model)
-    penalty.after_step(model, 0.1)
+    penalty.after_step(model, 0.1, 1)
     assert gamma.grad.tolist() == [1.25, 0.75, 1.0]
     assert gamma.tolist() == [0.5, -0.5, 0.0]
 
 
 def test_excluded_norms_are_left_alone() -> None:
     model = model_with([0.5, -0.5])
-    BNPenalty(1.0, exclude=["0.*"]).after_step(model, 0.1)
+    BNPenalty(1.0, exclude=["0.*"]).after_step(model, 0.1, 1)
     assert model.get_submodule("0.1").weight.tolist() == [0.5, -0.5]
     assert model.get_submodule("1.1").weight.tolist() == [0.0] * 4
 
 
 def test_the_record_tells_quantiles_small_shares_and_collapsed_layers() -> None:
-    record = BNPenalty(0.1).record(model_with([0.0, 0.001, -0.001, 0.0]))
+    record = BNPenalty(0.1).record(model_with([0.0, 0.001, -0.001, 0.0]), 1)
     assert record["gamma_small"] == 50.0
     assert record["collapsed"] == ["0.1"]
     assert record["gamma_quantiles"][-1] == 1.0
+    assert record["gamma_histogram"] == {"upper": 1.0, "counts": [4, *[0] * 30, 4]}
+
+
+def test_a_network_without_scales_is_refused_before_its_first_step() -> None:
+    with pytest.raises(StageError, match="no batch norm") as caught:
+        BNPenalty(1e-3).prepare(nn.Sequential(nn.Conv2d(3, 4, 3)), (), 1)
+    assert caught.value.code == "MC407"
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, float("nan"), float("inf")])

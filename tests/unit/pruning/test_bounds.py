@@ -17,6 +17,7 @@ from mcomp.pruning.bounds import Reach, reach
 from tests.unit.pruning.pruning_nets import Chain, chains, images, seeded
 
 SETTINGS = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+SCOPES = ["global", "per_layer", "isomorphic"]
 RATIOS = st.sampled_from([0.2, 0.5, 0.8])
 
 
@@ -50,7 +51,7 @@ def check_inside(model: Chain, ratio: float, regular: int, scope: str, least: in
 
 
 @settings(max_examples=15, **SETTINGS)
-@given(chains(), RATIOS, st.sampled_from([1, 2, 4]), st.sampled_from(["global", "per_layer"]), st.sampled_from([1, 5]))
+@given(chains(), RATIOS, st.sampled_from([1, 2, 4]), st.sampled_from(SCOPES), st.sampled_from([1, 5]))
 def test_what_is_pruned_lies_in_the_range_told_before(
     model: Chain, ratio: float, regular: int, scope: str, least: int
 ) -> None:
@@ -58,7 +59,7 @@ def test_what_is_pruned_lies_in_the_range_told_before(
 
 
 @settings(max_examples=8, **SETTINGS)
-@given(chains(), RATIOS, st.sampled_from([1, 4]), st.sampled_from(["global", "per_layer"]))
+@given(chains(), RATIOS, st.sampled_from([1, 4]), st.sampled_from(SCOPES))
 def test_scales_that_tie_at_zero_are_in_the_range_as_well(model: Chain, ratio: float, regular: int, scope: str) -> None:
     check_inside(model, ratio, regular, scope, 1, ties=True, dead=0.6)
 
@@ -69,7 +70,7 @@ def test_scales_that_tie_at_zero_are_in_the_range_as_well(model: Chain, ratio: f
     chains(),
     st.floats(0.05, 0.95),
     st.sampled_from([1, 2, 4, 8]),
-    st.sampled_from(["global", "per_layer"]),
+    st.sampled_from(SCOPES),
     st.sampled_from([1, 3, 8]),
     st.booleans(),
 )
@@ -116,3 +117,17 @@ def test_a_network_that_refuses_a_width_may_stay_whole() -> None:
     for seed in range(3):
         result = prune(seeded(model, seed), x, ratio=0.5)
         assert holds(found, result.params_after, result.macs_after)
+
+
+def test_listed_layers_are_certain_whatever_the_others_do() -> None:
+    model, x = build("nin", width=0.25, in_shape=(3, 16, 16)), (torch.randn(2, 3, 16, 16),)
+    alone = {"keep": {"features.0.*": 0.5, "features.1.*": 12}, "regular": 4}
+    found = reach(model, x, None, ties=False, **alone)
+    result = prune(seeded(model), x, **alone)
+    assert found.certain
+    assert found.params == (result.params_after, result.params_after)
+    found = reach(model, x, 0.5, ties=False, **alone)
+    for seed in range(3):
+        result = prune(seeded(model, seed), x, 0.5, **alone)
+        assert holds(found, result.params_after, result.macs_after)
+    assert not found.certain

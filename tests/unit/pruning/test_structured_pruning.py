@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mcomp import surgery
 from mcomp.errors import McompError, StageError, StoreError, UsageError
 from mcomp.models import lenet, nin, nin_gc
-from mcomp.pruning import prune
-from mcomp.pruning.channel_surgery import Cut
+from mcomp.pruning import prune, trace
+from mcomp.pruning.channel_surgery import Cut, Surgery
 from mcomp.pruning.self_check import check
 from tests.unit.pruning.pruning_nets import Net, block, digest, head, images, masked_output, seeded
 
@@ -112,8 +112,10 @@ AWKWARD = {
         Net(lambda s, x: s.h(s.b(s.a(x).softmax(1))), a=block(3, 16), b=block(16, 16), h=head(16)), {"a.0"}),
     "a group norm": (
         Net(lambda s, x: s.h(s.b(s.n(s.a(x)))), a=block(3, 16), n=nn.GroupNorm(4, 16), b=block(16, 16), h=head(16)),
-        {"a.0"},
+        set(),
     ),
+    "a division by the width": (
+        Net(lambda s, x: s.h(s.b((y := s.a(x)) / y.shape[1])), a=block(3, 16), b=block(16, 16), h=head(16)), set()),
     "a decision by value": (
         Net(lambda s, x: s.h(s.b(y) if (y := s.a(x)).mean() > 0 else s.b(-y)), a=block(3, 16), b=block(16, 16),
             h=head(16)),
@@ -154,7 +156,7 @@ def test_half_precision_stays_half_precision() -> None:
 
 
 def test_code_that_reads_the_width_as_a_number_is_refused() -> None:
-    model = Net(lambda s, x: s.h(s.b((y := s.a(x)) / y.shape[1])), a=block(3, 16), b=block(16, 16), h=head(16))
+    model = Net(lambda s, x: s.h(s.b((y := s.a(x)) + y.shape[1])), a=block(3, 16), b=block(16, 16), h=head(16))
     with pytest.raises(StageError, match="pruning changed what the network computes") as caught:
         prune(seeded(model), (images(),), ratio=0.5)
     assert caught.value.code == "MC413"
@@ -265,13 +267,18 @@ def test_a_network_that_diverged_is_refused() -> None:
 
 
 def test_a_network_whose_output_ignores_the_pruned_layers_is_refused() -> None:
+    model = Net(lambda s, x: s.h(s.b(s.a(x)) * 0), a=block(3, 8), b=block(8, 8), h=head(8))
+    with pytest.raises(StageError, match="blind") as caught:
+        prune(seeded(model), (images(),), importance="random")
+    assert caught.value.code == "MC414"
+
+
+def test_a_head_that_begins_with_zeros_does_not_hide_the_layers_before_it() -> None:
     model = seeded(nn.Sequential(block(3, 8), block(8, 8), head(8)))
     with torch.no_grad():
-        model.get_submodule("1.0").weight.zero_()
         model.get_submodule("2.2").weight.zero_()
-    with pytest.raises(StageError, match="blind") as caught:
-        prune(model, (images(),), importance="random")
-    assert caught.value.code == "MC414"
+        model.get_submodule("2.2").bias.zero_()
+    assert prune(model, (images(),), importance="random").kept
 
 
 def test_a_surgery_log_is_json_and_replays_on_a_fresh_model() -> None:
@@ -315,5 +322,5 @@ def test_a_check_without_a_reader_of_the_channels_is_blind_not_a_crash() -> None
     model = seeded(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
     cut = Cut("0.weight", 0, "rows", torch.arange(8))
     with pytest.raises(StageError) as caught:
-        check(model, [cut], (images(),))
+        check(model, Surgery((cut,)), (images(),), trace(model, (images(),)).trace)
     assert caught.value.code == "MC414"

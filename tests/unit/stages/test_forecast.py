@@ -24,6 +24,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "train": ({"epochs": 1}, []),
     "sparse_train": ({"epochs": 1}, []),
     "prune": ({"ratio": 0.3}, []),
+    "sparsify": ({"ratio": 0.5}, []),
     "finetune": ({"epochs": 1}, []),
     "quantize": ({"epochs": 0, "w_bits": 4}, []),
     "bn_fuse": ({}, ["quantize"]),

@@ -36,7 +36,8 @@ def test_stages_are_imported_without_torch() -> None:
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_training_stage_reports_what_it_declares(name: str) -> None:
     result = getattr(mcomp.stages, name)(toy_net(), ToyData(), **QUICK)
-    assert set(result.metrics) == get(name).traits.metrics
+    other_methods = {"norm_small", "norm_median"}
+    assert set(result.metrics) == get(name).traits.metrics - other_methods
     assert result.metrics["epochs"] == 2
     assert [row["epoch"] for row in result.details["history"]] == [1, 2]
     assert result.metrics["val_top1"] == result.details["history"][-1]["val_top1"]
@@ -76,6 +77,50 @@ def test_sparse_training_needs_batch_norms_that_are_not_folded() -> None:
     assert get("sparse_train").traits.requires == {"float", "bn"}
     assert get("sparse_train").traits.provides == {"sparse"}
     assert get("finetune").traits.requires == get("train").traits.requires == {"float"}
+
+
+METHODS = ("gamma_l1", "group_lasso", "growing")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_a_histogram_of_all_channels_per_epoch(method: str) -> None:
+    result = mcomp.stages.sparse_train(toy_net(), ToyData(), method=method, **QUICK)
+    quantity = "gamma" if method == "gamma_l1" else "norm"
+    assert {f"{quantity}_median", f"{quantity}_small"} <= result.metrics.keys() <= get("sparse_train").traits.metrics
+    for row in result.details["history"]:
+        found = row[f"{quantity}_histogram"]
+        assert sum(found["counts"]) == 6  # one convolution of six channels, the other layer is the output
+        assert found["upper"] == pytest.approx(row[f"{quantity}_quantiles"][-1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_strength_that_is_left_out_is_the_method_s_own_in_the_key_too(method: str) -> None:
+    stage = get("sparse_train")
+    left_out = stage.Options(method=method)  # type: ignore[call-arg]
+    resolved = stage.resolve(left_out, Surroundings())
+    assert resolved.penalty > 0
+    assert stage.resolve(resolved, Surroundings()) == resolved
+    kept = stage.Options(method=method, penalty=0.25)  # type: ignore[call-arg]
+    assert stage.resolve(kept, Surroundings()).penalty == 0.25
+
+
+def test_a_subgradient_is_for_scales_only() -> None:
+    stage = get("sparse_train")
+    (found,) = stage.check(stage.Options(mode="subgradient", method="growing"), Surroundings())  # type: ignore[call-arg]
+    assert (found.severity, found.option) == ("error", ("mode",))
+
+
+def test_scales_of_a_network_without_batch_norms_are_refused_before_anything_runs() -> None:
+    stage, bare = get("sparse_train"), torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten())
+    (found,) = stage.preflight(bare, stage.Options())
+    assert "group_lasso" in found.hint
+    assert stage.preflight(bare, stage.Options(method="group_lasso")) == []  # type: ignore[call-arg]
+
+
+def test_a_group_that_group_lasso_drives_out_whole_is_spoken_of() -> None:
+    result = mcomp.stages.sparse_train(toy_net(), ToyData(), method="group_lasso", penalty=5.0, **QUICK)
+    assert result.metrics["norm_small"] == 100.0
+    assert result.notes == ["all channels of `0` are nearly zero: lower `penalty` to keep them"]
 
 
 def test_sparse_training_pulls_scales_down() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mcomp.engine.keys import keyed_options
-from mcomp.pruning import BNPenalty
+from mcomp.pruning import BNPenalty, GroupLasso, GrowingPenalty, sparsify
 from mcomp.quantization import calibrate, quantize
 from mcomp.training import TrainSettings
 from tests.unit.training.test_resume import Killed, timeless
@@ -64,14 +65,28 @@ def quantised(bits: int) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", ["sparse", "sparse_subgradient", "adam", "quantised_8", "quantised_3"])
+PENALTIES: dict[str, Callable[[], Any]] = {
+    "sparse": lambda: BNPenalty(1e-2),
+    "sparse_subgradient": lambda: BNPenalty(1e-2, mode="subgradient"),
+    "group_lasso": lambda: GroupLasso(0.1),
+    "growing": lambda: GrowingPenalty(1.0, rises=5),
+}
+
+
+def network(kind: str) -> nn.Module:
+    if kind.startswith("quantised"):
+        return quantised(int(kind[-1]))
+    if kind.startswith("masked"):
+        return sparsify(toy_net(), ToyData().example_inputs, ratio=0.5).model
+    return toy_net()
+
+
+@pytest.mark.parametrize("kind", [*PENALTIES, "adam", "quantised_8", "quantised_3", "masked", "masked_group_lasso"])
 def test_every_kind_of_training_killed_at_any_step_goes_on_to_the_same_bits(kind: str) -> None:
     def once(**arguments: Any) -> Any:
-        model = quantised(int(kind[-1])) if kind.startswith("quantised") else toy_net()
-        mode: Any = "subgradient" if kind.endswith("subgradient") else "decoupled"
-        penalty = BNPenalty(1e-2, mode=mode) if kind.startswith("sparse") else None
+        make = PENALTIES.get(kind.removeprefix("masked_"))
         how = {"checkpoint_every": {"steps": 4}, "optimizer": "adam" if kind == "adam" else "sgd", "lr": 0.02}
-        return train(model, settings=how, seed=7, penalty=penalty, **arguments)
+        return train(network(kind), settings=how, seed=7, penalty=None if make is None else make(), **arguments)
 
     whole = once()
     for at in (1, 5, 6, 10, 17):

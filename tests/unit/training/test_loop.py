@@ -94,39 +94,46 @@ def test_the_hooks_come_in_the_order_of_the_step() -> None:
     calls: list[str] = []
 
     class Watch:
+        def prepare(self, model: nn.Module, example_inputs: tuple[torch.Tensor, ...], steps: int) -> None:
+            calls.append(f"prepare {steps}")
+
         def before_step(self, model: nn.Module) -> None:
             assert all(parameter.grad is not None for parameter in model.parameters())
             self.weights = [parameter.detach().clone() for parameter in model.parameters()]
             calls.append("before")
 
-        def after_step(self, model: nn.Module, lr: float) -> None:
+        def after_step(self, model: nn.Module, lr: float, step: int) -> None:
             assert any(not torch.equal(a, b) for a, b in zip(self.weights, model.parameters(), strict=True))
             self.lr = lr
-            calls.append("after")
+            calls.append(f"after {step}")
 
-        def record(self, model: nn.Module) -> dict[str, float]:
-            calls.append("record")
+        def record(self, model: nn.Module, step: int) -> dict[str, float]:
+            calls.append(f"record {step}")
             return {"zeros": 1.5}
 
     watch = Watch()
     result = train(penalty=watch, after_step=lambda _model, step: calls.append(str(step)), settings={"epochs": 1})
-    assert calls == [word for step in range(1, 7) for word in ("before", "after", str(step))] + ["record"]
+    steps = [word for step in range(1, 7) for word in ("before", f"after {step}", str(step))]
+    assert calls == ["prepare 6", *steps, "record 6"]
     assert result.history[0]["zeros"] == 1.5
     assert watch.lr == result.history[0]["lr"] == learning_rate(settings(epochs=1), 5, 6)
 
 
 def test_a_penalty_moves_the_weights_it_wants_to_move() -> None:
     class Shrink:
+        def prepare(self, model: nn.Module, example_inputs: tuple[torch.Tensor, ...], steps: int) -> None:
+            pass
+
         def before_step(self, model: nn.Module) -> None:
             assert model.training
 
         @torch.no_grad()
-        def after_step(self, model: nn.Module, lr: float) -> None:
+        def after_step(self, model: nn.Module, lr: float, step: int) -> None:
             for layer in model.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.weight.mul_(1 - lr)
 
-        def record(self, model: nn.Module) -> dict[str, float]:
+        def record(self, model: nn.Module, step: int) -> dict[str, float]:
             return {}
 
     plain, shrunk = train().model, train(penalty=Shrink()).model

@@ -1,0 +1,150 @@
+"""The passes in which labels are followed: in eval mode, in train mode where that meets more; as a ghost, or real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+
+from mcomp.pruning.ghost import ghost, ghostly, is_ghost
+from mcomp.pruning.tracing import Heads, Operation, Trace, Tracer
+
+
+class TraceFailure(Exception):
+    """The forward raised.
+
+    Attributes:
+        cause: what it raised.
+        operations: ops until then.
+        module: that was running.
+    """
+
+    def __init__(self, cause: Exception, operations: list[Operation], module: str) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.operations = operations
+        self.module = module
+
+
+def trace_labels(
+    model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None = None, heads: Heads = "dims"
+) -> Trace:
+    """Run ``model`` once on ``inputs`` and follow the labels.
+
+    It runs as a ghost, all shapes and no values, so that no arithmetic is done; where its code asks for values (an
+    ``if`` on a tensor, ``.item()``), it runs for real. Where parameters were not met on the way (auxiliary heads that
+    only exist in training), it runs again in train mode: they must still fit after pruning.
+
+    Args:
+        model: in eval mode, on the CPU; hooks are put on it and taken off again. The subject of ``like``, cut, where
+            that is given.
+        inputs: a batch that it accepts.
+        like: trace of the network from which ``model`` was pruned.
+        heads: what goes at the least of an attention layer.
+
+    Raises:
+        TraceFailure: the forward raised.
+    """
+    if like is not None:
+        return _traced(model, like.inputs, like, like.heads)
+    try:
+        return _traced(ghost(model), ghostly(inputs), None, heads)
+    except (TraceFailure, NotImplementedError, RuntimeError, TypeError):  # its code asks for values, or will not copy
+        return _traced(model, inputs, None, heads)
+
+
+def _traced(model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None, heads: Heads) -> Trace:
+    tracer = Tracer(model, like, heads)
+    cut_short = False
+    try:
+        outputs = [_run(tracer, model, inputs)]
+    except TraceFailure:
+        values_wanted = is_ghost(model) and not tracer.unmet() if like is None else like.cut_short
+        if not values_wanted:
+            raise
+        outputs, cut_short = [], True
+    macs = tracer.seen.flops // 2
+    if tracer.unmet() if like is None else like.trained:
+        tracer.counts_factors = False  # the pass in eval mode met them all
+        try:
+            with _train_mode(model):
+                outputs.append(_run(tracer, model, inputs))
+        except TraceFailure:
+            if like is not None:
+                raise
+            # these inputs do not suit training (an auxiliary head may be too deep for them): start afresh without it
+            tracer = Tracer(model, like, heads)
+            return tracer.finish(_run(tracer, model, inputs), inputs, trained=False, cut_short=False, macs=macs)
+    return tracer.finish(outputs, inputs, trained=len(outputs) > 1, cut_short=cut_short, macs=macs)
+
+
+def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    tracer.module = ""
+    for tensor in tree_leaves(inputs):
+        if isinstance(tensor, Tensor):
+            tracer.mark(tensor, tracer.space.opaque(tensor.shape, "meets the network's input"))
+    with torch.no_grad(), _module_names(model, tracer), plain_operators():
+        try:
+            with tracer:
+                return model(*inputs)
+        except Exception as error:  # a user's forward may raise anything
+            raise TraceFailure(error, tracer.seen.operations, tracer.module) from error
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Attention and recurrent layers as the products and sums they are made of, not as one fused op."""
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = onednn
+
+
+@contextmanager
+def _train_mode(model: nn.Module) -> Iterator[None]:
+    """Train mode for one pass that leaves no trace: buffers and the random state come back as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        model.eval()
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+@contextmanager
+def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Keep ``tracer.module`` at the name of the innermost module that is running."""
+    stack: list[str] = []
+    handles = []
+
+    def enter(name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any) -> None:
+            stack.append(tracer.module)
+            tracer.module = name
+
+        return hook
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        tracer.module = stack.pop()
+
+    try:
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
+            handles.append(module.register_forward_hook(leave))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

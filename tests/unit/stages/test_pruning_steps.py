@@ -1,0 +1,134 @@
+"""Pruning in steps with training between: the way there, and the same bits after an interruption."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mcomp
+from mcomp.data import Data
+from mcomp.errors import InterruptedRun
+from mcomp.stages import StageContext, StageResult, get
+from mcomp.store.snapshot import load_snapshot, save_snapshot
+from mcomp.surgery import provenance
+
+Prune = get("prune")
+STEPS = {"steps": 3, "finetune": {"epochs": 2, "batch_size": 16, "checkpoint_every": {"epochs": 1}}}
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return mcomp.data.load(name="synthetic", num_classes=3, samples=60, image_size=12)
+
+
+@pytest.fixture(scope="module")
+def model(data: Data) -> nn.Module:
+    found = mcomp.models.build("nin_gc", num_classes=3, width=0.25, in_shape=data.in_shape)
+    with torch.no_grad():
+        for norm in found.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.uniform_(0.1, 1.1)
+    return found
+
+
+def run(
+    model: nn.Module, data: Data, folder: Path, should_stop: Callable[[], int] = lambda: 0, **options: Any
+) -> tuple[StageResult, list[dict[str, Any]]]:
+    reports: list[dict[str, Any]] = []
+    folder.mkdir(exist_ok=True)
+    ctx = StageContext(copy.deepcopy(model).eval(), data.example_inputs, data, folder, seed=5, stage_id="prune")
+    ctx.report = lambda kind, **fields: reports.append({"kind": kind, **fields})
+    ctx.save = lambda state: save_snapshot(folder, state)
+    ctx.restore = lambda: load_snapshot(folder, lambda _text: None)
+    ctx.should_stop = should_stop
+    return Prune().run(ctx, Prune.Options(**(STEPS | options))), reports
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options", [{"ratio": 0.6, "regular": 4}, {"macs": 0.3}, {"keep": {"features.*": 0.4}}], ids=str
+)
+def test_each_step_keeps_the_same_factor_and_the_last_is_the_target(
+    options: dict[str, Any], data: Data, model: nn.Module, tmp_path: Path
+) -> None:
+    plain = mcomp.models.build("nin", num_classes=3, width=0.25, in_shape=data.in_shape)
+    result, _ = run(plain, data, tmp_path, importance="l1", **options)
+    rows = result.details["steps"]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    kind = "macs" if "macs" in options else "channels"
+    channels = sum(layer["before"] for layer in result.details["layers"][:-1])  # the last makes the output
+    whole = result.details["macs_before"] if kind == "macs" else channels
+    for row in rows:
+        due = whole * options_share(options) ** (row["step"] / 3)
+        assert row[kind] == pytest.approx(due, rel=0.08)
+    assert result.metrics["macs"] == rows[-1]["macs"] < rows[0]["macs"]
+    assert [row["epoch"] for row in result.details["history"]] == [1, 2, 3, 4]
+    assert all("val_top1" in row for row in rows[:-1])
+
+
+def options_share(options: dict[str, Any]) -> float:
+    (share,) = (options[name] for name in ("macs", "ratio", "keep") if name in options)
+    if isinstance(share, dict):
+        return float(next(iter(share.values())))
+    return 1 - share if "ratio" in options else share
+
+
+def test_progress_counts_epochs_through(data: Data, model: nn.Module, tmp_path: Path) -> None:
+    _, reports = run(model, data, tmp_path, ratio=0.5)
+    epochs = [(report["epoch"], report["epochs"]) for report in reports if report["kind"] == "epoch"]
+    assert epochs == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("stop_at", [1, 6, 7, 11])
+def test_an_interrupted_schedule_ends_with_the_same_bits(
+    stop_at: int, data: Data, model: nn.Module, tmp_path: Path
+) -> None:
+    options = {"params": 0.4, "importance": "taylor", "score_batches": 1}
+    straight, _ = run(model, data, tmp_path / "straight", **options)
+    asked = 0
+
+    def stop() -> int:
+        nonlocal asked
+        asked += 1
+        return 2 if asked == stop_at else 0
+
+    with pytest.raises(InterruptedRun):
+        run(model, data, tmp_path / "halted", stop, **options)
+    resumed, _ = run(model, data, tmp_path / "halted", **options)
+    expected, found = tensors(straight.model), tensors(resumed.model)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert provenance(resumed.model).log == provenance(straight.model).log
+    assert [row["params"] for row in resumed.details["steps"]] == [row["params"] for row in straight.details["steps"]]
+    assert resumed.metrics == straight.metrics
+
+
+def test_the_artifact_of_a_schedule_loads_again(data: Data, model: nn.Module, tmp_path: Path) -> None:
+    result, _ = run(model, data, tmp_path / "work", ratio=0.5)
+    assert [entry["op"] for entry in provenance(result.model).log] == ["prune"] * 3
+    mcomp.save_model(result.model, tmp_path / "artifact", data.example_inputs)
+    again = mcomp.load_model(tmp_path / "artifact")
+    with torch.no_grad():
+        assert torch.equal(again(data.example_inputs[0]), result.model(data.example_inputs[0]))
+
+
+def test_a_snapshot_of_another_version_starts_over(data: Data, model: nn.Module, tmp_path: Path) -> None:
+    straight, _ = run(model, data, tmp_path / "straight", ratio=0.5)
+    with pytest.raises(InterruptedRun):
+        run(model, data, tmp_path / "halted", lambda: 2, ratio=0.5)
+    state = load_snapshot(tmp_path / "halted", lambda _text: None)
+    assert state is not None
+    state["training"]["format"] = -1
+    save_snapshot(tmp_path / "halted", state)
+    again, _ = run(model, data, tmp_path / "halted", ratio=0.5)
+    expected, found = tensors(straight.model), tensors(again.model)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)

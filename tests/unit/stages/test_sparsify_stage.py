@@ -1,0 +1,77 @@
+"""The stage that masks single weights, as a recipe sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import mcomp.stages
+from mcomp.errors import UsageError
+from mcomp.metrics import count
+from mcomp.recipe.traits import traits_after
+from mcomp.stages import Surroundings, get
+from tests.unit.training.toys import ToyData, toy_net
+
+STAGE = get("sparsify")
+
+
+def chosen(**options: Any) -> Any:
+    return STAGE.Options(**options)
+
+
+def test_dense_and_effective_macs_are_two_figures() -> None:
+    data = ToyData()
+    dense = count(toy_net(), data.example_inputs).macs
+    result = mcomp.stages.sparsify(toy_net(), data, ratio=0.5, scope="per_layer")  # type: ignore[arg-type]
+    assert result.metrics["macs"] == dense
+    assert result.metrics["effective_macs"] == dense // 2
+    assert result.metrics["sparsity"] == 50.0
+    assert {row["layer"]: row["sparsity"] for row in result.details["layers"]} == {"0": 50.0, "6": 50.0}
+
+
+def test_a_block_of_one_weight_is_unstructured() -> None:
+    data = ToyData()
+    single = mcomp.stages.sparsify(toy_net(), data, ratio=0.4, pattern="block", block=[1, 1])  # type: ignore[arg-type]
+    plain = mcomp.stages.sparsify(toy_net(), data, ratio=0.4)  # type: ignore[arg-type]
+    pairs = zip(single.model.parameters(), plain.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"ratio": 0.5, "pattern": "2:4"},
+        {"pattern": "4:2"},
+        {"pattern": "2:4:8"},
+        {"pattern": "-1:4"},
+        {"pattern": "12345:99999"},
+        {"pattern": "dense"},
+        {"ratio": 0.5, "block": [4]},
+        {"ratio": 0.5, "block": [0, 4]},
+        {"ratio": 1.0},
+    ],
+)
+def test_options_that_contradict_one_another_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        mcomp.stages.sparsify(toy_net(), ToyData(), **wrong)  # type: ignore[arg-type]
+
+
+def test_a_pattern_that_pruning_would_break_later_is_warned_of() -> None:
+    later, earlier = Surroundings(after=("finetune", "prune")), Surroundings(before=("prune",))
+    (found,) = STAGE.check(chosen(pattern="2:4"), later)
+    assert (found.severity, found.option) == ("warning", ("pattern",))
+    assert STAGE.check(chosen(pattern="2:4"), earlier) == []
+    assert STAGE.check(chosen(ratio=0.5), later) == []
+
+
+def test_a_pattern_of_ignore_that_names_no_layer_is_found_before_anything_runs() -> None:
+    (found,) = STAGE.preflight(toy_net(), chosen(ratio=0.5, ignore=["classifier"]))
+    assert found.option == ("ignore",)
+    assert STAGE.preflight(toy_net(), chosen(ratio=0.5, ignore=["6"])) == []
+
+
+def test_a_masked_model_is_told_from_its_surgery_log() -> None:
+    assert traits_after(["sparsify"]) == {"float", "bn", "masked"}
