@@ -172,5 +172,8 @@ def run_masked(model: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...]
     for tensor in tree_leaves(inputs):
         if isinstance(tensor, Tensor):
             masking.mark(tensor, torch.full([1] * tensor.ndim, _STAYS).expand(tensor.shape))
-    with torch.no_grad(), plain_operators(), masking:
-        return model(*inputs)
+    try:
+        with torch.no_grad(), plain_operators(), masking:
+            return model(*inputs)
+    finally:
+        masking.forget()

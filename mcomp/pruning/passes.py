@@ -60,6 +60,13 @@ def trace_labels(
 
 def _traced(model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None, heads: Heads) -> Trace:
     tracer = Tracer(model, like, heads)
+    try:
+        return _followed(tracer, model, inputs, like)
+    finally:
+        tracer.forget()
+
+
+def _followed(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None) -> Trace:
     cut_short = False
     try:
         outputs = [_run(tracer, model, inputs)]
@@ -78,8 +85,11 @@ def _traced(model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None, he
             if like is not None:
                 raise
             # these inputs do not suit training (an auxiliary head may be too deep for them): start afresh without it
-            tracer = Tracer(model, like, heads)
-            return tracer.finish(_run(tracer, model, inputs), inputs, trained=False, cut_short=False, macs=macs)
+            fresh = Tracer(model, like, tracer.heads)
+            try:
+                return fresh.finish(_run(fresh, model, inputs), inputs, trained=False, cut_short=False, macs=macs)
+            finally:
+                fresh.forget()
     return tracer.finish(outputs, inputs, trained=len(outputs) > 1, cut_short=cut_short, macs=macs)
 
 

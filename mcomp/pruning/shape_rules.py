@@ -54,7 +54,8 @@ def _pieces(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, An
     for tensor, piece in results:
         tracer.mark(tensor, piece)
         slots = narrowed(compressed(piece)).flatten()
-        parts.append(slots[slots > SETTLED] if distinct(slots).numel() < all_of_it else None)
+        told = 0 < distinct(slots).numel() < all_of_it  # an empty piece says nothing
+        parts.append(slots[slots > SETTLED] if told else None)
     tracer.pieces(parts)
     return True
 

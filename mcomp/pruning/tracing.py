@@ -238,6 +238,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         """The tensors that carry labels and are still there."""
         return [tensor for held in self._held if (tensor := held()) is not None]
 
+    def forget(self) -> None:
+        """Take everything off the tensors again: some of them are the person's own, and live on."""
+        for tensor in self._alive():
+            for name in [name for name in tensor.__dict__ if name.startswith("_mcomp_")]:
+                del tensor.__dict__[name]
+
     def carried(self, tensor: Tensor) -> Tensor | None:
         """The labels that a tensor was given; None where it has none yet."""
         found = getattr(tensor, _CARRIED, None)
@@ -271,6 +277,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
     def mark_view(self, tensor: Tensor, weight: Weight) -> None:
         """``tensor`` is a view of a parameter."""
         setattr(tensor, _VIEW, (self, weight))
+        self._held.append(weakref.ref(tensor))
 
     def site(self, name: str, role: Role, axis: int, slots: int, groups: int) -> Site:
         """The site of a weight's axis, made on first use."""
@@ -367,8 +374,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         if cut_short:  # whatever is still held may be an output
             for tensor in self._alive():
                 self.space.fix(self.labels_of(tensor), "is an output of the network")
-        for tensor in self._alive():
-            tensor.__dict__.pop(_CARRIED, None)
         classes = self.space.classes()
         sites = self.seen.sites
         weights = {site.key for site in sites.values() if site.role in ("rows", "columns")}

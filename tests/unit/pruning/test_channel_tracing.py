@@ -83,3 +83,10 @@ def test_tracing_leaves_hooks_mode_and_values_of_the_model_alone() -> None:
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_nothing_is_left_on_tensors_that_outlive_the_trace() -> None:
+    order = torch.arange(8)
+    model = Net(lambda s, x: s.h(s.a(x)[:, order] * 1), a=block(3, 8), h=head(8))
+    trace(model.eval(), (images(),))
+    assert not vars(order)
