@@ -115,13 +115,13 @@ class Fitting:
         scores = {group.name: self.scores[group.name] for group in prunable}
         wanted = self.allocation.kept(scores)
         self.ties = self.allocation.tied(scores)
-        self.uncut = {}
-        counts = {}
-        for group in prunable:
-            base = self._base(group)
-            counts[group.name] = self.allocation.rounded(wanted[group.name], group, base, self.min_channels)
-            if counts[group.name] == group.channels:
-                self.uncut[group.name] = self._why_uncut(group, base, wanted[group.name])
+        bases = {group.name: self._base(group) for group in prunable}
+        counts = self.allocation.settled(wanted, prunable, bases, self.min_channels)
+        self.uncut = {
+            group.name: self._why_uncut(group, bases[group.name], wanted[group.name])
+            for group in prunable
+            if counts[group.name] == group.channels
+        }
         self._tie(counts)
         return counts
 
@@ -221,8 +221,9 @@ class Fitting:
         """Ask the blamed groups for counts that keep every share; leave whole those that did so already."""
         # a split moves when any of its channels go, and then what fails may be the layers of another group
         around = set() if mismatch.module is None else _met_in(self.groups, mismatch.module)
-        blamed = (mismatch.groups or around or split_groups(self.groups)) & cut_groups
-        if not blamed:
+        suspects = (mismatch.groups, around, split_groups(self.groups))
+        blamed = next((found & cut_groups for found in suspects if found & cut_groups), None)
+        if blamed is None:
             raise StageError(
                 f"the network cannot be pruned exactly: {mismatch.reason}",
                 code="MC416",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -105,8 +106,8 @@ class _Seen:
     frozen: dict[str, str] = field(default_factory=dict)
     gammas: dict[str, None] = field(default_factory=dict)
     depthwise: set[str] = field(default_factory=set)
-    splits: int = 0
-    products: int = 0
+    splits: Counter[str] = field(default_factory=Counter)
+    products: Counter[str] = field(default_factory=Counter)
     flops: int = 0
     decisions: list[bool] = field(default_factory=list)
     tables: set[int] = field(default_factory=set)
@@ -210,8 +211,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
 
     def shares(self, labels: Tensor, groups: int) -> None:
         """Note that these channels fall into so many groups, of which each keeps as many."""
-        key = f"#product.{self.seen.products}"
-        self.seen.products += 1
+        key = f"#product {self.module}.{self.seen.products[self.module]}"
+        self.seen.products[self.module] += 1
         labels = labels.flatten()
         if bool((labels > SETTLED).all()):
             self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, labels, groups, self._operation)
@@ -322,13 +323,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
     def pieces(self, labels: Sequence[Tensor | None]) -> None:
         """Note which channels fall into each piece of a split: after pruning the same must fall into it.
 
-        Splits are counted, not ops: copies come and go with the width.
+        Splits are counted, not ops: copies come and go with the width. Each module counts its own, so that one which
+        splits elsewhere at another width is the one that is blamed.
         """
         for index, found in enumerate(labels):
             if found is not None:
-                key = f"#{self.seen.splits}.{index}"
+                key = f"#split {self.module}.{self.seen.splits[self.module]}.{index}"
                 self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, found, operation=self._operation)
-        self.seen.splits += 1
+        self.seen.splits[self.module] += 1
 
     @property
     def _operation(self) -> int:
