@@ -269,13 +269,8 @@ def _keeps_heads(wide: Trace, narrow: Trace) -> bool:
 
 def _met_in(groups: ChannelGroups, path: str) -> set[str]:
     """Groups whose channels the ops of a module and of those inside it work on."""
-    inside = f"{path}."
-    labels = [
-        labels.flatten()
-        for operation in groups.trace.operations
-        if operation.module == path or operation.module.startswith(inside)
-        for labels in map(narrowed, operation.labels)
-    ]
+    operations = [*groups.trace.by_module.get(path, ()), *(groups.trace.inside(path) if path else ())]
+    labels = [narrowed(found).flatten() for operation in operations for found in operation.labels]
     return groups_of_labels(groups, torch.cat(labels)) if labels else set()
 
 

@@ -156,23 +156,25 @@ def _nearest(fitting: Fitting, goal: Goal, aim: float) -> Allocation:
     """The allocation whose predicted cost is nearest to ``aim``."""
     start = replace(fitting.allocation, eased=frozenset(), eased_ratio=None)
 
-    def cost(allocation: Allocation) -> float:
-        fitting.allocation = allocation
-        return goal.predicted(fitting.counts())
-
     low, high = 0.0, _ALL
-    if cost(replace(start, ratio=high)) >= aim:
+    if _cost(fitting, goal, replace(start, ratio=high)) >= aim:
         return replace(start, ratio=high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if cost(replace(start, ratio=middle)) > aim else (low, middle)
-    best, miss = replace(start, ratio=high), abs(cost(replace(start, ratio=high)) - aim)
+        low, high = (middle, high) if _cost(fitting, goal, replace(start, ratio=middle)) > aim else (low, middle)
+    best, miss = replace(start, ratio=high), abs(_cost(fitting, goal, replace(start, ratio=high)) - aim)
     for easier in (low, high - _WINDOWS[0], high - _WINDOWS[1]):
         if miss > _FINE * aim:
             trial = _eased(fitting, goal, aim, replace(start, ratio=high), easier if easier > 0 else None)
-            if abs(cost(trial) - aim) < miss:
-                best, miss = trial, abs(cost(trial) - aim)
+            if abs(_cost(fitting, goal, trial) - aim) < miss:
+                best, miss = trial, abs(_cost(fitting, goal, trial) - aim)
     return best
+
+
+def _cost(fitting: Fitting, goal: Goal, allocation: Allocation) -> float:
+    """What the widths are predicted to cost that ``allocation`` leads to; it is the fitting's from here on."""
+    fitting.allocation = allocation
+    return goal.predicted(fitting.counts())
 
 
 def _eased(fitting: Fitting, goal: Goal, aim: float, start: Allocation, easier: float | None) -> Allocation:
@@ -180,17 +182,12 @@ def _eased(fitting: Fitting, goal: Goal, aim: float, start: Allocation, easier: 
 
     Many groups may change their width at one ratio, and by much.
     """
-
-    def cost(allocation: Allocation) -> float:
-        fitting.allocation = allocation
-        return goal.predicted(fitting.counts())
-
     names = _differing(fitting, start, replace(start, ratio=easier))
-    alone = {name: cost(replace(start, eased=frozenset({name}), eased_ratio=easier)) for name in names}
-    best, miss = start, abs(cost(start) - aim)
+    alone = {name: _cost(fitting, goal, replace(start, eased=frozenset({name}), eased_ratio=easier)) for name in names}
+    best, miss = start, abs(_cost(fitting, goal, start) - aim)
     for name in sorted(alone, key=lambda name: (-alone[name], name)):
         trial = replace(best, eased=best.eased | {name}, eased_ratio=easier)
-        distance = abs(cost(trial) - aim)
+        distance = abs(_cost(fitting, goal, trial) - aim)
         if distance < miss:
             best, miss = trial, distance
     return best

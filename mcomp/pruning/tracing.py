@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -98,6 +99,19 @@ class Trace:
     cut_short: bool = False
     macs: int = 0
     decisions: list[bool] = field(default_factory=list)
+
+    @cached_property
+    def by_module(self) -> dict[str, list[Operation]]:
+        """What each module does itself."""
+        found: dict[str, list[Operation]] = {}
+        for operation in self.operations:
+            found.setdefault(operation.module, []).append(operation)
+        return found
+
+    def inside(self, path: str) -> list[Operation]:
+        """What the modules inside one do; of the network, all that it does."""
+        start = f"{path}." if path else ""
+        return [one for module, found in self.by_module.items() if module.startswith(start) for one in found]
 
 
 @dataclass
