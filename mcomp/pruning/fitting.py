@@ -241,14 +241,17 @@ class Fitting:
         self.groups = leave_whole(self.groups, whole)
 
     def _tie_around(self, failed: str, cut_groups: set[str]) -> bool:
-        """Tie the groups that meet in the module that failed, and in every other of its class; whether that is new."""
+        """Tie the groups that meet in the module that failed, and in every other of its class; whether that is new.
+
+        First only those that it makes itself, such as the directions of a recurrent layer; then those it reads as well.
+        """
         model = self.groups.trace.subject
         cls = type(model.get_submodule(failed))
-        found = False
-        for path, module in model.named_modules():
-            if type(module) is cls:
-                found |= self._tie_groups(_met_in(self.groups, path) & cut_groups)
-        return found
+        alike = [path for path, module in model.named_modules() if type(module) is cls]
+        for meeting in (_made_in, _met_in):
+            if any([self._tie_groups(meeting(self.groups, path) & cut_groups) for path in alike]):
+                return True
+        return False
 
     def _tie_groups(self, names: set[str]) -> bool:
         if len(names) < 2 or any(names <= tied for tied in self.tied):
@@ -272,6 +275,16 @@ def _met_in(groups: ChannelGroups, path: str) -> set[str]:
     operations = [*groups.trace.by_module.get(path, ()), *(groups.trace.inside(path) if path else ())]
     labels = [narrowed(found).flatten() for operation in operations for found in operation.labels]
     return groups_of_labels(groups, torch.cat(labels)) if labels else set()
+
+
+def _made_in(groups: ChannelGroups, path: str) -> set[str]:
+    """Groups of which a module, or one inside it, holds the rows."""
+    start = f"{path}." if path else ""
+    return {
+        group.name
+        for group in groups
+        if any(axis.role == "rows" and axis.parameter.startswith(start) for axis in group.coupled)
+    }
 
 
 def nothing_to_prune(groups: ChannelGroups) -> StageError:

@@ -118,7 +118,7 @@ def _layer_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
 def _rms_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
     x, shape, weight, eps = args
     dims = tuple(range(x.ndim - len(shape), x.ndim))
-    square = (x.square() * stays).sum(dims, keepdim=True) / stays.sum(dims, keepdim=True)
+    square = (x.square() * stays).sum(dims, keepdim=True) / _some(stays.sum(dims, keepdim=True))
     scale = (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
     out = x * scale
     return (out if weight is None else out * weight), scale
@@ -140,11 +140,10 @@ def _statistic(name: str, args: Sequence[Any], kwargs: dict[str, Any], stays: Te
     given = options.get("dim")
     dims = tuple(range(x.ndim)) if given is None else (given,) if isinstance(given, int) else tuple(given)
     count = stays.sum(dims, keepdim=True)
-    mean = (x * stays).sum(dims, keepdim=True) / count
+    mean = (x * stays).sum(dims, keepdim=True) / _some(count)
     correction = options.get("correction", 1)
-    variance = ((x - mean).square() * stays).sum(dims, keepdim=True) / (
-        count - (1 if correction is None else correction)
-    )
+    freedom = _some(count - (1 if correction is None else correction))
+    variance = ((x - mean).square() * stays).sum(dims, keepdim=True) / freedom
     if not options.get("keepdim", False):
         mean, variance = mean.mean(dims), variance.mean(dims)  # of one element each
     return {"mean": mean, "var": variance, "std": variance.sqrt(), "var_mean": (variance, mean)}[name]
@@ -152,8 +151,13 @@ def _statistic(name: str, args: Sequence[Any], kwargs: dict[str, Any], stays: Te
 
 def _moments(x: Tensor, stays: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     count = stays.sum(dims, keepdim=True)
-    mean = (x * stays).sum(dims, keepdim=True) / count
-    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / count
+    mean = (x * stays).sum(dims, keepdim=True) / _some(count)
+    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / _some(count)
+
+
+def _some(count: Tensor) -> Tensor:
+    """At least one: where nothing stays, as in the mean of a masked channel, the sum is 0 and no NaN."""
+    return count.clamp(min=1)
 
 
 _NORMS = {"native_layer_norm": _layer_norm, "_fused_rms_norm": _rms_norm, "native_group_norm": _group_norm}

@@ -348,3 +348,15 @@ def test_heads_may_become_one_channel_wide(style: str) -> None:
         name: len(kept) for name, kept in result.kept.items() if name.startswith("patches.0.") and "out" not in name
     }
     assert makers == ({"patches.0.qkv": 6} if style == "packed" else {f"patches.0.{name}": 2 for name in "qkv"})
+
+
+def test_the_mean_of_a_masked_channel_is_no_nan_behind_a_norm_over_channels() -> None:
+    def squeezed(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        x = x + x.mean((2, 3), keepdim=True)
+        return net.head(net.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+    net = seeded(Net(squeezed, stem=block(3, 16), norm=nn.LayerNorm(16), head=head(16)))
+    result = prune(net, (images(),), 0.5, scope="per_layer")
+    assert len(result.kept["stem.0"]) == 7
+    assert result.max_error <= 1e-5
