@@ -249,7 +249,8 @@ class Fitting:
         cls = type(model.get_submodule(failed))
         alike = [path for path, module in model.named_modules() if type(module) is cls]
         for meeting in (_made_in, _met_in):
-            if any([self._tie_groups(meeting(self.groups, path) & cut_groups) for path in alike]):
+            new = [self._tie_groups(meeting(self.groups, path) & cut_groups) for path in alike]
+            if any(new):
                 return True
         return False
 
