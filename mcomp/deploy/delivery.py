@@ -179,7 +179,8 @@ def _quantised(
     status: Callable[[str], None],
 ) -> tuple[nn.Module, list[str]]:
     """The model with every range known, and the names of those that were found now; trained ranges stay."""
-    from mcomp.quantization import ActivationQuantizer, calibrate, fold_batch_norms
+    from mcomp.quantization import calibrate, fold_batch_norms
+    from mcomp.quantization.calibration import quantizers
     from mcomp.quantization.summary import quantising_modules
 
     post_training = not quantising_modules(model)
@@ -192,11 +193,7 @@ def _quantised(
             )
         status("quantising the float model per channel")
         model = per_channel(model, example_inputs, target)
-    waiting = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, ActivationQuantizer) and module.bits < 32 and not bool(module.initialised)
-    ]
+    waiting = [name for name, module in quantizers(model).items() if not module.ready]
     if waiting:
         if calibration is None or data is None:
             raise StageError(

@@ -6,7 +6,7 @@ where it does not, the tensor is requantised, and the table says so with the lar
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -214,12 +214,19 @@ class WeightGrid:
 
 def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
     """Choose the stored integers of one weight: int8, or int16 for 9 to 16 bits where the target takes it."""
+    if site.zero_point and not target.unsigned:  # the target takes symmetric weights only
+        site = replace(site, values=site.values - site.zero_point, zero_point=0, bits=site.bits + 1)
     channels = site.values.shape[0]
     scale = np.broadcast_to(site.scale, (channels,)).astype(np.float32)
-    dead = ~site.values.reshape(channels, -1).any(axis=1)
+    dead = ~(site.values - site.zero_point).reshape(channels, -1).any(axis=1)
     if site.scale.size > 1:
         scale[dead] = 1.0  # any scale is exact for zeros; a tiny one would overflow the int32 bias
     low, high = int(site.values.min(initial=0)), int(site.values.max(initial=0))
+    if site.zero_point:
+        held = next((kind for kind in (np.int8, np.uint8) if _holds(kind, low, high)), None)
+        if held is not None:
+            return _weight(site, site.values.astype(held), scale)
+        site = replace(site, values=site.values - site.zero_point, zero_point=0)
     if low >= -128 and high <= 127:
         values, scale = _widen(site.values, scale) if target.integer_bias else (site.values, scale)
         return _weight(site, values.astype(np.int8), scale)
@@ -235,6 +242,11 @@ def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
     error = float(np.abs(values * by_channel - real).max())
     why = f"integers up to {max(-low, high)} do not fit int8: rounded to 127 levels a side, per channel"
     return _weight(site, values.astype(np.int8), coarse, error=error, why=why)
+
+
+def _holds(kind: type[np.integer[Any]], low: int, high: int) -> bool:
+    limits = np.iinfo(kind)
+    return bool(limits.min <= low and high <= limits.max)
 
 
 def _widen(values: NDArray[np.int32], scale: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -266,7 +278,7 @@ def _weight(
         kind="weight",
         bits=site.bits,
         scale=[float(entry) for entry in scale] if len(set(scale.tolist())) > 1 else float(scale[0]),
-        zero_point=0,
+        zero_point=site.zero_point,
         dtype=kept or values.dtype.name,
         exact=site.exact and not error,
         max_abs_error=total,

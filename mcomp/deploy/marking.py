@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
+
+if TYPE_CHECKING:
+    from mcomp.quantization.integers import IntegerWeight
 
 DOMAIN, OP = "mcomp", "Marker"
 Route = Literal["torchscript", "dynamo"]
@@ -38,7 +41,7 @@ class ActivationSite:
 
 @dataclass(frozen=True)
 class WeightSite:
-    """One quantised weight: ``values * scale`` along axis 0, and how far that is from what was simulated."""
+    """One quantised weight: ``(values - zero_point) * scale`` along axis 0, and how far that is from the simulation."""
 
     name: str
     bits: int
@@ -47,6 +50,7 @@ class WeightSite:
     exact: bool
     max_abs_error: float
     why: str
+    zero_point: int = 0
 
 
 @dataclass
@@ -64,16 +68,18 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
     Raises:
         StageError: MC431, a quantiser has no range yet, or its scale is not a positive number.
     """
-    from mcomp.quantization import ActivationQuantizer
+    from mcomp.quantization.calibration import quantizers
 
     marked = MarkedModel(copy.deepcopy(model).eval())
+    tensors = quantizers(marked.model)
     for name, module in list(marked.model.named_modules()):
-        if isinstance(module, ActivationQuantizer):
+        if name in tensors:
             if module.bits >= 32:
                 marked.model.set_submodule(name, nn.Identity())
                 continue
             marked.activations[name] = _activation_site(name, module)
-            marked.model.set_submodule(name, Marker(name, route))
+            before, marker = tensors[name].warp(), Marker(name, route)
+            marked.model.set_submodule(name, marker if before is None else nn.Sequential(before, marker))
         elif callable(getattr(module, "integer_weight", None)):
             if getattr(getattr(module, "weight_quantizer", None), "bits", 8) >= 32:
                 continue
@@ -84,7 +90,14 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
 
 
 def _activation_site(name: str, module: Any) -> ActivationSite:
-    if not bool(module.initialised):
+    if module.dynamic:
+        raise StageError(
+            f"the range of `{name}` is found anew for each tensor",
+            code="MC431",
+            why="a Q/DQ pair has a constant scale",
+            hint="give that quantiser an observer, and calibrate it",
+        )
+    if not module.ready:
         raise StageError(
             f"activation quantiser `{name}` has no range yet",
             code="MC431",
@@ -92,12 +105,19 @@ def _activation_site(name: str, module: Any) -> ActivationSite:
             hint="run `mcomp.quantization.calibrate(model, batches)`, or train with `quantize` first",
         )
     qparams = module.qparams()
+    if qparams.axis is not None:
+        raise StageError(
+            f"`{name}` has a scale per channel",
+            code="MC431",
+            why="an integer convolution sums over its input channels, so they need one scale",
+            hint="leave `channel_axis` out for activations",
+        )
     _refuse_bad_scale(name, np.asarray([qparams.scale]))
     return ActivationSite(name, module.bits, qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax)
 
 
 def _weight_site(name: str, module: Any) -> WeightSite:
-    integers = module.integer_weight()
+    integers = _one_zero_point(module.integer_weight())
     scale = integers.scale.detach().cpu().numpy().astype(np.float32).reshape(-1)
     _refuse_bad_scale(f"{name}.weight", scale)
     return WeightSite(
@@ -108,7 +128,15 @@ def _weight_site(name: str, module: Any) -> WeightSite:
         exact=integers.exact,
         max_abs_error=integers.max_abs_error,
         why=integers.why,
+        zero_point=0 if integers.zero_point is None else int(integers.zero_point.flatten()[0]),
     )
+
+
+def _one_zero_point(integers: IntegerWeight) -> IntegerWeight:
+    """Integers of the same weight with one zero point, which is all that ONNX Runtime's integer kernels take."""
+    if integers.zero_point is None or integers.zero_point.unique().numel() == 1:
+        return integers
+    return integers.centred()
 
 
 def _refuse_bad_scale(name: str, scale: NDArray[Any]) -> None:
@@ -155,7 +183,7 @@ class MarkedLayer(nn.Module):
 
     def __init__(self, source: Any, site: WeightSite, route: Route) -> None:
         super().__init__()
-        value = site.values * site.scale.reshape(-1, *[1] * (site.values.ndim - 1))
+        value = (site.values - site.zero_point) * site.scale.reshape(-1, *[1] * (site.values.ndim - 1))
         self.weight = nn.Parameter(torch.from_numpy(value.astype(np.float32)), requires_grad=False)
         bias = getattr(source, "bias", None)
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)

@@ -84,7 +84,7 @@ def _place_weight(graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid) ->
     inputs = [
         graph.shared(f"{name}_integers{'' if axis == 0 else '_transposed'}", values),
         graph.shared(f"{name}_scale", weight.scale),
-        graph.shared(f"{name}_zero_point", np.zeros(len(weight.scale), values.dtype)),
+        graph.shared(f"{name}_zero_point", np.full(len(weight.scale), weight.row.zero_point, values.dtype)),
     ]
     unpacked = f"{graph.unique(name)}_dequantized"
     graph.add_node("DequantizeLinear", inputs, unpacked, axis=axis)

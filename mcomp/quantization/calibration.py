@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
-from mcomp.quantization.observers import FloatHistogram
-from mcomp.quantization.quantizers.activation import ActivationQuantizer
-from mcomp.quantization.ranges import Method, clip_range
+from mcomp.quantization.observers import build_observer, check_observer
+from mcomp.quantization.quantizers.base import Quantizer
 
 Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
-def calibrate(model: nn.Module, batches: Iterable[Batch], method: Method = "mse") -> list[str]:
+def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = None) -> list[str]:
     """Set the range of every activation quantiser that has none yet, and touch nothing else.
 
     The batches run once, in eval mode, without gradients; quantisers being calibrated let the float
@@ -24,7 +23,9 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: Method = "mse"
     Args:
         model: a model with activation quantisers; changed in place.
         batches: inputs ``[N, ...]``, or ``(inputs, labels)`` pairs of which the first is used.
-        method: ``minmax``, ``percentile``, ``mse`` or ``entropy``; see :func:`mcomp.quantization.ranges.clip_range`.
+        method: ``minmax``, ``moving_average``, ``percentile``, ``mse`` or ``entropy``, for all quantisers, see
+            :func:`mcomp.quantization.ranges.clip_range`; None leaves it to each quantiser's own observer (``mse`` where
+            it has none).
 
     Returns:
         Names of the quantisers that were set, in graph order.
@@ -33,34 +34,37 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: Method = "mse"
         StageError: there was no batch, a tensor held inf or nan, or a quantiser was never reached.
         UsageError: the method is not offered.
     """
+    if method is not None:
+        check_observer(method)  # before the data runs
     waiting = {name: module for name, module in quantizers(model).items() if not module.ready}
     if not waiting:
         return []
-    histograms = {name: FloatHistogram() for name in waiting}
-    clip_range(FloatHistogram(), method, 127, True)  # a wrong method is refused before the data runs
     training = model.training
+    observers = {}
     for name, module in waiting.items():
-        module.name, module.observer = module.name or name, histograms[name]
+        axis = getattr(module, "channel_axis", None)
+        observers[name] = build_observer(method or module.calibration or "mse", axis)
+        module.name, module.calibrator = module.name or name, observers[name]
     try:
         _run(model.eval(), batches)
     finally:
         for module in waiting.values():
-            module.observer = None
+            module.calibrator = None
         model.train(training)
     for name, module in waiting.items():
-        if histograms[name].empty:
+        if observers[name].empty:
             raise StageError(
                 f"activation quantiser `{name}` saw no data while calibrating",
                 code="MC423",
                 why="no calibration batch was given, or this branch never ran",
                 hint="pass at least one batch that reaches every branch",
             )
-        module.set_clip(clip_range(histograms[name], method, module.qmax, module.signed))
+        module.fit(observers[name])
     return list(waiting)
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Make every range a constant of the model: from here on only weights train. Returns ``model``.
+    """Make every range a constant of the model, learned ones included: from here on only weights train. Returns ``model``.
 
     Raises:
         StageError: a quantiser has no range to freeze.
@@ -72,13 +76,26 @@ def freeze(model: nn.Module) -> nn.Module:
                 code="MC423",
                 hint="run `mcomp.quantization.calibrate(model, batches)` first",
             )
-        module.scale.requires_grad_(False)
+        module.freeze()
+    for quantizer in weight_quantizers(model).values():
+        quantizer.freeze()
     return model
 
 
-def quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
-    """The activation quantisers of a model by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
+def quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """The activation quantisers of a model by name: all that are not the weight quantiser of a layer."""
+    of_weights = {id(module) for module in weight_quantizers(model).values()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Quantizer) and id(module) not in of_weights
+    }
+
+
+def weight_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """The weight quantisers of a model by the name of their layer."""
+    found = {name: getattr(module, "weight_quantizer", None) for name, module in model.named_modules()}
+    return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, Quantizer)}
 
 
 def _run(model: nn.Module, batches: Iterable[Batch]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from mcomp.quantization.quantizers.activation import ActivationQuantizer
+from mcomp.quantization.quantizers.base import Quantizer
 
 # Modules and calls whose output holds values of their input, unchanged: a quantiser commutes with them.
 _MOVING_MODULES = (
@@ -58,7 +58,7 @@ _KEEPING_MODULES = (
     nn.ZeroPad2d,
     nn.ReflectionPad2d,
     nn.ReplicationPad2d,
-    ActivationQuantizer,
+    Quantizer,  # every grid of ours is monotone and holds 0 or starts above it
 )
 _WITH_NUMBERS = frozenset({"add", "add_", "iadd", "mul", "mul_", "imul", "maximum", "pad"})
 _KEEPING_CALLS = _MOVING_CALLS | {

@@ -48,7 +48,7 @@ def materialise(layer: QuantizedLayer, norm: BatchNorm | None, name: str) -> tup
     Returns:
         The layer, how many output channels changed sign, and how many were rounded to the smallest scale.
     """
-    integer = layer.integer_weight()
+    integer = layer.integer_weight().centred()
     values = integer.values.double()
     scale = integer.scale.double().expand(values.shape[0])
     made = folded_like(layer, bias=norm is not None or layer.bias is not None)

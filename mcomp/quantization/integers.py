@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,25 +13,36 @@ MIN_SCALE = 2.0**-23
 
 @dataclass(frozen=True)
 class QParams:
-    """A per-tensor affine grid: ``(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale``."""
+    """An affine grid: ``(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale``.
 
-    scale: float
-    zero_point: int
+    Attributes:
+        scale: one number, or float32 ``[channels]`` along ``axis``.
+        zero_point: one integer, or int32 ``[channels]``.
+        qmin: smallest integer.
+        qmax: largest integer.
+        axis: the dimension of ``x`` with a scale of its own per entry; None for one scale.
+    """
+
+    scale: float | Tensor
+    zero_point: int | Tensor
     qmin: int
     qmax: int
+    axis: int | None = None
 
 
 @dataclass(frozen=True)
 class IntegerWeight:
-    """A weight as integers: ``values * scale`` along axis 0 is what the layer multiplies with.
+    """A weight as integers: ``(values - zero_point) * scale`` along ``axis`` is what the layer multiplies with.
 
     Attributes:
         values: int32, the weight's shape.
-        scale: float32, ``[1]`` or ``[out_channels]``.
+        scale: float32, ``[1]`` or ``[channels]``.
         bits: signed bits that the values need; above 8 they do not fit INT8.
         exact: the product equals the fake-quantised weight bit for bit.
         max_abs_error: largest deviation from it where it does not.
         why: one sentence for the report.
+        zero_point: int32 in the shape of ``scale``; None is 0 everywhere.
+        axis: of ``scale``, 0 for output channels.
     """
 
     values: Tensor
@@ -40,10 +51,22 @@ class IntegerWeight:
     exact: bool = True
     max_abs_error: float = 0.0
     why: str = ""
+    zero_point: Tensor | None = None
+    axis: int = 0
 
     def dequantize(self) -> Tensor:
         """The float32 weight that these integers stand for."""
-        return dequantize(self.values, self.scale)
+        plain = self.centred()
+        return plain.values.to(torch.float32) * along(plain.scale, plain.values.dim(), plain.axis)
+
+    def centred(self) -> IntegerWeight:
+        """The same weight with zero point 0, which may take one more bit."""
+        if self.zero_point is None:
+            return self
+        if not bool(self.zero_point.any()):
+            return replace(self, zero_point=None)
+        values = self.values - along(self.zero_point, self.values.dim(), self.axis)
+        return replace(self, values=values, zero_point=None, bits=self.bits + 1)
 
 
 def dequantize(values: Tensor, scale: Tensor) -> Tensor:
@@ -53,7 +76,15 @@ def dequantize(values: Tensor, scale: Tensor) -> Tensor:
 
 def along_first(scale: Tensor, dims: int) -> Tensor:
     """A ``[n]`` vector shaped to broadcast along axis 0 of a tensor with ``dims`` dimensions."""
-    return scale.reshape(-1, *([1] * (dims - 1)))
+    return along(scale, dims, 0)
+
+
+def along(vector: Tensor, dims: int, axis: int) -> Tensor:
+    """A ``[n]`` vector shaped to broadcast along ``axis`` of a tensor with ``dims`` dimensions."""
+    shape = [1] * dims
+    if dims:
+        shape[axis] = -1
+    return vector.reshape(shape)
 
 
 def storage_dtype(bits: int) -> torch.dtype:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mcomp.quantization.integers import IntegerWeight
 from mcomp.quantization.kept_weight import KeptWeight
-from mcomp.quantization.quantizers.weight import WeightQuantizer
+from mcomp.quantization.quantizers.base import Quantizer
 
 
 class QuantizedLayer(KeptWeight):
@@ -22,15 +22,17 @@ class QuantizedLayer(KeptWeight):
 
     weight: Any  # nn.Parameter; torch types it differently in convolutions and linear layers
     bias: Any
-    weight_quantizer: WeightQuantizer
+    weight_quantizer: Quantizer
 
     def quantized_weight(self) -> Tensor:
         """The weight that the layer multiplies with."""
         weight: Tensor = self.weight
-        if self.training or (torch.is_grad_enabled() and weight.requires_grad) or weight.is_inference():
-            quantised: Tensor = self.weight_quantizer(weight)
+        quantizer = self.weight_quantizer
+        trains = weight.requires_grad or any(own.requires_grad for own in quantizer.parameters())
+        if self.training or (torch.is_grad_enabled() and trains) or weight.is_inference():
+            quantised: Tensor = quantizer(weight)
             return quantised
-        key = (weight.data_ptr(), weight._version, weight.device, weight.dtype)
+        key = (weight.data_ptr(), weight._version, weight.device, weight.dtype, *quantizer.state_key())
         return self.kept_weight(key, lambda: self.weight_quantizer(weight.detach()))
 
     def integer_weight(self) -> IntegerWeight:
@@ -45,7 +47,7 @@ class QuantizedLayer(KeptWeight):
 class QuantConv1d(QuantizedLayer, nn.Conv1d):
     """``nn.Conv1d`` with a quantised weight; every option of the original works."""
 
-    def __init__(self, *args: Any, weight_quantizer: WeightQuantizer, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, weight_quantizer: Quantizer, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.weight_quantizer = weight_quantizer
 
@@ -58,7 +60,7 @@ class QuantConv1d(QuantizedLayer, nn.Conv1d):
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
     """``nn.Conv2d`` with a quantised weight; every option of the original works."""
 
-    def __init__(self, *args: Any, weight_quantizer: WeightQuantizer, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, weight_quantizer: Quantizer, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.weight_quantizer = weight_quantizer
 
@@ -71,7 +73,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
 class QuantLinear(QuantizedLayer, nn.Linear):
     """``nn.Linear`` with a quantised weight."""
 
-    def __init__(self, *args: Any, weight_quantizer: WeightQuantizer, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, weight_quantizer: Quantizer, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.weight_quantizer = weight_quantizer
 
@@ -104,7 +106,7 @@ def constructor_arguments(layer: nn.Module) -> tuple[tuple[Any, ...], dict[str, 
     return (layer.in_channels, layer.out_channels, layer.kernel_size), keywords
 
 
-def quantized_like(layer: nn.Module, weight_quantizer: WeightQuantizer) -> QuantizedLayer:
+def quantized_like(layer: nn.Module, weight_quantizer: Quantizer) -> QuantizedLayer:
     """A quantised layer that shares the parameters of ``layer``."""
     positional, keywords = constructor_arguments(layer)
     made = QUANTIZED[type(layer)](*positional, weight_quantizer=weight_quantizer, **keywords)

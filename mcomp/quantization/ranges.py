@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mcomp.errors import UsageError
-from mcomp.quantization.observers import FloatHistogram
+
+if TYPE_CHECKING:
+    from mcomp.quantization.observers.float_histogram import FloatHistogram
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 
@@ -35,10 +37,7 @@ def clip_range(histogram: FloatHistogram, method: Method, levels: int, signed: b
     Raises:
         UsageError: the method is not offered.
     """
-    if method not in get_args(Method):
-        raise UsageError(
-            f"no calibration method `{method}`", code="MC427", hint=f"one of: {', '.join(get_args(Method))}"
-        )
+    check_method(method)
     largest = max(histogram.peak if signed else histogram.high, 0.0)
     if largest == 0.0 or method == "minmax":
         return largest
@@ -49,6 +48,18 @@ def clip_range(histogram: FloatHistogram, method: Method, levels: int, signed: b
         return min(_entropy(lower, upper, counts, levels, largest), largest)
     # a grid this fine has nothing to clip for the entropy's sake: rounding decides
     return _least_squares((lower + upper) / 2, counts, levels, largest)
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that is not offered.
+
+    Raises:
+        UsageError: with those that are.
+    """
+    if method not in get_args(Method):
+        raise UsageError(
+            f"no calibration method `{method}`", code="MC427", hint=f"one of: {', '.join(get_args(Method))}"
+        )
 
 
 def _percentile(upper: Tensor, counts: Tensor) -> float:

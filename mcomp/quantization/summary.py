@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from mcomp import surgery
 from mcomp.quantization.calibration import quantizers
+from mcomp.quantization.config import OFF
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.layers import QuantizedLayer
-from mcomp.quantization.quantizers.activation import ActivationQuantizer
+from mcomp.quantization.quantizers.base import Quantizer
 
 
 def describe(model: nn.Module) -> list[dict[str, Any]]:
@@ -30,8 +32,7 @@ def describe(model: nn.Module) -> list[dict[str, Any]]:
             "kind": "activation",
             "bits": module.bits,
             "signed": module.signed,
-            "scale": float(module.scale) if module.ready else None,
-            "clip": module.clip if module.ready else None,
+            **_range(module),
             "why": f"levels {module.qmin}..{module.qmax}",
         }
         for name, module in quantizers(model).items()
@@ -46,10 +47,11 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer | FoldedLayer
 
 def quantising_modules(model: nn.Module) -> list[str]:
     """Names of whatever quantises a weight or a tensor in ``model``; empty for a float model."""
+    tensors = quantizers(model)
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, ActivationQuantizer) or callable(getattr(module, "integer_weight", None))
+        if name in tensors or callable(getattr(module, "integer_weight", None))
     ]
 
 
@@ -59,6 +61,12 @@ def float_layers(model: nn.Module) -> dict[str, str]:
         if entry["op"] == "quantize":
             return dict(entry["float_layers"])
     return {}
+
+
+def _range(module: Quantizer) -> dict[str, float | None]:
+    if not module.ready or module.bits == OFF or module.dynamic:
+        return {"scale": None, "clip": None}
+    return {"scale": float(torch.as_tensor(module.qparams().scale).max()), "clip": module.clip}
 
 
 def _weight_row(name: str, layer: QuantizedLayer | FoldedLayer) -> dict[str, Any]:

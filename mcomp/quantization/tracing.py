@@ -13,11 +13,11 @@ from torch import fx, nn
 from mcomp.errors import StageError
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.layers import QuantizedLayer
-from mcomp.quantization.quantizers.activation import ActivationQuantizer
+from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.surgery import ATTRIBUTE
 
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
-_LEAVES = (ActivationQuantizer, QuantizedLayer, FoldedLayer)
+_LEAVES = (Quantizer, QuantizedLayer, FoldedLayer)
 
 #: ``training=self.training`` is a constant in a graph, so these calls become modules that follow ``train()``.
 _DROPOUTS: dict[str, type[nn.Module]] = {

@@ -3,7 +3,30 @@
 from __future__ import annotations
 
 from mcomp.quantization.quantizers.activation import ActivationQuantizer
+from mcomp.quantization.quantizers.affine import AffineQuantizer
+from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.binary import BinaryActivation, BinaryWeight, XNORInputScale
 from mcomp.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
+from mcomp.quantization.quantizers.lsq import LSQuantizer
+from mcomp.quantization.quantizers.lsq_plus import LSQPlusQuantizer
+from mcomp.quantization.quantizers.pact import PACTQuantizer
+from mcomp.quantization.quantizers.ristretto import RistrettoQuantizer
+from mcomp.quantization.quantizers.ternary import TernaryWeight
 from mcomp.quantization.quantizers.weight import WeightQuantizer
 
-__all__ = ["ActivationQuantizer", "DoReFaActivation", "DoReFaWeight", "WeightQuantizer"]
+__all__ = [
+    "ActivationQuantizer",
+    "AffineQuantizer",
+    "BinaryActivation",
+    "BinaryWeight",
+    "DoReFaActivation",
+    "DoReFaWeight",
+    "LSQPlusQuantizer",
+    "LSQuantizer",
+    "PACTQuantizer",
+    "Quantizer",
+    "RistrettoQuantizer",
+    "TernaryWeight",
+    "WeightQuantizer",
+    "XNORInputScale",
+]

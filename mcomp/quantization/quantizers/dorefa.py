@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from mcomp.quantization.config import OFF, Variant, check_bits, check_variant
+from mcomp.quantization.fake_quantize import pass_inside, straight_through
 from mcomp.quantization.integers import MIN_SCALE, along_first
+from mcomp.quantization.observers import extremes
+from mcomp.quantization.pieces import elementwise, rows
 from mcomp.quantization.quantizers.activation import ActivationQuantizer
 from mcomp.quantization.quantizers.weight import WeightQuantizer
 
@@ -48,8 +51,8 @@ class DoReFaWeight(WeightQuantizer):
     def __init__(
         self, bits: int = 8, variant: Variant = "int_exact", *, per_channel: bool = False, tanh: bool = False
     ) -> None:
-        super().__init__(bits)
         _check(bits, variant)
+        super().__init__(bits)
         self.variant = variant
         self.per_channel = per_channel
         self.tanh = tanh
@@ -59,25 +62,23 @@ class DoReFaWeight(WeightQuantizer):
         """Signed bits of the integers; the paper's odd multiples need one more than ``bits``."""
         return self.bits if self.variant == "int_exact" else self.bits + 1
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """The quantised weight, float32."""
-        if self.bits == OFF:
-            return weight
-        weight = weight.float()
-        quantised: Tensor
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The quantised weight, in the type of ``x``."""
         if self.variant != "int_exact":
-            quantised = _PaperWeight.apply(weight, self.bits)
-        elif self.tanh:
-            quantised = _Linear.apply(weight.tanh(), self.bits, self.per_channel)
-        else:
-            quantised = _Linear.apply(weight, self.bits, self.per_channel)
-        return quantised
+            quantised: Tensor = _PaperWeight.apply(x, self.bits)
+            return quantised
+        warped = x.float().tanh() if self.tanh else x
+        make = _linear_per_channel if self.per_channel else _linear
+        return straight_through(warped, lambda weight: make(weight, self.qmax)).to(x.dtype)
 
-    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued float32 codes and their scale."""
         if self.variant != "int_exact":
-            return _paper_codes(weight.tanh(), self.bits)
-        return _linear_codes(weight.tanh() if self.tanh else weight, self.bits, self.per_channel)
+            return _paper_codes(x.tanh(), self.bits)
+        warped = x.tanh() if self.tanh else x
+        largest = _largest(warped, self.qmax, self.per_channel)
+        codes = torch.empty_like(warped)
+        return _round_to(warped, along_first(largest, x.dim()), self.qmax, codes), largest / self.qmax
 
     def why(self) -> str:
         """What the integers are, for the report."""
@@ -126,10 +127,10 @@ class DoReFaActivation(ActivationQuantizer):
         if not exact and bits != OFF:
             self.set_clip(1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         """The quantised tensor, in the type of ``x``."""
-        if self.variant == "int_exact" or self.bits == OFF:
-            return super().forward(x)
+        if self.variant == "int_exact":
+            return super().fake_quantize(x)
         gain = MICRONET_GAIN if self.variant == "micronet" else 1.0
         quantised: Tensor = _PaperActivation.apply(x, self.scale, self.qmax, gain)
         return quantised
@@ -140,17 +141,33 @@ def _check(bits: int, variant: str) -> None:
     check_variant(variant)
 
 
-def _linear_codes(weight: Tensor, bits: int, per_channel: bool) -> tuple[Tensor, Tensor]:
-    top = 2 ** (bits - 1) - 1
-    if per_channel:
-        largest = weight.reshape(weight.shape[0], -1).abs().amax(1)
-    else:
-        low, high = torch.aminmax(weight)
-        largest = torch.maximum(-low, high).reshape(1)
-    largest = torch.where(largest > 0, largest, MIN_SCALE * top)  # zeros stay zeros, not 0/0
+def _largest(weight: Tensor, top: int, per_channel: bool) -> Tensor:
+    """``max|W|``, ``[1]`` or ``[out_channels]``; for zeros a number that keeps them zeros, not 0/0."""
+    low, high = extremes(weight, 0 if per_channel else None)
+    largest = torch.maximum(-low, high).reshape(-1)
+    return torch.where(largest > 0, largest, MIN_SCALE * top)
+
+
+def _round_to(weight: Tensor, largest: Tensor, top: int, out: Tensor) -> Tensor:
     # W/max first: constants and halves of the range then meet their level exactly
-    codes = torch.div(weight, along_first(largest, weight.dim())).mul_(top).round_()
-    return codes, largest / top
+    return torch.div(weight, largest, out=out).mul_(top).round_()
+
+
+def _linear(weight: Tensor, top: int) -> Tensor:
+    largest = _largest(weight, top, False).reshape(())
+    scale = largest / top
+    return elementwise(weight, lambda source, result: _round_to(source, largest, top, result).mul_(scale))
+
+
+def _linear_per_channel(weight: Tensor, top: int) -> Tensor:
+    """As :func:`_linear`, a few output channels at a time, while they are in the cache."""
+    weight = weight.float()
+    result = torch.empty_like(weight)
+    for start, end in rows(weight):
+        source = weight[start:end]
+        largest = along_first(_largest(source, top, True), weight.dim())
+        _round_to(source, largest, top, result[start:end]).mul_(largest / top)
+    return result
 
 
 def _paper_codes(warped: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -162,24 +179,13 @@ def _paper_codes(warped: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return torch.where(largest > 0, codes, 0.0), scale
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, bits: int, per_channel: bool) -> Tensor:
-        codes, scale = _linear_codes(weight, bits, per_channel)
-        return codes.mul_(along_first(scale, codes.dim()))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return grad, None, None
-
-
 class _PaperWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
-        warped = weight.tanh()
+        warped = weight.float().tanh()
         codes, scale = _paper_codes(warped, bits)
         ctx.save_for_backward(warped)
-        return codes.mul_(scale)
+        return codes.mul_(scale).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -196,12 +202,16 @@ class _PaperWeight(torch.autograd.Function):
 class _PaperActivation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, top: int, gain: float) -> Tensor:
-        unit = x.float() * gain
-        ctx.save_for_backward((unit > 0) & (unit < 1))
+        ctx.save_for_backward(x)
         ctx.gain = gain
-        return unit.clamp_(0, 1).mul_(top).round_().mul_(scale).to(x.dtype)
+
+        def work(source: Tensor, result: Tensor) -> None:
+            torch.mul(source, gain, out=result).clamp_(0, 1).mul_(top).round_().mul_(scale)
+
+        return elementwise(x, work)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        (inside,) = ctx.saved_tensors
-        return (grad * ctx.gain).mul_(inside.view(torch.uint8)), None, None, None
+        (x,) = ctx.saved_tensors
+        passed = pass_inside(grad, x, (0.0, 1 / ctx.gain))
+        return (passed if ctx.gain == 1 else passed.mul_(ctx.gain)), None, None, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mcomp.errors import StageError
+from mcomp.quantization.observers.extremes import finite_extremes
 
 _KEYS = 1 << 16
 #: Elements looked at per tensor; the extremes are always taken over all of them.
@@ -49,15 +49,7 @@ class FloatHistogram:
         if x.numel() == 0:
             return
         x = x.detach().float()
-        extremes = torch.aminmax(x)
-        low, high = float(extremes.min), float(extremes.max)
-        if not (low > float("-inf") and high < float("inf")):  # also false for nan
-            raise StageError(
-                f"calibration met inf or nan at `{name or 'a tensor'}`",
-                code="MC424",
-                why=f"values range from {low:g} to {high:g}",
-                hint="check the data's normalisation and the checkpoint",
-            )
+        low, high = finite_extremes(x, name)
         self.low, self.high = min(self.low, low), max(self.high, high)
         flat = x.flatten()
         stride = flat.numel() // _SAMPLE | 1  # odd: never in step with a power-of-two image width
@@ -68,6 +60,28 @@ class FloatHistogram:
         """Add the counts of another histogram."""
         self.counts += other.counts
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    def packed(self) -> tuple[Tensor, Tensor, float, float]:
+        """Keys (int32) and counts (int64) of the bins in use, ``low`` and ``high``: a few kilobytes to send or save."""
+        used = self.counts.nonzero().flatten()
+        return used.to(torch.int32), self.counts[used], self.low, self.high
+
+    @classmethod
+    def unpacked(cls, keys: Tensor, counts: Tensor, low: float, high: float) -> FloatHistogram:
+        """The histogram that :meth:`packed` described."""
+        histogram = cls()
+        histogram.counts[keys.long()] = counts
+        histogram.low, histogram.high = low, high
+        return histogram
+
+    def values(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower edges, upper edges and counts (all float64) of the values seen, in rising order, sign kept."""
+        half = _KEYS // 2
+        negative, positive = self.counts[half:].nonzero().flatten().flip(0), self.counts[:half].nonzero().flatten()
+        below, above = _edges(negative), _edges(positive)
+        lower, upper = torch.cat([-below[1], above[0]]), torch.cat([-below[0], above[1]])
+        counts = torch.cat([self.counts[half + negative], self.counts[positive]])
+        return lower.clamp(min=self.low), upper.clamp(max=self.high), counts.double()
 
     def magnitudes(self, signed: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Lower edges, upper edges and counts (all float64) of the magnitudes seen, in rising order.
@@ -82,7 +96,13 @@ class FloatHistogram:
         else:
             positive[0] += negative.sum()
         used = positive.nonzero().flatten()
-        lower = (used << 16).to(torch.int32).view(torch.float32).double()
-        upper = ((used + 1) << 16).to(torch.int32).view(torch.float32).double()
-        upper[used == 0] = 0.0  # zeros and denormals
+        lower, upper = _edges(used)
         return lower, upper.clamp(max=max(self.peak, 0.0)).maximum(lower), positive[used].double()
+
+
+def _edges(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The magnitudes between which the floats with these (sign-less) keys lie, float64."""
+    lower = (keys << 16).to(torch.int32).view(torch.float32).double()
+    upper = ((keys + 1) << 16).to(torch.int32).view(torch.float32).double()
+    upper[keys == 0] = 0.0  # zeros and denormals
+    return lower, upper

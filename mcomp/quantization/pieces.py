@@ -1,0 +1,62 @@
+"""Element-wise arithmetic piece by piece, so that a chain of passes over a large tensor runs in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+#: Elements of one piece: 512 KiB of float32, what a core's own cache holds beside the result.
+PIECE = 1 << 17
+_DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+Work = Callable[[Tensor, Tensor], object]
+
+
+def arithmetic_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64; float32 for everything else, half precision included."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def elementwise(x: Tensor, work: Work) -> Tensor:
+    """A tensor like ``x``, memory format included, that ``work(source, result)`` fills.
+
+    ``source`` and ``result`` are matching pieces in float32 (float64 for float64); ``result`` may be
+    ``source``'s own buffer, so ``work`` reads ``source`` once and first.
+    """
+    kind = arithmetic_dtype(x)
+    result = torch.empty_like(x)
+    if x.device.type != "cpu" or x.numel() <= PIECE:
+        _fill(x, result, kind, work)
+        return result
+    for source, target in zip(pieces(x), pieces(result), strict=True):
+        _fill(source, target, kind, work)
+    return result
+
+
+def pieces(x: Tensor) -> Iterator[Tensor]:
+    """Views that cover ``x`` in the order of memory; a tensor with gaps is one piece."""
+    if x.numel() <= PIECE:
+        return iter((x,))
+    if x.is_contiguous():
+        return iter(x.view(-1).split(PIECE))
+    if x.dim() in _DENSE and x.is_contiguous(memory_format=_DENSE[x.dim()]):
+        return iter(x.movedim(1, -1).view(-1).split(PIECE))
+    return iter((x,))
+
+
+def rows(x: Tensor) -> Iterator[tuple[int, int]]:
+    """Bounds along axis 0 of pieces that fit the cache, one row at least."""
+    count = x.shape[0] if x.dim() else 1
+    step = max(1, PIECE * count // max(x.numel(), 1)) if x.device.type == "cpu" else max(count, 1)
+    return ((start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _fill(source: Tensor, target: Tensor, kind: torch.dtype, work: Work) -> None:
+    if source.dtype == kind:
+        work(source, target)
+    else:
+        own = source.to(kind)
+        work(own, own)
+        target.copy_(own)

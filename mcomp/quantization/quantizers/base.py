@@ -1,0 +1,183 @@
+"""What every quantiser is: a module that returns the fake-quantised tensor and knows the integers behind it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mcomp.errors import StageError
+from mcomp.quantization.config import OFF
+from mcomp.quantization.integers import IntegerWeight, QParams
+
+if TYPE_CHECKING:
+    from mcomp.quantization.observers import Observer
+
+
+class Quantizer(nn.Module):
+    """Base of all quantisers, of weights and of activations alike.
+
+    ``forward`` fake-quantises in float32 and answers in the type and memory format of its input. There are two kinds:
+
+    * A *dynamic* quantiser takes its range from the tensor at hand and holds no state (weights on a min-max scale,
+      activations quantised at run time). It is always ready, and :meth:`qparams` needs the tensor.
+    * A *static* one holds its range: in buffers, set by :meth:`set_range`, by calibration or by the first training
+      batch, or in parameters that train. It is ready once the range is known; whether it is, is saved with it.
+
+    In eval mode nothing ever changes. While ``calibrator`` is set, tensors pass unquantised and are observed.
+
+    Args:
+        bits: nominal bits; 32 passes the tensor through.
+        qmin: smallest integer.
+        qmax: largest integer.
+
+    Attributes:
+        scheme: name of the family, for reports.
+        name: the quantiser's place in its model, for messages.
+        calibrator: an observer that calibration has put in, or None.
+        calibration: the observer that it wants to be calibrated with, or None for the usual one.
+    """
+
+    scheme: ClassVar[str] = ""
+
+    def __init__(self, bits: int, qmin: int, qmax: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.qmin = qmin
+        self.qmax = qmax
+        self.name = ""
+        self.calibrator: Observer | None = None
+        self.calibration: str | None = None
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative values are represented."""
+        return self.qmin < 0
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the range comes from the tensor at hand."""
+        return True
+
+    @property
+    def ready(self) -> bool:
+        """Whether the range is known."""
+        return True
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the zero point is always 0."""
+        return True
+
+    @property
+    def integer_bits(self) -> int:
+        """Signed bits that the integers of a weight need."""
+        return self.bits
+
+    @property
+    def clip(self) -> float:
+        """Largest magnitude that is represented."""
+        grid = self.qparams()
+        zero = torch.as_tensor(grid.zero_point)
+        reach = torch.maximum((zero - grid.qmin).abs(), (grid.qmax - zero).abs())
+        return float((torch.as_tensor(grid.scale) * reach).max())
+
+    @abstractmethod
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The quantised tensor, its range being known."""
+
+    @abstractmethod
+    def qparams(self, x: Tensor | None = None) -> QParams:
+        """The integer grid; a dynamic quantiser needs the tensor ``x`` to tell.
+
+        Raises:
+            StageError: the range is not known yet.
+        """
+
+    @abstractmethod
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Integer-valued float32 codes of ``x`` and their scale, ``[1]`` or one per channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The quantised tensor, in the type and memory format of ``x``."""
+        if self.bits == OFF:
+            return x
+        if self.calibrator is not None:
+            self.calibrator.update(x, self.name)
+            return x
+        if self.training:
+            self.follow(x)
+        elif not self.ready:
+            raise self.no_range()
+        return self.fake_quantize(x)
+
+    def follow(self, x: Tensor) -> None:
+        """Learn the range from a training batch where that is this quantiser's way."""
+
+    def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
+        """Fix the range to ``[low, high]``; a symmetric grid takes the larger magnitude, an unsigned one ``high``."""
+        raise TypeError(f"{type(self).__name__} takes its range from each tensor")
+
+    def set_clip(self, clip: float) -> None:
+        """Fix the range to ``[-clip, clip]``, or ``[0, clip]`` on an unsigned grid."""
+        self.set_range(-clip if self.signed or not self.symmetric else 0.0, clip)
+
+    def fit(self, observer: Observer) -> None:
+        """Set the range from what calibration has observed."""
+        if self.symmetric:
+            self.set_clip(observer.clip(self.qmax, self.signed))
+        else:
+            self.set_range(*observer.range(self.qmax - self.qmin))
+
+    def initialise(self, weight: Tensor) -> None:
+        """Set the range from a weight, before any training; a dynamic quantiser has nothing to set."""
+
+    def freeze(self) -> None:
+        """Let the range never move again."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def integer(self, weight: Tensor) -> IntegerWeight:
+        """The weight as integers; ``values * scale`` equals the fake-quantised weight bit for bit.
+
+        Raises:
+            StageError: the weight holds inf or nan, or this quantiser is off or has no range.
+        """
+        if self.bits == OFF:
+            raise StageError("a float weight has no integers", code="MC422", hint="w_bits 32 keeps a weight in float")
+        if not bool(torch.isfinite(weight).all()):
+            raise StageError(
+                f"a weight of shape {tuple(weight.shape)} holds inf or nan",
+                code="MC424",
+                why="training diverged, or the checkpoint is damaged",
+                hint="lower `lr`, or start from an earlier checkpoint",
+            )
+        if not self.ready:
+            raise self.no_range()
+        with torch.no_grad():
+            values, scale = self.codes(weight.detach().float())
+        return IntegerWeight(values.to(torch.int32), scale, self.integer_bits, why=self.why())
+
+    def why(self) -> str:
+        """What the integers are, for the report."""
+        return f"{self.bits}-bit symmetric integers"
+
+    def state_key(self) -> tuple[Any, ...]:
+        """Changes whenever a tensor that decides about the result has changed."""
+        held = [*self.parameters(), *self.buffers()]
+        return tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in held)
+
+    def warp(self) -> nn.Module | None:
+        """What happens to a tensor before it meets the grid of :meth:`qparams`, in operations that export; or None."""
+        return None
+
+    def no_range(self) -> StageError:
+        """The refusal of a quantiser that was never given a range."""
+        return StageError(
+            f"activation quantiser `{self.name or 'unnamed'}` has no range yet",
+            code="MC423",
+            why="it was neither calibrated nor trained",
+            hint="run `mcomp.quantization.calibrate(model, batches)` first",
+        )

@@ -1,0 +1,211 @@
+"""Binary weights and activations: Courbariaux et al., "BinaryNet" (arXiv:1602.02830), and Rastegari et al.,
+"XNOR-Net" (arXiv:1603.05279).
+"""  # noqa: D205  two papers take two lines
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcomp.errors import UsageError
+from mcomp.quantization.fake_quantize import pass_inside
+from mcomp.quantization.integers import MIN_SCALE, QParams, along_first
+from mcomp.quantization.pieces import elementwise
+from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.weight import WeightQuantizer
+
+Estimator = Literal["saturate_ste", "ste", "soft_ste"]
+BinaryCodes = Literal["pm1", "01"]
+
+
+class BinaryWeight(WeightQuantizer):
+    """Fake-quantise a weight to ``{-a, +a}``, one ``a`` per output filter.
+
+    ``W~ = clamp(W - mean over the input channels at each kernel position, -1, 1)``, ``a = mean|W~|`` of the filter, and
+    the result is ``a * sign(W~)`` with ``sign(0) = +1``. The gradient is
+    ``a * g + sign(W~) / n * sum(g * sign(W~))`` per filter of n weights, straight through centring and clamp. A filter
+    with a single input channel (depthwise) is not centred: nothing would be left of it.
+
+    Shape:
+        ``(filters, inputs, ...)`` to the same shape; computed in float32.
+    """
+
+    scheme = "wbwtab"
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.bits = 1
+        self.qmin, self.qmax = -1, 1
+
+    @property
+    def integer_bits(self) -> int:
+        """Signed bits that -1 and +1 need."""
+        return 2
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The binary weight, in the type of ``x``."""
+        binary: Tensor = _Binarise.apply(x)
+        return binary
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """-1 and +1, or zeros where the whole filter is zero, and ``a`` per filter."""
+        signs, scale = _binarise(x)
+        alive = scale > 0
+        return signs.mul_(along_first(alive.to(signs.dtype), x.dim())), torch.where(alive, scale, MIN_SCALE)
+
+    def why(self) -> str:
+        """What the integers are, for the report."""
+        return "binary: -1 and +1, one scale per filter"
+
+
+class BinaryActivation(Quantizer):
+    """The sign of an activation, in place of its ReLU: ``+1`` from 0 on, else ``-1`` (or 0).
+
+    Args:
+        ste: the gradient: ``saturate_ste`` is ``g`` where ``|x| < 1``; ``ste`` is ``g``; ``soft_ste`` is
+            ``g * max(0, 1 - |x|)``.
+        codes: ``pm1`` for -1 and +1, ``01`` for 0 and 1.
+
+    Shape:
+        any, to the same shape, type and memory format.
+
+    Raises:
+        UsageError: there is no such estimator, or no such codes.
+    """
+
+    scheme = "wbwtab"
+
+    def __init__(self, ste: Estimator = "saturate_ste", codes: BinaryCodes = "pm1") -> None:
+        for what, given, offered in (("ste", ste, get_args(Estimator)), ("codes", codes, get_args(BinaryCodes))):
+            if given not in offered:
+                raise UsageError(f"`{what}` is {given!r}", code="MC427", hint=f"one of: {', '.join(offered)}")
+        super().__init__(1, -1 if codes == "pm1" else 0, 1)
+        self.ste = ste
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the range comes from the tensor at hand; two values need none."""
+        return False
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The binary tensor."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            binary: Tensor = _Sign.apply(x, self.qmin, self.ste)
+            return binary
+        return _sign(x, self.qmin)
+
+    def qparams(self, x: Tensor | None = None) -> QParams:
+        """The grid that the codes lie on."""
+        return QParams(1.0, 0, self.qmin, self.qmax)
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes, which are the values."""
+        return _sign(x, self.qmin), x.new_ones(1)
+
+    def warp(self) -> nn.Module:
+        """The comparison that makes the codes, which no grid's rounding is."""
+        return _ExportedSign(self.qmin)
+
+    def extra_repr(self) -> str:
+        """Estimator and codes."""
+        return f"ste={self.ste}, values={self.qmin} and {self.qmax}"
+
+
+class XNORInputScale(nn.Module):
+    """XNOR-Net's input scale: ``K``, the mean of ``|x|`` over the channels, averaged over each window of a kernel.
+
+    A convolution of binary inputs is multiplied by ``K``, which has the size of its output.
+
+    Args:
+        kernel_size: of the convolution, one number per dimension.
+        stride: likewise, or one for all.
+        padding: likewise; the padding counts as zeros.
+
+    Shape:
+        ``(N, C, H, W)`` to ``(N, 1, H', W')``; with one or three dimensions of space alike.
+    """
+
+    def __init__(
+        self, kernel_size: tuple[int, ...], stride: int | tuple[int, ...] = 1, padding: int | tuple[int, ...] = 0
+    ) -> None:
+        super().__init__()
+        self.kernel_size = tuple(kernel_size)
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``K`` of the tensor before it is made binary."""
+        mean = x.abs().mean(1, keepdim=True)
+        pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(self.kernel_size) - 1]
+        scale: Tensor = pool(mean, self.kernel_size, self.stride, self.padding)
+        return scale
+
+
+def _binarise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Signs like ``weight`` and the scale ``[filters]``, float32."""
+    weight = weight.to(torch.float32)
+    if weight.dim() > 1 and weight.shape[1] > 1:
+        centred = (weight - weight.mean(1, keepdim=True)).clamp_(-1, 1)
+    else:
+        centred = weight.clamp(-1, 1)
+    scale = centred.abs().flatten(1).mean(1) if weight.dim() > 1 else centred.abs()
+    # +1 at 0 too: from a comparison, which unlike sign() has two answers
+    return torch.ge(centred, 0.0, out=centred).mul_(2).sub_(1), scale
+
+
+class _Binarise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        signs, scale = _binarise(weight)
+        ctx.save_for_backward(signs.to(torch.int8), scale)
+        return signs.mul_(along_first(scale, weight.dim())).to(weight.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        codes, scale = ctx.saved_tensors
+        signs = codes.to(torch.float32)
+        along_rows = (grad * signs).flatten(1).mean(1) if grad.dim() > 1 else grad * signs
+        direct = grad * along_first(scale, grad.dim())
+        return direct.add_(signs.mul_(along_first(along_rows, grad.dim()))).to(grad.dtype)
+
+
+def _sign(x: Tensor, qmin: int) -> Tensor:
+    def work(source: Tensor, result: Tensor) -> None:
+        torch.ge(source, 0.0, out=result)
+        if qmin < 0:
+            result.mul_(2).sub_(1)
+
+    return elementwise(x, work)
+
+
+class _Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, qmin: int, ste: Estimator) -> Tensor:
+        ctx.ste = ste
+        if ste != "ste":
+            ctx.save_for_backward(x)
+        return _sign(x, qmin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        if ctx.ste == "ste":
+            return grad, None, None
+        (x,) = ctx.saved_tensors
+        if ctx.ste == "saturate_ste":
+            return pass_inside(grad, x, (-1.0, 1.0)), None, None
+        return x.abs().neg_().add_(1).clamp_(min=0).mul_(grad), None, None
+
+
+class _ExportedSign(nn.Module):
+    """The codes in operations that every exporter knows."""
+
+    def __init__(self, qmin: int) -> None:
+        super().__init__()
+        self.qmin = qmin
+
+    def forward(self, x: Tensor) -> Tensor:
+        """1 from 0 on, else ``qmin``."""
+        return torch.where(x >= 0, 1.0, float(self.qmin))

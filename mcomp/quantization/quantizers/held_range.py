@@ -1,0 +1,121 @@
+"""A range that is held and saved: what calibrated and learned quantisers share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcomp.quantization.config import OFF
+from mcomp.quantization.fake_quantize import Inside, inside_bounds
+from mcomp.quantization.integers import QParams
+from mcomp.quantization.observers import finite_extremes
+from mcomp.quantization.quantizers.base import Quantizer
+
+
+class HeldRangeQuantizer(Quantizer):
+    """A quantiser with one held ``scale`` and zero point 0; a buffer or a parameter, as the subclass registers it.
+
+    Attributes:
+        scale: 0-d float32.
+        initialised: 0-d bool buffer, saved with the model.
+    """
+
+    scale: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self, bits: int, qmin: int, qmax: int, *, nonnegative_input: bool = False, dynamic: bool = False
+    ) -> None:
+        super().__init__(bits, qmin, qmax)
+        self._dynamic = dynamic
+        self._one_sided = nonnegative_input and qmin == 0
+        self._ready = dynamic  # mirrors `initialised`, so that a forward pass never waits for the device
+        self._inside: tuple[Any, Inside] | None = None
+        if not dynamic:
+            self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the range comes from the tensor at hand."""
+        return self._dynamic
+
+    @property
+    def ready(self) -> bool:
+        """Whether the range is known."""
+        return self._ready or self.bits == OFF
+
+    def qparams(self, x: Tensor | None = None) -> QParams:
+        """The integer grid.
+
+        Raises:
+            StageError: the range is not known yet.
+        """
+        if not self.ready:
+            raise self.no_range()
+        return QParams(float(self.effective_scale()), 0, self.qmin, self.qmax)
+
+    def follow(self, x: Tensor) -> None:
+        """Take the range from the first training batch."""
+        if not self._ready:
+            self.first_batch(x)
+
+    def first_batch(self, x: Tensor) -> None:
+        """Set the range to the extremes of ``x``.
+
+        Raises:
+            StageError: ``x`` holds inf or nan.
+        """
+        self.set_range(*finite_extremes(x, self.name))
+
+    def initialise(self, weight: Tensor) -> None:
+        """Set the range from a weight, as the first training batch would."""
+        if self.bits != OFF and not self._ready:
+            self.first_batch(weight.detach())
+
+    def mark_ready(self) -> None:
+        """Note that the range is known."""
+        with torch.no_grad():
+            self.initialised.fill_(True)
+        self._ready = True
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Integer-valued float32 codes and their scale ``[1]``."""
+        scale = self.effective_scale()
+        return torch.div(x, scale).clamp_(self.qmin, self.qmax).round_(), scale.reshape(1)
+
+    def effective_scale(self) -> Tensor:
+        """The scale that is computed with, no gradient attached."""
+        return self.scale.detach()
+
+    def inside(self, scale: Tensor, low: int, high: int, *, closed: bool = True) -> Inside | None:
+        """Limits for :func:`~mcomp.quantization.fake_quantize.pass_inside`, kept until the scale changes."""
+        if scale.device.type != "cpu" or self.scale.is_inference() or torch.compiler.is_compiling():
+            return None
+        key = (id(self.scale), self.scale._version, low, high)
+        if self._inside is None or self._inside[0] != key:
+            bounds = inside_bounds(float(scale), low, high, closed=closed)
+            if self._one_sided:
+                bounds = float("-inf"), bounds[1]
+            self._inside = (key, bounds)
+        return self._inside[1]
+
+    def extra_repr(self) -> str:
+        """Bits, levels and scale."""
+        state = "range of each tensor" if self.dynamic else "no range yet"
+        if self._ready and not self.dynamic:
+            state = f"scale={float(self.effective_scale().max()):.4g}"
+        return f"bits={self.bits}, levels={self.qmin}..{self.qmax}, {state}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_inside": None}  # keyed by identity, which a copy does not share
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name in ("scale", "zero_point"):  # a checkpoint decides how many channels there are
+            own, given = getattr(self, name, None), state_dict.get(prefix + name)
+            if name in self._buffers and own is not None and given is not None and own.shape != given.shape:
+                setattr(self, name, torch.empty_like(given, dtype=own.dtype, device=own.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if not self.dynamic:
+            self._ready = not self.initialised.is_meta and bool(self.initialised)

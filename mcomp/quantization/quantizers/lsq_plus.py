@@ -1,0 +1,120 @@
+"""A learned step size and a learned offset, after Bhalgat et al., "LSQ+" (arXiv:2004.09576)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcomp.quantization.config import check_bits
+from mcomp.quantization.fake_quantize import Inside, snap
+from mcomp.quantization.integers import MIN_SCALE, QParams
+from mcomp.quantization.learned_grid import grid_gradients
+from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
+from mcomp.quantization.quantizers.lsq import limits
+
+
+class LSQPlusQuantizer(HeldRangeQuantizer):
+    """Fake-quantise an activation to ``(clamp(round(x/scale) + z, qmin, qmax) - z) * scale``, scale and offset learned.
+
+    ``z = round(qmin - offset/scale)``, kept within ``[qmin, qmax]``: the paper's real offset is snapped to the grid, so
+    that 0 is exact (padding, ReLU) and integer hardware runs what was trained. Inside the range the gradients are
+    ``g`` for ``x``, ``g * (round(x/scale) - x/scale)`` for the scale and 0 for the offset. Outside they are 0 for ``x``,
+    0 (below) or ``g * qmax`` (above) for the scale, and ``g`` for the offset. Those of both parameters are multiplied
+    by ``1 / sqrt(N * qmax)``, N the features of one sample.
+
+    Args:
+        bits: 2..16; 32 passes the tensor through.
+
+    Attributes:
+        scale: 0-d float32 parameter.
+        offset: 0-d float32 parameter, the value that ``qmin`` stands for; starts at the smallest value.
+
+    Raises:
+        UsageError: bits are not offered.
+    """
+
+    scheme = "lsq_plus"
+
+    scale: nn.Parameter
+
+    def __init__(self, bits: int = 8) -> None:
+        check_bits(bits, "bits")
+        super().__init__(bits, 0, 2**bits - 1)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.offset = nn.Parameter(torch.zeros(()))
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the zero point is always 0."""
+        return False
+
+    def effective_scale(self) -> Tensor:
+        """The scale that is computed with: never below 2**-23."""
+        return self.scale.detach().clamp(min=MIN_SCALE)
+
+    def zero_point(self) -> int:
+        """The integer that stands for 0."""
+        zero = self.qmin - float((self.offset.detach() / self.effective_scale()).round())
+        return int(min(max(zero, self.qmin), self.qmax))
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The quantised tensor, its range being known."""
+        scale, zero = self.effective_scale(), self.zero_point()
+        low, high = self.qmin - zero, self.qmax - zero
+        trains = x.requires_grad or self.scale.requires_grad or self.offset.requires_grad
+        if not (torch.is_grad_enabled() and trains):
+            return snap(x, scale, low, high)
+        inside = limits(self, scale, low, high)
+        features = x.numel() // max(x.shape[0], 1) if x.dim() else 1
+        gain = 1 / math.sqrt(max(features, 1) * self.qmax)
+        quantised: Tensor = _LearnedGrid.apply(x, self.scale, self.offset, scale, low, high, inside, gain)
+        return quantised
+
+    def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
+        """Start from a grid over ``[low, high]``, widened to hold 0."""
+        low, high = min(float(low), 0.0), max(float(high), 0.0)
+        with torch.no_grad():
+            self.scale.fill_(max(high / self.qmax - low / self.qmax, MIN_SCALE))
+            self.offset.fill_(low)
+        self.mark_ready()
+
+    def qparams(self, x: Tensor | None = None) -> QParams:
+        """The integer grid.
+
+        Raises:
+            StageError: the range is not known yet.
+        """
+        if not self.ready:
+            raise self.no_range()
+        return QParams(float(self.effective_scale()), self.zero_point(), self.qmin, self.qmax)
+
+
+class _LearnedGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        offset: Tensor,
+        effective: Tensor,
+        low: int,
+        high: int,
+        inside: Inside,
+        gain: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, effective)
+        ctx.grid = low, high, inside
+        ctx.gain = gain
+        return snap(x, effective, low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, scale = ctx.saved_tensors
+        low, high, inside = ctx.grid
+        found = grid_gradients(grad, x, scale, low, high, inside)
+        # an end of the range is `level * scale + offset` with levels counted from 0, not from the zero point
+        step = (found.rounding + found.clipped - low * found.outside) * ctx.gain
+        return found.x, step.float(), (found.outside * ctx.gain).float(), None, None, None, None, None

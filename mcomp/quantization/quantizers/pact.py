@@ -1,0 +1,92 @@
+"""A learned clip, after Choi et al., "PACT" (arXiv:1805.06085)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcomp.errors import StageError
+from mcomp.quantization.config import check_bits
+from mcomp.quantization.fake_quantize import Inside, snap
+from mcomp.quantization.integers import MIN_SCALE
+from mcomp.quantization.learned_grid import grid_gradients
+from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
+
+
+class PACTQuantizer(HeldRangeQuantizer):
+    """Fake-quantise an activation to ``levels`` steps of ``[0, alpha]``, or of ``[-alpha, alpha]``; alpha trains.
+
+    ``scale = alpha / qmax``. The gradient of ``x`` is ``g`` below alpha (and from 0 on, or above -alpha) and 0 elsewhere;
+    that of alpha is the sum of ``g`` where ``x >= alpha``, less that where ``x <= -alpha`` on a signed grid. Alpha
+    starts at what calibration found or at the largest magnitude of the first training batch; weight decay on it, as
+    the paper has it, is the optimiser's business.
+
+    Args:
+        bits: 2..16; 32 passes the tensor through.
+        signed: whether the tensor can be negative; the paper's grid is unsigned.
+        levels: the largest level of an unsigned grid, ``2**bits - 1`` when left out.
+        nonnegative_input: the input is proven to be never below 0.
+
+    Attributes:
+        alpha: 0-d float32 parameter.
+
+    Raises:
+        UsageError: bits are not offered.
+    """
+
+    scheme = "pact"
+
+    def __init__(
+        self,
+        bits: int = 8,
+        signed: bool = False,
+        *,
+        levels: int | None = None,
+        nonnegative_input: bool = False,
+    ) -> None:
+        check_bits(bits, "bits")
+        qmax = 2 ** (bits - 1) - 1 if signed else levels or 2**bits - 1
+        super().__init__(bits, -qmax if signed else 0, qmax, nonnegative_input=nonnegative_input)
+        self.alpha = nn.Parameter(torch.ones(()))
+
+    def effective_scale(self) -> Tensor:
+        """``alpha / qmax``, never below 2**-23."""
+        return (self.alpha.detach() / self.qmax).clamp_(min=MIN_SCALE)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The quantised tensor, its range being known."""
+        scale = self.effective_scale()
+        if not (torch.is_grad_enabled() and (x.requires_grad or self.alpha.requires_grad)):
+            return snap(x, scale, self.qmin, self.qmax)
+        alpha = max(float(self.alpha), MIN_SCALE * self.qmax)
+        if not math.isfinite(alpha):
+            raise StageError(f"the learned clip of `{self.name or 'a quantiser'}` is {alpha}", code="MC424", why="training diverged", hint="lower `lr`")
+        below = -alpha if self.signed else -float(torch.finfo(torch.float32).smallest_normal)
+        inside = (float("-inf") if self._one_sided else below, alpha)
+        quantised: Tensor = _LearnedClip.apply(x, self.alpha, scale, self.qmin, self.qmax, inside)
+        return quantised
+
+    def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
+        """Start from the larger magnitude, or from ``high`` on an unsigned grid."""
+        clip = max(-float(low), float(high), 0.0) if self.signed else max(float(high), 0.0)
+        with torch.no_grad():
+            self.alpha.fill_(max(clip, MIN_SCALE * self.qmax))
+        self.mark_ready()
+
+
+class _LearnedClip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, scale: Tensor, low: int, high: int, inside: Inside) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.grid = low, high, inside
+        return snap(x, scale, low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, scale = ctx.saved_tensors
+        low, high, _ = ctx.grid
+        found = grid_gradients(grad, x, scale, *ctx.grid)
+        return found.x, (found.clipped / high).float(), None, None, None, None
