@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mcomp.quantization.layers import QuantConv1d, QuantConv2d, QuantLinear
     from mcomp.quantization.observers import FloatHistogram
     from mcomp.quantization.quantizers.activation import ActivationQuantizer
+    from mcomp.quantization.quantizers.base import Quantizer
     from mcomp.quantization.quantizers.weight import WeightQuantizer
     from mcomp.quantization.summary import describe
 
@@ -36,6 +37,7 @@ _HOMES = {
     "QuantConv1d": "layers",
     "QuantConv2d": "layers",
     "QuantLinear": "layers",
+    "Quantizer": "quantizers.base",
     "WeightQuantizer": "quantizers.weight",
     "calibrate": "calibration",
     "describe": "summary",
@@ -56,6 +58,7 @@ __all__ = [
     "QuantConv1d",
     "QuantConv2d",
     "QuantLinear",
+    "Quantizer",
     "WeightQuantizer",
     "calibrate",
     "describe",

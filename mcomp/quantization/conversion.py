@@ -6,6 +6,7 @@ import copy
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,12 @@ from mcomp import surgery
 from mcomp.errors import StageError
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.calibration import Batch, calibrate
-from mcomp.quantization.config import QuantizeConfig, Variant
+from mcomp.quantization.config import QuantizeConfig, find_scheme
+from mcomp.quantization.dataflow import is_relu
 from mcomp.quantization.layers import quantized_like
 from mcomp.quantization.modules import relative_error, replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
-from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN, DoReFaActivation, DoReFaWeight
+from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
 from mcomp.quantization.summary import quantising_modules
 from mcomp.quantization.tracing import TracedModel, trace
 
@@ -33,16 +35,16 @@ def quantize(
     example_inputs: tuple[Tensor, ...],
     *,
     scheme: str = "dorefa",
-    w_bits: int = 8,
-    a_bits: int = 8,
-    variant: Variant = "int_exact",
+    w_bits: int | None = None,
+    a_bits: int | None = None,
     levels: int = 255,
     skip: Sequence[str] = (),
-    first_layer_float: bool = True,
+    first_layer_float: bool | None = None,
+    last_layer_float: bool | None = None,
     overrides: Mapping[str, Mapping[str, int]] | None = None,
-    per_channel: bool = False,
-    tanh: bool = False,
+    per_channel: bool | None = None,
     calibration: Iterable[Batch] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A copy of ``model`` that computes with quantised weights and activations, ready for training.
 
@@ -54,17 +56,19 @@ def quantize(
     Args:
         model: any module that ``torch.fx`` can trace; not changed.
         example_inputs: one batch that the model accepts, run once to prove that the graph computes the same.
-        scheme: ``dorefa``.
-        w_bits: 2..16, or 32 for float weights.
-        a_bits: 2..16, or 32 for float activations.
-        variant: ``int_exact``, ``paper`` or ``micronet``, see :mod:`mcomp.quantization.quantizers.dorefa`.
+        scheme: ``dorefa``, ``iao``, ``lsq``, ``lsq_plus``, ``pact``, ``ristretto`` or ``wbwtab``; see
+            :mod:`mcomp.quantization.schemes`.
+        w_bits: 2..16, or 32 for float weights; 8 when left out. ``wbwtab``: 1 binary (when left out), 2 ternary.
+        a_bits: likewise of activations; ``wbwtab``: 1.
         levels: largest level of unsigned 8-bit activations: 255, or 127 for engines without unsigned INT8.
         skip: name patterns (``fnmatch``) of layers that stay float, input included.
-        first_layer_float: keep the first layer and its input float.
+        first_layer_float: keep the first layer and its input float; None as the scheme has it (``dorefa``, ``wbwtab``).
+        last_layer_float: likewise the last layer (``wbwtab``).
         overrides: pattern to ``{"w_bits": n, "a_bits": n}``; the first pattern that matches counts.
-        per_channel: one weight scale per output channel (``int_exact``).
-        tanh: warp weights by tanh first (``int_exact``).
+        per_channel: one weight scale per output channel (``dorefa`` int_exact, ``iao``, ``pact``).
         calibration: batches to set activation ranges with; see :func:`mcomp.quantization.calibrate`.
+        options: of the scheme: ``variant`` and ``tanh`` (dorefa), ``symmetric_weights``, ``symmetric_activations`` and
+            ``observer`` (iao), ``overflow`` (ristretto), ``ste`` and ``codes`` (wbwtab).
 
     Returns:
         A graph module, with the surgery recorded. Uncalibrated ranges are set by the first training batch.
@@ -74,17 +78,17 @@ def quantize(
             matches no layer.
         UsageError: an option has a value that does not exist.
     """
-    config = QuantizeConfig(
+    config = QuantizeConfig.of(
         scheme,
         w_bits,
         a_bits,
-        variant,
-        levels,
-        list(skip),
-        first_layer_float,
-        {pattern: dict(own) for pattern, own in (overrides or {}).items()},
-        per_channel,
-        tanh,
+        levels=levels,
+        skip=skip,
+        first_layer_float=first_layer_float,
+        last_layer_float=last_layer_float,
+        overrides=overrides,
+        per_channel=per_channel,
+        options=options,
     )
     traced = trace(copy.deepcopy(model))
     _prove_same(model, traced, example_inputs)
@@ -97,10 +101,14 @@ def quantize(
 def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig) -> TracedModel:
     """The structural half of :func:`quantize`, run on ``traced``, the graph of ``model`` or of its copy."""
     _refuse_quantised(model)
+    scheme = find_scheme(config.scheme)
     plan = make_plan(traced, model, config)
     for name, bits in plan.weights.items():
-        quantizer = DoReFaWeight(bits, config.variant, per_channel=config.per_channel, tanh=config.tanh)
-        replace_module(traced, name, quantized_like(traced.get_submodule(name), quantizer))
+        layer = traced.get_submodule(name)
+        quantizer = scheme.weight(bits, config.per_channel, config.options)
+        quantizer.name = f"{name}.weight"
+        quantizer.initialise(layer.get_parameter("weight"))
+        replace_module(traced, name, quantized_like(layer, quantizer.to(layer.get_parameter("weight").device)))
     for tensor in plan.tensors:
         _insert(traced, tensor, config)
     traced.graph.lint()
@@ -143,25 +151,22 @@ def _prove_same(model: nn.Module, traced: TracedModel, example_inputs: tuple[Ten
 def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig) -> None:
     """Place a quantiser behind the node and let all its readers read the quantised tensor."""
     node = tensor.node
-    # the factor of the older formula becomes a node of its own, so that the quantiser stays a plain integer grid
-    grid: Variant = "paper" if config.variant == "micronet" else config.variant
-    quantizer = DoReFaActivation(
-        tensor.bits,
-        grid,
-        signed=not tensor.nonnegative,
-        levels=config.levels if tensor.bits == 8 else None,
-        nonnegative_input=tensor.nonnegative,
-    ).train(traced.training)
+    scheme = find_scheme(config.scheme)
+    levels = config.levels if tensor.bits == 8 else None
+    quantizer = scheme.activation(tensor.bits, tensor.nonnegative, levels, config.options).train(traced.training)
     path = quantizer.name = f"{HOME}.{node.name}"
     device = next((parameter.device for parameter in traced.parameters()), torch.device("cpu"))
     traced.add_submodule(path, quantizer.to(device))
     last = node
     if node.op == "placeholder":  # arguments come first in a graph
         last = [each for each in traced.graph.nodes if each.op == "placeholder"][-1]
+    replaced = scheme.replaces_relu and is_relu(node, dict(traced.named_modules(remove_duplicate=False)))
     with traced.graph.inserting_after(last):
-        quantised = traced.graph.call_module(path, (node,))
+        quantised = traced.graph.call_module(path, (node.all_input_nodes[0] if replaced else node,))
     node.replace_all_uses_with(quantised, delete_user_cb=lambda user: user is not quantised)
-    if config.variant == "micronet":
+    if replaced:
+        traced.graph.erase_node(node)
+    if config.options.get("variant") == "micronet":
         with traced.graph.inserting_before(quantised):
             scaled = traced.graph.call_function(operator.mul, (node, MICRONET_GAIN))
         quantised.args = (scaled,)

@@ -84,6 +84,13 @@ def _selects_values(node: fx.Node) -> bool:
     return not isinstance(index, int) or (isinstance(holder, fx.Node) and call_name(holder) in _SPLITTING_CALLS)
 
 
+def is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the node is a plain ReLU or ReLU6, as a module or as a call."""
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], (nn.ReLU, nn.ReLU6))
+    return node.op in ("call_function", "call_method") and call_name(node) in ("relu", "relu_", "relu6")
+
+
 def source(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
     """The node that first made the values that arrive at ``node``."""
     while moves_values(node, modules) and node.all_input_nodes:

@@ -61,11 +61,10 @@ def make_plan(traced: fx.GraphModule, model: nn.Module, config: QuantizeConfig) 
     weights: dict[str, int] = {}
     why = _out_of_sight(model, traced)
     tensors: dict[fx.Node, TensorPlan] = {}
-    first = config.first_layer_float
+    ends = _ends(calls, config)
     for name, nodes in calls.items():
         own = next((bits for pattern, bits in config.overrides.items() if fnmatch.fnmatchcase(name, pattern)), {})
-        reason = _why_float(name, modules[name], first and not own, config.skip)
-        first = False
+        reason = _why_float(name, modules[name], "" if own else ends.get(name, ""), config.skip)
         bits, reading = own.get("w_bits", config.w_bits), own.get("a_bits", config.a_bits)
         if reason:
             why[name] = reason
@@ -78,6 +77,17 @@ def make_plan(traced: fx.GraphModule, model: nn.Module, config: QuantizeConfig) 
             _read(tensors, nodes, name, reading, modules)
     order = {node: place for place, node in enumerate(traced.graph.nodes)}
     return Plan(weights, sorted(tensors.values(), key=lambda tensor: order[tensor.node]), why)
+
+
+def _ends(calls: Iterable[str], config: QuantizeConfig) -> dict[str, str]:
+    """The first and the last layer where they stay float, and why."""
+    names = list(calls)
+    ends = {}
+    if names and config.last_layer_float:
+        ends[names[-1]] = "last layer (last_layer_float)"
+    if names and config.first_layer_float:
+        ends[names[0]] = "first layer (first_layer_float)"
+    return ends
 
 
 def _read(
@@ -93,14 +103,14 @@ def _read(
             tensor.readers.append(name)
 
 
-def _why_float(name: str, layer: nn.Module, first: bool, skip: Sequence[str]) -> str:
+def _why_float(name: str, layer: nn.Module, end: str, skip: Sequence[str]) -> str:
     pattern = next((pattern for pattern in skip if fnmatch.fnmatchcase(name, pattern)), None)
     if pattern is not None:
         return f"skip `{pattern}`"
     if type(layer) not in QUANTIZED:
         return f"{type(layer).__name__} is not supported"
-    if first:
-        return "first layer (first_layer_float)"
+    if end:
+        return end
     if layer._forward_hooks or layer._forward_pre_hooks:
         return "it has forward hooks"
     return ""

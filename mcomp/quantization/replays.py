@@ -16,8 +16,7 @@ def _quantize(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]
     from mcomp.quantization.conversion import convert
     from mcomp.quantization.tracing import trace
 
-    options = {key: value for key, value in entry.items() if key not in ("op", "float_layers")}
-    return convert(model, trace(model), QuantizeConfig(**options))
+    return convert(model, trace(model), QuantizeConfig.recorded(entry))
 
 
 @register_replay("fuse")
