@@ -226,12 +226,13 @@ def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
         held = next((kind for kind in (np.int8, np.uint8) if _holds(kind, low, high)), None)
         if held is not None:
             return _weight(site, site.values.astype(held), scale)
-        site = replace(site, values=site.values - site.zero_point, zero_point=0)
+        site = replace(site, values=site.values - site.zero_point, zero_point=0, bits=site.bits + 1)
+        low, high = int(site.values.min(initial=0)), int(site.values.max(initial=0))
     if low >= -128 and high <= 127:
         values, scale = _widen(site.values, scale) if target.integer_bias else (site.values, scale)
         return _weight(site, values.astype(np.int8), scale)
     if site.bits > 8 and not _is_paper_eight_bits(site):
-        if target.sixteen_bits:
+        if target.sixteen_bits and _holds(np.int16, low, high):
             return _weight(site, site.values.astype(np.int16), scale)
         return _weight(site, site.values.astype(np.float32), scale, kept="float32")
     real = site.values.astype(np.float64) * scale.reshape(-1, *[1] * (site.values.ndim - 1))

@@ -134,7 +134,7 @@ def _weight_site(name: str, module: Any) -> WeightSite:
 
 def _one_zero_point(integers: IntegerWeight) -> IntegerWeight:
     """Integers of the same weight with one zero point, which is all that ONNX Runtime's integer kernels take."""
-    if integers.zero_point is None or integers.zero_point.unique().numel() == 1:
+    if integers.zero_point is None or bool((integers.zero_point == integers.zero_point.flatten()[0]).all()):
         return integers
     return integers.centred()
 

@@ -73,8 +73,8 @@ def _least_squares(values: Tensor, counts: Tensor, steps: int, low: float, high:
 
 def _sweep(values: Tensor, counts: Tensor, steps: int, lows: Tensor, highs: Tensor) -> tuple[float, float]:
     least, found = float("inf"), (float(lows[0]), float(highs[0]))
-    for low in lows.unique():  # one end is 0 where all values have one sign
-        ends = highs.unique().flip(0)
+    for low in torch.unique(lows):  # one end is 0 where all values have one sign
+        ends = torch.unique(highs).flip(0)
         scale = ((ends - low) / steps)[:, None]
         kept = (values / scale).round_()
         zero = (-low / scale).round_()

@@ -24,8 +24,8 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
         model: a model with activation quantisers; changed in place.
         batches: inputs ``[N, ...]``, or ``(inputs, labels)`` pairs of which the first is used.
         method: ``minmax``, ``moving_average``, ``percentile``, ``mse`` or ``entropy``, for all quantisers, see
-            :func:`mcomp.quantization.ranges.clip_range`; None leaves it to each quantiser's own observer (``mse`` where
-            it has none).
+            :func:`mcomp.quantization.ranges.clip_range`; None leaves it to each quantiser's own observer (``mse``
+            where it has none).
 
     Returns:
         Names of the quantisers that were set, in graph order.
@@ -64,7 +64,10 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Make every range a constant of the model, learned ones included: from here on only weights train. Returns ``model``.
+    """Make every range a constant of the model, learned ones included: from here on only weights train.
+
+    Returns:
+        ``model``.
 
     Raises:
         StageError: a quantiser has no range to freeze.

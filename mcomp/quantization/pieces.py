@@ -40,9 +40,9 @@ def pieces(x: Tensor) -> Iterator[Tensor]:
     if x.numel() <= PIECE:
         return iter((x,))
     if x.is_contiguous():
-        return iter(x.view(-1).split(PIECE))
+        return iter(torch.split(x.view(-1), PIECE))
     if x.dim() in _DENSE and x.is_contiguous(memory_format=_DENSE[x.dim()]):
-        return iter(x.movedim(1, -1).view(-1).split(PIECE))
+        return iter(torch.split(x.movedim(1, -1).view(-1), PIECE))
     return iter((x,))
 
 

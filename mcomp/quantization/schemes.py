@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcomp.quantization.config import Variant
     from mcomp.quantization.quantizers import Quantizer
 
 #: Bits that mean "leave it in float".
@@ -59,7 +60,7 @@ def _dorefa_activation(bits: int, nonnegative: bool, levels: int | None, options
     from mcomp.quantization.quantizers import DoReFaActivation
 
     # the factor of the older formula becomes a node of its own, so that the quantiser stays a plain integer grid
-    variant = "paper" if options["variant"] == "micronet" else options["variant"]
+    variant: Variant = "paper" if options["variant"] == "micronet" else options["variant"]
     return DoReFaActivation(bits, variant, signed=not nonnegative, levels=levels, nonnegative_input=nonnegative)
 
 

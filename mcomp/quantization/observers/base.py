@@ -41,7 +41,7 @@ class Observer(nn.Module):
     def range(self, steps: int) -> tuple[Range, Range]:
         """Both ends, 0 between them, of an asymmetric grid with ``steps`` steps from one end to the other."""
 
-    def reset(self, low: Range, high: Range) -> None:  # noqa: B027  optional: a histogram has nothing to set
+    def reset(self, low: Range, high: Range) -> None:
         """Go on from this range, where the observer keeps one."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The smallest and the largest value of a tensor, per tensor or per channel, and the refusal of values that are none."""
+"""The smallest and the largest value of a tensor or of each channel, and the refusal of values that are none."""
 
 from __future__ import annotations
 

@@ -146,7 +146,9 @@ class AffineQuantizer(HeldRangeQuantizer):
 
     def set_clip(self, clip: float | Tensor) -> None:
         """Fix the range to ``[-clip, clip]``, or ``[0, clip]`` on an unsigned symmetric grid."""
-        self.set_range(-torch.as_tensor(clip) if self.signed or not self.symmetric else 0.0 * torch.as_tensor(clip), clip)
+        self.set_range(
+            -torch.as_tensor(clip) if self.signed or not self.symmetric else 0.0 * torch.as_tensor(clip), clip
+        )
 
     def freeze(self) -> None:
         """Let the observer move no more, whatever the mode."""
@@ -274,4 +276,3 @@ class AffineQuantizer(HeldRangeQuantizer):
                     setattr(self, name, value.to(own.dtype))
         if not self._ready:
             self.mark_ready()
-

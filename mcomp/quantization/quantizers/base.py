@@ -73,8 +73,8 @@ class Quantizer(nn.Module):
 
     @property
     def integer_bits(self) -> int:
-        """Signed bits that the integers of a weight need."""
-        return self.bits
+        """Signed bits that the integers of a weight need, with either sign: a batch norm may have a negative factor."""
+        return self.bits + (-self.qmin > self.qmax)
 
     @property
     def clip(self) -> float:
@@ -120,7 +120,7 @@ class Quantizer(nn.Module):
         """Fix the range to ``[low, high]``; a symmetric grid takes the larger magnitude, an unsigned one ``high``."""
         raise TypeError(f"{type(self).__name__} takes its range from each tensor")
 
-    def set_clip(self, clip: float) -> None:
+    def set_clip(self, clip: float | Tensor) -> None:
         """Fix the range to ``[-clip, clip]``, or ``[0, clip]`` on an unsigned grid."""
         self.set_range(-clip if self.signed or not self.symmetric else 0.0, clip)
 

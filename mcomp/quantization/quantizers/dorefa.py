@@ -173,30 +173,54 @@ def _linear_per_channel(weight: Tensor, top: int) -> Tensor:
 def _paper_codes(warped: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     top = 2**bits - 1
     scale = warped.new_full((1,), 1.0 / top)
-    largest = warped.abs().amax()
-    unit = warped / torch.where(largest > 0, 2 * largest, 1.0) + 0.5
-    codes = unit.mul_(top).round_().mul_(2).sub_(top)
-    return torch.where(largest > 0, codes, 0.0), scale
+    if _dead(warped):
+        return torch.zeros_like(warped), scale
+    largest = _largest(warped, top, False).reshape(())
+    return _paper_levels(warped, largest, top, torch.empty_like(warped)), scale
+
+
+def _dead(warped: Tensor) -> bool:
+    return not any(bool(end) for end in extremes(warped))
+
+
+def _paper_levels(warped: Tensor, largest: Tensor, top: int, out: Tensor) -> Tensor:
+    """The odd multiples ``2 round(top * (u / (2 max|u|) + 1/2)) - top``."""
+    return torch.div(warped, 2 * largest, out=out).add_(0.5).mul_(top).round_().mul_(2).sub_(top)
 
 
 class _PaperWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
         warped = weight.float().tanh()
-        codes, scale = _paper_codes(warped, bits)
         ctx.save_for_backward(warped)
-        return codes.mul_(scale).to(weight.dtype)
+        top = 2**bits - 1
+        largest = _largest(warped, top, False).reshape(())
+        scale = largest.new_tensor(1.0 / top)
+        ctx.dead = _dead(warped)
+        if ctx.dead:
+            return torch.zeros_like(weight)
+
+        def work(source: Tensor, result: Tensor) -> None:
+            _paper_levels(source, largest, top, result).mul_(scale)
+
+        return elementwise(warped, work).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (warped,) = ctx.saved_tensors
-        flat = warped.flatten()
-        peak = flat.abs().argmax()
-        largest = flat[peak].abs()
-        inverse = torch.where(largest > 0, 1 / largest, 0.0)  # a layer of zeros gets no gradient
-        pull = (grad * inverse).flatten()
-        pull[peak] -= (pull * flat).sum() * inverse * flat[peak].sign()
-        return pull.view_as(warped) * (1 - warped.square()), None
+        if ctx.dead:  # a layer of zeros gets no gradient
+            return torch.zeros_like(grad), None
+        low, high = extremes(warped)
+        negative = bool(-low > high)
+        largest = -low if negative else high
+        passed = grad / largest
+        pull = (passed * warped).sum() / largest  # through max|u|, which one weight is
+        slope = torch.addcmul(torch.ones((), device=warped.device), warped, warped, value=-1)
+        passed.mul_(slope)
+        peak = int(warped.argmin() if negative else warped.argmax())
+        place = torch.unravel_index(torch.tensor(peak), warped.shape)
+        passed[place] -= (-pull if negative else pull) * slope[place]
+        return passed, None
 
 
 class _PaperActivation(torch.autograd.Function):

@@ -33,7 +33,7 @@ class LSQuantizer(HeldRangeQuantizer):
         signed: whether the tensor can be negative.
         of_weight: the tensor is a weight, not a batch of activations.
         levels: the largest level of an unsigned grid, ``2**bits - 1`` when left out.
-        narrow: ``Qn = Qp``, so that a batch norm's negative factor, which flips the sign, stays inside the integer type.
+        narrow: ``Qn = Qp``, so that integers still fit their type when a batch norm's negative factor flips their sign.
         nonnegative_input: the input is proven to be never below 0.
 
     Attributes:

@@ -21,9 +21,9 @@ class LSQPlusQuantizer(HeldRangeQuantizer):
 
     ``z = round(qmin - offset/scale)``, kept within ``[qmin, qmax]``: the paper's real offset is snapped to the grid, so
     that 0 is exact (padding, ReLU) and integer hardware runs what was trained. Inside the range the gradients are
-    ``g`` for ``x``, ``g * (round(x/scale) - x/scale)`` for the scale and 0 for the offset. Outside they are 0 for ``x``,
-    0 (below) or ``g * qmax`` (above) for the scale, and ``g`` for the offset. Those of both parameters are multiplied
-    by ``1 / sqrt(N * qmax)``, N the features of one sample.
+    ``g`` for ``x``, ``g * (round(x/scale) - x/scale)`` for the scale and 0 for the offset. Outside they are 0 for
+    ``x``, 0 (below) or ``g * qmax`` (above) for the scale, and ``g`` for the offset. Those of both parameters are
+    multiplied by ``1 / sqrt(N * qmax)``, N the features of one sample.
 
     Args:
         bits: 2..16; 32 passes the tensor through.

@@ -19,8 +19,8 @@ from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 class PACTQuantizer(HeldRangeQuantizer):
     """Fake-quantise an activation to ``levels`` steps of ``[0, alpha]``, or of ``[-alpha, alpha]``; alpha trains.
 
-    ``scale = alpha / qmax``. The gradient of ``x`` is ``g`` below alpha (and from 0 on, or above -alpha) and 0 elsewhere;
-    that of alpha is the sum of ``g`` where ``x >= alpha``, less that where ``x <= -alpha`` on a signed grid. Alpha
+    ``scale = alpha / qmax``. The gradient of ``x`` is ``g`` below alpha (and from 0 on, or above -alpha), else 0; that of
+    alpha is the sum of ``g`` where ``x >= alpha``, less that where ``x <= -alpha`` on a signed grid. Alpha
     starts at what calibration found or at the largest magnitude of the first training batch; weight decay on it, as
     the paper has it, is the optimiser's business.
 
@@ -61,9 +61,14 @@ class PACTQuantizer(HeldRangeQuantizer):
         scale = self.effective_scale()
         if not (torch.is_grad_enabled() and (x.requires_grad or self.alpha.requires_grad)):
             return snap(x, scale, self.qmin, self.qmax)
-        alpha = max(float(self.alpha), MIN_SCALE * self.qmax)
+        alpha = max(float(self.alpha.detach()), MIN_SCALE * self.qmax)
         if not math.isfinite(alpha):
-            raise StageError(f"the learned clip of `{self.name or 'a quantiser'}` is {alpha}", code="MC424", why="training diverged", hint="lower `lr`")
+            raise StageError(
+                f"the learned clip of `{self.name or 'a quantiser'}` is {alpha}",
+                code="MC424",
+                why="training diverged",
+                hint="lower `lr`",
+            )
         below = -alpha if self.signed else -float(torch.finfo(torch.float32).smallest_normal)
         inside = (float("-inf") if self._one_sided else below, alpha)
         quantised: Tensor = _LearnedClip.apply(x, self.alpha, scale, self.qmin, self.qmax, inside)
@@ -87,6 +92,6 @@ class _LearnedClip(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, scale = ctx.saved_tensors
-        low, high, _ = ctx.grid
+        _, high, _ = ctx.grid
         found = grid_gradients(grad, x, scale, *ctx.grid)
         return found.x, (found.clipped / high).float(), None, None, None, None

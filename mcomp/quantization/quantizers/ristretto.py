@@ -27,12 +27,12 @@ class RistrettoQuantizer(HeldRangeQuantizer):
 
     Args:
         bits: 2..16; 32 passes the tensor through.
-        overflow: ``forbid`` covers the largest magnitude: ``fl = bits - (ceil(log2 max|x|) + 1)``; ``saturate`` takes the
-            one of ``fl - 1 .. fl + 3`` with the least squared error.
+        overflow: ``forbid`` covers the largest magnitude: ``fl = bits - (ceil(log2 max|x|) + 1)``; ``saturate`` takes
+            the one of ``fl - 1 .. fl + 3`` with the least squared error.
         observer: how a held range is found while calibrating; None takes it from each tensor, as weights want it. Then
             the gradient passes where nothing is cut off, which with ``forbid`` is everywhere.
-        narrow: no ``-2**(bits-1)``, so that a batch norm's negative factor, which flips the sign, stays inside the
-            integer type.
+        narrow: no ``-2**(bits-1)``, so that integers still fit their type when a batch norm's negative factor flips
+            their sign.
 
     Attributes:
         scale: 0-d float32 buffer, ``2**-fl`` (with an observer).
@@ -142,7 +142,12 @@ class RistrettoQuantizer(HeldRangeQuantizer):
 
     def _covering(self, largest: float) -> int:
         if not math.isfinite(largest):
-            raise StageError(f"the range of `{self.name or 'a quantiser'}` is {largest}", code="MC424", why="training diverged", hint="lower `lr`")
+            raise StageError(
+                f"the range of `{self.name or 'a quantiser'}` is {largest}",
+                code="MC424",
+                why="training diverged",
+                hint="lower `lr`",
+            )
         if largest <= 0:
             return _MOST_FRACTION_BITS
         mantissa, exponent = math.frexp(largest)  # largest = mantissa * 2**exponent, mantissa in [1/2, 1)
