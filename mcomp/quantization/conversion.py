@@ -17,10 +17,12 @@ from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.calibration import Batch, calibrate
 from mcomp.quantization.config import QuantizeConfig, find_scheme
 from mcomp.quantization.dataflow import is_relu
-from mcomp.quantization.layers import quantized_like
+from mcomp.quantization.function_calls import insert_attention, insert_parameter
+from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.modules import relative_error, replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
 from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
+from mcomp.quantization.quantizer_factory import QuantizerFactory, name_quantizers
 from mcomp.quantization.summary import quantising_modules
 from mcomp.quantization.tracing import TracedModel, trace
 
@@ -90,7 +92,7 @@ def quantize(
         per_channel=per_channel,
         options=options,
     )
-    traced = trace(copy.deepcopy(model))
+    traced = trace(copy.deepcopy(model), len(example_inputs))
     _prove_same(model, traced, example_inputs)
     converted = convert(model, traced, config)
     if calibration is not None:
@@ -101,16 +103,20 @@ def quantize(
 def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig) -> TracedModel:
     """The structural half of :func:`quantize`, run on ``traced``, the graph of ``model`` or of its copy."""
     _refuse_quantised(model)
-    scheme = find_scheme(config.scheme)
     plan = make_plan(traced, model, config)
-    for name, bits in plan.weights.items():
-        layer = traced.get_submodule(name)
-        quantizer = scheme.weight(bits, config.per_channel, config.options)
-        quantizer.name = f"{name}.weight"
-        quantizer.initialise(layer.get_parameter("weight"))
-        replace_module(traced, name, quantized_like(layer, quantizer.to(layer.get_parameter("weight").device)))
+    make = QuantizerFactory(config, traced)
+    for layer in plan.layers:
+        made = make.layer(layer.name, traced.get_submodule(layer.name), layer.w_bits, layer.a_bits)
+        if made is not None:
+            _read_often(made, len(layer.nodes) > 1)
+            replace_module(traced, layer.name, made)
+    for weight in plan.parameters:
+        insert_parameter(traced, weight, make)
     for tensor in plan.tensors:
-        _insert(traced, tensor, config)
+        _insert(traced, tensor, config, make)
+    for attention in plan.attentions:  # last, for a tensor may be made by one
+        insert_attention(traced, attention.nodes[0], make.activation(attention.a_bits, True))
+    name_quantizers(traced)
     traced.graph.lint()
     traced.recompile()
     surgery.inherit(traced, model)
@@ -148,15 +154,14 @@ def _prove_same(model: nn.Module, traced: TracedModel, example_inputs: tuple[Ten
         )
 
 
-def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig) -> None:
+def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig, make: QuantizerFactory) -> None:
     """Place a quantiser behind the node and let all its readers read the quantised tensor."""
     node = tensor.node
     scheme = find_scheme(config.scheme)
-    levels = config.levels if tensor.bits == 8 else None
-    quantizer = scheme.activation(tensor.bits, tensor.nonnegative, levels, config.options).train(traced.training)
-    path = quantizer.name = f"{HOME}.{node.name}"
-    device = next((parameter.device for parameter in traced.parameters()), torch.device("cpu"))
-    traced.add_submodule(path, quantizer.to(device))
+    quantizer = make.activation(tensor.bits, tensor.nonnegative)
+    path = f"{HOME}.{node.name}"
+    quantizer.readers = tuple(tensor.readers)
+    traced.add_submodule(path, quantizer)
     last = node
     if node.op == "placeholder":  # arguments come first in a graph
         last = [each for each in traced.graph.nodes if each.op == "placeholder"][-1]
@@ -170,3 +175,9 @@ def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig) -> 
         with traced.graph.inserting_before(quantised):
             scaled = traced.graph.call_function(operator.mul, (node, MICRONET_GAIN))
         quantised.args = (scaled,)
+
+
+def _read_often(layer: nn.Module, often: bool) -> None:
+    for module in layer.modules():
+        if isinstance(module, QuantizedWeight):
+            module.read_often = often

@@ -34,11 +34,13 @@ _MOVING_CALLS = frozenset(
         "flatten", "reshape", "view", "permute", "transpose", "swapaxes", "movedim", "contiguous", "squeeze",
         "unsqueeze", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "max_pool1d",
         "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "chunk", "split", "getitem",
-        "narrow", "expand", "repeat", "flip", "roll", "clone", "stochastic_depth",
+        "narrow", "expand", "repeat", "flip", "roll", "clone", "stochastic_depth", "select", "slice", "alias",
+        "detach", "split_with_sizes", "_unsafe_view", "pack_padded_sequence", "dropout", "t", "adjoint", "unflatten",
     }
 )  # fmt: skip
 
-_SPLITTING_CALLS = frozenset({"chunk", "split"})
+_SPLITTING_CALLS = frozenset({"chunk", "split", "split_with_sizes"})
+_PARTS = frozenset({"getitem", "select"})
 
 # Never negative, whatever goes in.
 _POSITIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
@@ -91,21 +93,30 @@ def is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op in ("call_function", "call_method") and call_name(node) in ("relu", "relu_", "relu6")
 
 
-def source(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
-    """The node that first made the values that arrive at ``node``."""
+def source(node: fx.Node, modules: dict[str, nn.Module], *, whole: bool = True) -> fx.Node:
+    """The node that first made the values that arrive at ``node``.
+
+    With ``whole`` false the way ends at a part of a tensor: queries, keys and values that one layer made
+    are three tensors of three ranges.
+    """
     while moves_values(node, modules) and node.all_input_nodes:
+        if not whole and node.op != "call_module" and call_name(node) in _PARTS:
+            break
         node = node.all_input_nodes[0]
     return node
 
 
 def is_nonnegative(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether the graph proves that the tensor is never below 0."""
+    return nonnegative_nodes(node.graph, modules)[node]
+
+
+def nonnegative_nodes(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[fx.Node, bool]:
+    """Of every node, whether the graph proves that its tensor is never below 0."""
     known: dict[fx.Node, bool] = {}
-    for each in node.graph.nodes:
-        known[each] = _nonnegative(each, modules, known)
-        if each is node:
-            break
-    return known[node]
+    for node in graph.nodes:
+        known[node] = _nonnegative(node, modules, known)
+    return known
 
 
 def _nonnegative(node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.Node, bool]) -> bool:
@@ -143,4 +154,7 @@ def call_name(node: fx.Node) -> str:
     target: Any = node.target
     if target is operator.getitem:
         return "getitem"
+    packet = getattr(target, "overloadpacket", None)  # of torch.ops
+    if packet is not None:
+        return str(packet.__name__)
     return target if isinstance(target, str) else getattr(target, "__name__", "")

@@ -1,39 +1,48 @@
-"""Layers whose weight is fake-quantised, in place of ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Linear``."""
+"""Layers whose weight is fake-quantised, in place of the layers of ``torch.nn``."""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcomp.quantization.integers import IntegerWeight
-from mcomp.quantization.kept_weight import KeptWeight
+from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.quantizers.base import Quantizer
 
+M = TypeVar("M", bound=nn.Module)
 
-class QuantizedLayer(KeptWeight):
-    """What the three layers share: a latent float ``weight`` and the quantiser it is read through.
 
-    In eval mode, where no gradient is asked for, the quantised weight is kept until the weight
-    changes (seen by its version counter; ``train()`` drops it too, for edits through ``.data``).
+class QuantizedLayer(QuantizedWeight):
+    """What these layers share: a latent float ``weight`` and the quantiser it is read through.
+
+    Where no graph holds the quantiser of the tensor that feeds the layer, the layer has one of its own,
+    ``input_quantizer``, else None.
     """
 
     weight: Any  # nn.Parameter; torch types it differently in convolutions and linear layers
     bias: Any
-    weight_quantizer: Quantizer
+    input_quantizer: Quantizer | None
+
+    def __init__(
+        self, *args: Any, weight_quantizer: Quantizer, input_quantizer: Quantizer | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_quantizer = weight_quantizer
+        self.register_module("input_quantizer", input_quantizer)
 
     def quantized_weight(self) -> Tensor:
         """The weight that the layer multiplies with."""
-        weight: Tensor = self.weight
-        quantizer = self.weight_quantizer
-        trains = weight.requires_grad or any(own.requires_grad for own in quantizer.parameters())
-        if self.training or (torch.is_grad_enabled() and trains) or weight.is_inference():
-            quantised: Tensor = quantizer(weight)
-            return quantised
-        key = (weight.data_ptr(), weight._version, weight.device, weight.dtype, *quantizer.state_key())
-        return self.kept_weight(key, lambda: self.weight_quantizer(weight.detach()))
+        return self.read_weight(self.weight)
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The tensor that the layer reads."""
+        if self.input_quantizer is None:
+            return x
+        quantised: Tensor = self.input_quantizer(x)
+        return quantised
 
     def integer_weight(self) -> IntegerWeight:
         """The weight as integers; ``values * scale`` equals :meth:`quantized_weight` bit for bit.
@@ -41,51 +50,114 @@ class QuantizedLayer(KeptWeight):
         Raises:
             StageError: the weight holds inf or nan, or is not quantised (32 bits).
         """
-        return self.weight_quantizer.integer(self.weight)
+        return self.integers_of(self.weight)
 
 
-class QuantConv1d(QuantizedLayer, nn.Conv1d):
+class _QuantConv(QuantizedLayer):
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution with the quantised weight."""
+        convolve: Any = self._conv_forward
+        output: Tensor = convolve(self.quantized_input(input), self.quantized_weight(), self.bias)
+        return output
+
+
+class QuantConv1d(_QuantConv, nn.Conv1d):
     """``nn.Conv1d`` with a quantised weight; every option of the original works."""
 
-    def __init__(self, *args: Any, weight_quantizer: Quantizer, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.weight_quantizer = weight_quantizer
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The convolution with the quantised weight."""
-        output: Tensor = self._conv_forward(input, self.quantized_weight(), self.bias)
-        return output
-
-
-class QuantConv2d(QuantizedLayer, nn.Conv2d):
+class QuantConv2d(_QuantConv, nn.Conv2d):
     """``nn.Conv2d`` with a quantised weight; every option of the original works."""
 
-    def __init__(self, *args: Any, weight_quantizer: Quantizer, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.weight_quantizer = weight_quantizer
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The convolution with the quantised weight."""
-        output: Tensor = self._conv_forward(input, self.quantized_weight(), self.bias)
+class QuantConv3d(_QuantConv, nn.Conv3d):
+    """``nn.Conv3d`` with a quantised weight; every option of the original works."""
+
+
+class _QuantConvTranspose(QuantizedLayer):
+    """The weight is ``[in, out / groups, ...]``: a grid belongs to an output channel of all groups."""
+
+    channel_axis = 1
+    stride: Any
+    padding: Any
+    kernel_size: Any
+    dilation: Any
+    groups: int
+    _dimensions: int
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """The transposed convolution with the quantised weight."""
+        x = self.quantized_input(input)
+        of: Any = self  # the options that a subclass takes from its layer of torch.nn
+        extra = of._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, self._dimensions, self.dilation
+        )
+        operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self._dimensions - 1]
+        weight = self.quantized_weight()
+        output: Tensor = operation(
+            x, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
         return output
+
+
+class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` with a quantised weight."""
+
+    _dimensions = 1
+
+
+class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with a quantised weight."""
+
+    _dimensions = 2
+
+
+class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` with a quantised weight."""
+
+    _dimensions = 3
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
     """``nn.Linear`` with a quantised weight."""
 
-    def __init__(self, *args: Any, weight_quantizer: Quantizer, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.weight_quantizer = weight_quantizer
-
     def forward(self, input: Tensor) -> Tensor:
         """The product with the quantised weight."""
-        return F.linear(input, self.quantized_weight(), self.bias)
+        return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+
+
+class QuantBilinear(QuantizedLayer, nn.Bilinear):
+    """``nn.Bilinear`` with a quantised weight."""
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """The form of both inputs with the quantised weight."""
+        left, right = self.quantized_input(input1), self.quantized_input(input2)
+        return F.bilinear(left, right, self.quantized_weight(), self.bias)
+
+
+class QuantEmbedding(QuantizedLayer, nn.Embedding):
+    """``nn.Embedding`` with a quantised table, one grid per row or one for all; its gradient is dense."""
+
+    bias = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Rows of the quantised table."""
+        if self.max_norm is not None:  # written into the latent table, as torch does
+            F.embedding(input, self.weight, self.padding_idx, self.max_norm, self.norm_type)
+        table = self.quantized_weight()
+        return F.embedding(input, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
 
 QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
+    nn.Conv3d: QuantConv3d,
+    nn.ConvTranspose1d: QuantConvTranspose1d,
+    nn.ConvTranspose2d: QuantConvTranspose2d,
+    nn.ConvTranspose3d: QuantConvTranspose3d,
     nn.Linear: QuantLinear,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: QuantLinear,
+    nn.Bilinear: QuantBilinear,
+    nn.Embedding: QuantEmbedding,
 }
 
 
@@ -106,10 +178,20 @@ def constructor_arguments(layer: nn.Module) -> tuple[tuple[Any, ...], dict[str, 
     return (layer.in_channels, layer.out_channels, layer.kernel_size), keywords
 
 
-def quantized_like(layer: nn.Module, weight_quantizer: Quantizer) -> QuantizedLayer:
+def twin(layer: nn.Module, kind: type[M]) -> M:
+    """A module of class ``kind`` with everything that ``layer`` holds: options, parameters (shared), hooks, mode."""
+    made = kind.__new__(kind)
+    held = {name: copy.copy(value) if isinstance(value, (dict, list)) else value for name, value in vars(layer).items()}
+    made.__dict__.update(held)
+    return made
+
+
+def quantized_like(
+    layer: nn.Module, weight_quantizer: Quantizer, input_quantizer: Quantizer | None = None
+) -> QuantizedLayer:
     """A quantised layer that shares the parameters of ``layer``."""
-    positional, keywords = constructor_arguments(layer)
-    made = QUANTIZED[type(layer)](*positional, weight_quantizer=weight_quantizer, **keywords)
-    made._parameters["weight"] = layer._parameters["weight"]
-    made._parameters["bias"] = layer._parameters["bias"]
-    return made.train(layer.training)
+    made = twin(layer, QUANTIZED[type(layer)])
+    made.weight_quantizer = weight_quantizer.train(layer.training)
+    made.register_module("input_quantizer", input_quantizer)
+    made.initialise(made.weight)
+    return made

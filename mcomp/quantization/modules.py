@@ -32,3 +32,10 @@ def relative_error(found: Any, expected: Any) -> float:
                 return apart
             difference, largest = max(difference, apart), max(largest, float(theirs.abs().max()))
     return difference / max(largest, torch.finfo(torch.float32).tiny)
+
+
+def attribute(root: nn.Module, path: str) -> Tensor:
+    """The parameter or buffer called ``path``."""
+    holder, _, name = path.rpartition(".")
+    found: Tensor = getattr(root.get_submodule(holder), name)
+    return found

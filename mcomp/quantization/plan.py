@@ -10,21 +10,13 @@ from torch import fx, nn
 
 from mcomp.errors import StageError
 from mcomp.quantization.config import OFF, QuantizeConfig
-from mcomp.quantization.dataflow import is_nonnegative, source
+from mcomp.quantization.dataflow import call_name, nonnegative_nodes, source
 from mcomp.quantization.layers import QUANTIZED
+from mcomp.quantization.operands import ATTENTION, constant, layer_inputs, operand, signature
+from mcomp.quantization.out_of_sight import WEIGHTED, out_of_sight
+from mcomp.quantization.parameter_plan import ParameterPlan, plan_parameter
+from mcomp.quantization.recurrent import QUANTIZED_RECURRENT
 from mcomp.suggest import nearest
-
-#: Layers with weights that no scheme of ours converts yet; named in the report when they stay float.
-_WEIGHTED = (
-    nn.modules.conv._ConvNd,
-    nn.Linear,
-    nn.Bilinear,
-    nn.Embedding,
-    nn.RNNBase,
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-)
 
 
 @dataclass
@@ -38,12 +30,32 @@ class TensorPlan:
 
 
 @dataclass
-class Plan:
-    """Weight bits by layer name, tensors in graph order, and the reason for each layer that stays float."""
+class LayerPlan:
+    """One layer or call by name: where it is called, and the bits of its weights and of the tensors it reads."""
 
-    weights: dict[str, int]
-    tensors: list[TensorPlan]
-    float_layers: dict[str, str]
+    name: str
+    nodes: list[fx.Node]
+    w_bits: int
+    a_bits: int
+
+
+@dataclass
+class Plan:
+    """What becomes quantised.
+
+    Attributes:
+        layers: that are modules, in graph order.
+        parameters: weights that functions read.
+        attentions: calls of scaled dot-product attention.
+        tensors: activations, in graph order.
+        float_layers: layers that stay float, and why.
+    """
+
+    layers: list[LayerPlan] = field(default_factory=list)
+    parameters: list[ParameterPlan] = field(default_factory=list)
+    attentions: list[LayerPlan] = field(default_factory=list)
+    tensors: list[TensorPlan] = field(default_factory=list)
+    float_layers: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(traced: fx.GraphModule, model: nn.Module, config: QuantizeConfig) -> Plan:
@@ -52,36 +64,123 @@ def make_plan(traced: fx.GraphModule, model: nn.Module, config: QuantizeConfig) 
     Raises:
         StageError: a pattern matches no layer.
     """
-    modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
-    calls: dict[str, list[fx.Node]] = {}
-    for node in traced.graph.nodes:
-        if node.op == "call_module" and isinstance(modules[node.target], _WEIGHTED):
-            calls.setdefault(node.target, []).append(node)
-    _check_patterns([*config.skip, *config.overrides], calls)
-    weights: dict[str, int] = {}
-    why = _out_of_sight(model, traced)
-    tensors: dict[fx.Node, TensorPlan] = {}
-    ends = _ends(calls, config)
-    for name, nodes in calls.items():
-        own = next((bits for pattern, bits in config.overrides.items() if fnmatch.fnmatchcase(name, pattern)), {})
-        reason = _why_float(name, modules[name], "" if own else ends.get(name, ""), config.skip)
-        bits, reading = own.get("w_bits", config.w_bits), own.get("a_bits", config.a_bits)
-        if reason:
-            why[name] = reason
-            continue
-        if bits == OFF:
-            why[name] = "w_bits is 32" + (f"; its input is quantised to {reading} bits" if reading != OFF else "")
-        else:
-            weights[name] = bits
-        if reading != OFF:
-            _read(tensors, nodes, name, reading, modules)
-    order = {node: place for place, node in enumerate(traced.graph.nodes)}
-    return Plan(weights, sorted(tensors.values(), key=lambda tensor: order[tensor.node]), why)
+    return _Planner(traced, model, config).plan()
 
 
-def _ends(calls: Iterable[str], config: QuantizeConfig) -> dict[str, str]:
+class _Planner:
+    def __init__(self, traced: fx.GraphModule, model: nn.Module, config: QuantizeConfig) -> None:
+        self.traced, self.model, self.config = traced, model, config
+        self.modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
+        self.nonnegative = nonnegative_nodes(traced.graph, self.modules)
+        self.tensors: dict[fx.Node, TensorPlan] = {}
+        self.made = Plan()
+
+    def plan(self) -> Plan:
+        calls, functions = self._layer_calls(), self._function_calls()
+        check_patterns([*self.config.skip, *self.config.overrides], [*calls, *functions])
+        order = {node: place for place, node in enumerate(self.traced.graph.nodes)}
+        weighted = {**calls, **{name: nodes for name, nodes in functions.items() if self._weight(nodes[0]) is not None}}
+        ends = layer_ends(sorted(weighted, key=lambda name: order[weighted[name][0]]), self.config)
+        read: dict[str, str] = {}
+        for name, nodes in {**calls, **functions}.items():
+            layer = self.modules[name] if name in calls else None
+            reason, bits = decide(name, layer, self.config, ends)
+            if reason:
+                self.made.float_layers[name] = reason
+            elif layer is not None:
+                self._plan_layer(LayerPlan(name, nodes, *bits), layer)
+            else:
+                self._plan_function(LayerPlan(name, nodes, *bits))
+            for node in nodes:
+                weight = self._weight(node)
+                if weight is not None and weight.path:
+                    read[weight.path] = name
+        self.made.float_layers.update(out_of_sight(self.model, self.traced, read))
+        self.made.tensors = sorted(self.tensors.values(), key=lambda tensor: order[tensor.node])
+        return self.made
+
+    def _layer_calls(self) -> dict[str, list[fx.Node]]:
+        calls: dict[str, list[fx.Node]] = {}
+        for node in self.traced.graph.nodes:
+            if node.op == "call_module" and isinstance(self.modules[node.target], WEIGHTED):
+                calls.setdefault(node.target, []).append(node)
+        return calls
+
+    def _function_calls(self) -> dict[str, list[fx.Node]]:
+        """Functions that multiply, by the name of their weight or else of their node."""
+        calls: dict[str, list[fx.Node]] = {}
+        for node in self.traced.graph.nodes:
+            if signature(node) is not None:
+                weight = self._weight(node)
+                calls.setdefault(weight.name if weight is not None else node.name, []).append(node)
+        return calls
+
+    def _weight(self, node: fx.Node) -> ParameterPlan | None:
+        """The weight among the operands of a call, or None."""
+        found = signature(node)
+        if found is None:
+            return None
+        if found.weight is not None:
+            weight = operand(node, found.weight)
+            if isinstance(weight, fx.Node) and constant(weight):
+                return plan_parameter(weight, found.axis, self.traced, self.modules)
+            return None
+        if call_name(node) == ATTENTION:
+            return None
+        for index, place in enumerate(found.inputs):
+            each = operand(node, place)
+            if isinstance(each, fx.Node) and constant(each):
+                return plan_parameter(each, -1 if index else -2, self.traced, self.modules)
+        return None
+
+    def _plan_layer(self, plan: LayerPlan, layer: nn.Module) -> None:
+        if plan.w_bits == OFF:
+            reading = plan.a_bits != OFF and not isinstance(layer, nn.Embedding)
+            more = f"; its input is quantised to {plan.a_bits} bits" if reading else ""
+            self.made.float_layers[plan.name] = f"w_bits is 32{more}"
+        self.made.layers.append(plan)
+        for node in plan.nodes if plan.a_bits != OFF else ():
+            for each in layer_inputs(node, layer):
+                self._read(source(each, self.modules), plan)
+
+    def _plan_function(self, plan: LayerPlan) -> None:
+        weight = self._weight(plan.nodes[0])
+        if weight is not None and plan.w_bits != OFF:
+            weight.bits = plan.w_bits
+            self.made.parameters.append(weight)
+        elif weight is not None:
+            self.made.float_layers[plan.name] = "w_bits is 32"
+        for node in plan.nodes:
+            found = signature(node)
+            assert found is not None
+            if call_name(node) == ATTENTION and plan.a_bits != OFF:
+                self.made.attentions.append(LayerPlan(plan.name, [node], plan.w_bits, plan.a_bits))
+            operands = [*found.inputs, *([found.weight] if found.weight else [])]
+            for each in (operand(node, place) for place in operands) if plan.a_bits != OFF else ():
+                if isinstance(each, fx.Node) and not constant(each):
+                    # beside a weight the whole tensor is one operand; of a product, each part has a grid of its own
+                    self._read(source(each, self.modules, whole=found.weight is not None), plan)
+
+    def _read(self, made_by: fx.Node, plan: LayerPlan) -> None:
+        if made_by not in self.tensors:
+            self.tensors[made_by] = TensorPlan(made_by, plan.a_bits, self.nonnegative[made_by])
+        tensor = self.tensors[made_by]
+        tensor.bits = max(tensor.bits, plan.a_bits)  # one grid per tensor: the finest that a reader asks for
+        if plan.name not in tensor.readers:
+            tensor.readers.append(plan.name)
+
+
+def decide(
+    name: str, layer: nn.Module | None, config: QuantizeConfig, ends: Mapping[str, str]
+) -> tuple[str, tuple[int, int]]:
+    """Why a layer (None: a function) stays float, or nothing; and the bits of its weights and of what it reads."""
+    own = next((bits for pattern, bits in config.overrides.items() if fnmatch.fnmatchcase(name, pattern)), {})
+    reason = _why_float(name, layer, "" if own else ends.get(name, ""), config.skip)
+    return reason, (own.get("w_bits", config.w_bits), own.get("a_bits", config.a_bits))
+
+
+def layer_ends(names: Sequence[str], config: QuantizeConfig) -> dict[str, str]:
     """The first and the last layer where they stay float, and why."""
-    names = list(calls)
     ends = {}
     if names and config.last_layer_float:
         ends[names[-1]] = "last layer (last_layer_float)"
@@ -90,52 +189,37 @@ def _ends(calls: Iterable[str], config: QuantizeConfig) -> dict[str, str]:
     return ends
 
 
-def _read(
-    tensors: dict[fx.Node, TensorPlan], nodes: Iterable[fx.Node], name: str, bits: int, modules: dict[str, nn.Module]
-) -> None:
-    for node in nodes:
-        made_by = source(node.all_input_nodes[0], modules)
-        if made_by not in tensors:
-            tensors[made_by] = TensorPlan(made_by, bits, is_nonnegative(made_by, modules))
-        tensor = tensors[made_by]
-        tensor.bits = max(tensor.bits, bits)  # one grid per tensor: the finest that a reader asks for
-        if name not in tensor.readers:
-            tensor.readers.append(name)
+def convertible(layer: nn.Module) -> bool:
+    """Whether there is a quantised layer of this very class."""
+    return type(layer) in QUANTIZED or type(layer) in QUANTIZED_RECURRENT or type(layer) is nn.MultiheadAttention
 
 
-def _why_float(name: str, layer: nn.Module, end: str, skip: Sequence[str]) -> str:
+def _why_float(name: str, layer: nn.Module | None, end: str, skip: Sequence[str]) -> str:
     pattern = next((pattern for pattern in skip if fnmatch.fnmatchcase(name, pattern)), None)
     if pattern is not None:
         return f"skip `{pattern}`"
-    if type(layer) not in QUANTIZED:
+    if layer is not None and not convertible(layer):
         return f"{type(layer).__name__} is not supported"
     if end:
         return end
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if layer is not None and (layer._forward_hooks or layer._forward_pre_hooks):
         return "it has forward hooks"
     return ""
 
 
-def _out_of_sight(model: nn.Module, traced: fx.GraphModule) -> dict[str, str]:
-    """Layers with weights that are no node of the graph, and why."""
-    called = [node.target for node in traced.graph.nodes if node.op == "call_module"]
-    return {
-        name: "inside a module that the graph holds as one piece"
-        if any(name.startswith(f"{target}.") for target in called)
-        else "not called as a layer in forward()"
-        for name, module in model.named_modules()
-        if isinstance(module, _WEIGHTED) and name and name not in called
-    }
+def check_patterns(patterns: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse a pattern that matches none of ``names``.
 
-
-def _check_patterns(patterns: Iterable[str], calls: Mapping[str, object]) -> None:
+    Raises:
+        StageError: with the nearest names.
+    """
     for pattern in patterns:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in calls):
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
             continue
-        close = nearest(pattern, calls, cutoff=0.4) or list(calls)[:3]
+        close = nearest(pattern, names, cutoff=0.4) or list(names)[:3]
         raise StageError(
             f"the pattern `{pattern}` matches no layer",
             code="MC421",
-            why=f"the model has {len(calls)} layers with weights",
+            why=f"the model has {len(names)} layers with weights",
             hint=f"did you mean {', '.join(f'`{name}`' for name in close)}?" if close else "",
         )

@@ -16,7 +16,7 @@ def _quantize(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]
     from mcomp.quantization.conversion import convert
     from mcomp.quantization.tracing import trace
 
-    return convert(model, trace(model), QuantizeConfig.recorded(entry))
+    return convert(model, trace(model, len(example_inputs)), QuantizeConfig.recorded(entry))
 
 
 @register_replay("fuse")

@@ -11,28 +11,33 @@ from mcomp import surgery
 from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.config import OFF
 from mcomp.quantization.folded import FoldedLayer
+from mcomp.quantization.integers import IntegerWeight
+from mcomp.quantization.kept_weight import QuantizedWeight, quantized_parameters
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.quantizers.base import Quantizer
 
 
 def describe(model: nn.Module) -> list[dict[str, Any]]:
-    """One JSON-able row per weight and per quantised activation, in the model's order.
+    """The decision about every weight and every quantised activation: one JSON-able row each, in the model's order.
 
-    Keys: ``name``, ``kind`` (``weight`` or ``activation``), ``bits`` (32 for float), ``signed``, ``scale`` (the largest
-    one where there is one per channel), ``clip`` (largest magnitude represented) and ``why``.
+    Keys: ``name``, ``kind`` (``weight`` or ``activation``), ``scheme``, ``bits`` (32 for float), ``signed``, ``scale``
+    (the largest one where there is one per channel), ``clip`` (largest magnitude represented), ``low`` and ``high``
+    (the range of an activation), ``observer`` (what finds the range; "" where the tensor at hand does), ``readers``
+    (the layers and functions that compute with it) and ``why``. :func:`decision_table` lays the rows out as text.
     """
-    rows = [_weight_row(name, layer) for name, layer in quantized_layers(model).items()]
-    rows += [
-        {"name": name, "kind": "weight", "bits": 32, "signed": True, "scale": None, "clip": None, "why": why}
-        for name, why in float_layers(model).items()
-    ]
+    rows = [_weight_row(name, scheme, weight) for name, (scheme, weight) in _integers(model).items()]
+    rows += [{**_EMPTY, "name": name, "readers": [name], "why": why} for name, why in float_layers(model).items()]
     rows += [
         {
+            **_EMPTY,
             "name": name,
             "kind": "activation",
+            "scheme": _scheme(module),
             "bits": module.bits,
-            "signed": module.signed,
+            "signed": module.signed or not module.symmetric,
             **_range(module),
+            "observer": "" if module.dynamic else module.calibration or "mse",
+            "readers": list(readers(module) or (name.rpartition(".")[0],)),
             "why": f"levels {module.qmin}..{module.qmax}",
         }
         for name, module in quantizers(model).items()
@@ -40,9 +45,67 @@ def describe(model: nn.Module) -> list[dict[str, Any]]:
     return rows
 
 
-def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer | FoldedLayer]:
-    """Layers with quantised weights by name, folded ones included."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, (QuantizedLayer, FoldedLayer))}
+_EMPTY: dict[str, Any] = {
+    "kind": "weight",
+    "scheme": "",
+    "bits": OFF,
+    "signed": True,
+    "scale": None,
+    "clip": None,
+    "low": None,
+    "high": None,
+    "observer": "",
+}
+
+
+def decision_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of :func:`describe` as text, a line each under a line of titles."""
+    lines = [("tensor", "kind", "scheme", "bits", "range", "observer", "read by", "why")]
+    for row in rows:
+        low, high = row["low"], row["high"]
+        known = "-" if high is None else f"{low:.4g} .. {high:.4g}"
+        bits = "float" if row["bits"] == OFF else str(row["bits"])
+        read_by = ", ".join(row["readers"][:3]) + (", ..." if len(row["readers"]) > 3 else "")
+        cells = (row["name"], row["kind"], row["scheme"], bits, known, row["observer"], read_by, row["why"])
+        lines.append(tuple(cell or "-" for cell in cells))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedWeight | FoldedLayer]:
+    """Whatever reads a quantised weight, folded layers included; parameters that functions read by their own name."""
+    parameters = {id(module): path for path, (module, _) in quantized_parameters(model).items()}
+    return {
+        parameters.get(id(module), name): module
+        for name, module in model.named_modules()
+        if isinstance(module, (QuantizedWeight, FoldedLayer))
+    }
+
+
+def readers(quantizer: Quantizer) -> tuple[str, ...]:
+    """What reads the tensor of a quantiser, where conversion said so."""
+    return tuple(quantizer.__dict__.get("readers", ()))
+
+
+def _integers(model: nn.Module) -> dict[str, tuple[str, IntegerWeight]]:
+    """Scheme and integers of every quantised weight that is a parameter, by the name of its layer or its own."""
+    found = {}
+    parameters = {id(module): (path, tensor) for path, (module, tensor) in quantized_parameters(model).items()}
+    for name, module in model.named_modules():
+        if isinstance(module, FoldedLayer):
+            found[name] = ("folded", module.integer_weight())
+        elif isinstance(module, QuantizedLayer):
+            found[name] = (_scheme(module.weight_quantizer), module.integer_weight())
+        elif id(module) in parameters and isinstance(module, QuantizedWeight):
+            path, tensor = parameters[id(module)]
+            found[path] = (_scheme(module.weight_quantizer), module.integers_of(tensor))
+    return found
+
+
+def _scheme(quantizer: Quantizer) -> str:
+    return quantizer.scheme or type(quantizer).__name__
 
 
 def quantising_modules(model: nn.Module) -> list[str]:
@@ -51,7 +114,7 @@ def quantising_modules(model: nn.Module) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if name in tensors or callable(getattr(module, "integer_weight", None))
+        if name in tensors or isinstance(module, (QuantizedWeight, FoldedLayer))
     ]
 
 
@@ -65,20 +128,24 @@ def float_layers(model: nn.Module) -> dict[str, str]:
 
 def _range(module: Quantizer) -> dict[str, float | None]:
     if not module.ready or module.bits == OFF or module.dynamic:
-        return {"scale": None, "clip": None}
-    return {"scale": float(torch.as_tensor(module.qparams().scale).max()), "clip": module.clip}
+        return {}
+    grid = module.qparams()
+    scale, zero = torch.as_tensor(grid.scale), torch.as_tensor(grid.zero_point)
+    low, high = ((end - zero) * scale for end in (grid.qmin, grid.qmax))
+    return {"scale": float(scale.max()), "clip": module.clip, "low": float(low.min()), "high": float(high.max())}
 
 
-def _weight_row(name: str, layer: QuantizedLayer | FoldedLayer) -> dict[str, Any]:
-    weight = layer.integer_weight()
-    largest = float(weight.scale.max())
-    clip = float(weight.dequantize().abs().max())
+def _weight_row(name: str, scheme: str, weight: IntegerWeight) -> dict[str, Any]:
+    values = weight.dequantize()
     return {
+        **_EMPTY,
         "name": name,
-        "kind": "weight",
-        "bits": layer.bits if isinstance(layer, FoldedLayer) else layer.weight_quantizer.bits,
-        "signed": True,
-        "scale": largest,
-        "clip": clip,
+        "scheme": scheme,
+        "bits": weight.bits,
+        "scale": float(weight.scale.max()),
+        "clip": float(values.abs().max()),
+        "low": float(values.min()),
+        "high": float(values.max()),
+        "readers": [name],
         "why": weight.why,
     }

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +15,23 @@ import torch
 from torch import fx, nn
 
 from mcomp.errors import StageError
+from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
 from mcomp.quantization.folded import FoldedLayer
-from mcomp.quantization.layers import QuantizedLayer
+from mcomp.quantization.kept_weight import QuantizedWeight
+from mcomp.quantization.plain_forward import PLAIN_FORWARDS
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.recurrent import QuantizedRecurrent
 from mcomp.surgery import ATTRIBUTE
 
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
-_LEAVES = (Quantizer, QuantizedLayer, FoldedLayer)
+_LEAVES = (
+    Quantizer,
+    QuantizedWeight,
+    QuantizedRecurrent,
+    QuantMultiheadAttention,
+    QuantAttention,
+    FoldedLayer,
+)
 
 #: ``training=self.training`` is a constant in a graph, so these calls become modules that follow ``train()``.
 _DROPOUTS: dict[str, type[nn.Module]] = {
@@ -47,31 +61,90 @@ class TracedModel(fx.GraphModule):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in PLAIN_FORWARDS:
+            return False
         # torchvision's stochastic depth asks self.training, as functional dropout does
         if isinstance(m, _LEAVES) or type(m).__name__ == "StochasticDepth":
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        plain = PLAIN_FORWARDS.get(type(m))
+        return super().call_module(m, forward if plain is None else functools.partial(plain, m), args, kwargs)
 
-def trace(model: nn.Module) -> TracedModel:
+
+def trace(model: nn.Module, inputs: int | None = None) -> TracedModel:
     """The eval-mode graph of ``model``, sharing its modules and parameters.
+
+    Args:
+        model: any module; the graph of one that was traced before is copied.
+        inputs: how many arguments it is called with: those behind them that have a default keep it. None keeps all.
 
     Raises:
         StageError: the forward pass depends on values or Python state that a graph cannot hold.
     """
+    if isinstance(model, TracedModel):
+        return _same_graph(model)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        graph = _Tracer().trace(model)
+        with plain_root(model):
+            graph = _Tracer().trace(model, _defaults(model, inputs))
     except Exception as error:  # whatever the user's forward raises when it meets a symbol
         raise _refusal(model, error) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
+    _drop_defaults(graph)
     traced = TracedModel(model, graph, class_name=type(model).__name__)
     _revive_dropout(traced)
     traced.recompile()
     return traced
+
+
+def _same_graph(model: TracedModel) -> TracedModel:
+    graph = fx.Graph()
+    output = graph.graph_copy(model.graph, {}, return_output_node=True)
+    assert output is not None
+    graph.output(output[0])
+    graph.set_codegen(copy.deepcopy(model.graph._codegen))
+    return TracedModel(model, graph, class_name=type(model).__name__)
+
+
+@contextmanager
+def plain_root(model: nn.Module) -> Iterator[None]:
+    """A transformer of ``torch.nn`` that is the whole model is traced by its plain forward too."""
+    plain = PLAIN_FORWARDS.get(type(model))
+    if plain is None:
+        yield
+        return
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (kind,), {"forward": plain})
+    try:
+        yield
+    finally:
+        model.__class__ = kind
+
+
+def _defaults(model: nn.Module, inputs: int | None) -> dict[str, Any]:
+    if inputs is None:
+        return {}
+    parameters = list(inspect.signature(model.forward).parameters.values())[inputs:]
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+def _drop_defaults(graph: fx.Graph) -> None:
+    """Remove arguments that keep their default, and the assertions that torch.fx makes of them."""
+    for node in reversed(list(graph.nodes)):
+        asserts = node.op == "call_function" and getattr(node.target, "__name__", "") in ("_assert", "_assert_is_none")
+        unused = not node.users and (
+            (node.op == "placeholder" and bool(node.args))
+            or getattr(node.target, "__name__", "") in ("eq", "getattr")
+        )
+        if (asserts and not node.users) or unused:
+            graph.erase_node(node)
 
 
 def _revive_dropout(traced: TracedModel) -> None:
