@@ -9,12 +9,17 @@ from typing import Any, Literal, get_args
 from mcomp.errors import UsageError
 from mcomp.quantization.schemes import OFF, SCHEMES, USUAL_BITS, Scheme
 
-__all__ = ["OFF", "SCHEMES", "QuantizeConfig", "Variant", "check_bits", "check_variant", "find_scheme"]
+__all__ = ["OFF", "SCHEMES", "QuantizeConfig", "Route", "Variant", "check_bits", "check_variant", "find_scheme"]
 
 Variant = Literal["int_exact", "paper", "micronet"]
+#: How a model is seen: the graph of ``torch.fx``, that of ``torch.export``, or module by module; ``auto`` takes the
+#: one that converts most, the earlier where two convert the same.
+Route = Literal["auto", "symbolic", "export", "modules"]
 
 #: Options of DoReFa that were fields of their own in records of earlier versions.
 _ONCE_FIELDS = ("variant", "tanh")
+#: What a record holds beside the options.
+_RESULTS = ("op", "float_layers", "torch", "why_route", "reached")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class QuantizeConfig:
     overrides: dict[str, dict[str, int]] = field(default_factory=dict)
     per_channel: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    route: Route = "symbolic"
 
     def __post_init__(self) -> None:
         rules = find_scheme(self.scheme)
@@ -50,6 +56,9 @@ class QuantizeConfig:
                         f"override `{pattern}` holds unknown `{key}`", code="MC427", hint="use `w_bits` and `a_bits`"
                     )
                 check_bits(bits, f"{pattern}: {key}", offered[key])
+        if self.route not in get_args(Route):
+            routes = ", ".join(get_args(Route))
+            raise UsageError(f"there is no route `{self.route}`", code="MC427", hint=f"one of: {routes}")
         if self.per_channel and rules.per_channel is None:
             raise UsageError(f"scheme `{self.scheme}` has no `per_channel`", code="MC427", hint="leave it out")
         object.__setattr__(self, "options", complete_options(self.scheme, self.options))  # frozen, so not plainly
@@ -68,6 +77,7 @@ class QuantizeConfig:
         overrides: Mapping[str, Mapping[str, int]] | None,
         per_channel: bool | None,
         options: Mapping[str, Any],
+        route: str,
     ) -> QuantizeConfig:
         """The same with None for what the scheme decides, and only some of its options.
 
@@ -86,12 +96,13 @@ class QuantizeConfig:
             {pattern: dict(own) for pattern, own in (overrides or {}).items()},
             bool(rules.per_channel) if per_channel is None else per_channel,
             dict(options),
+            route,  # type: ignore[arg-type]  # checked there
         )
 
     @classmethod
     def recorded(cls, entry: Mapping[str, Any]) -> QuantizeConfig:
         """The one that a surgery log holds, written by this version or by an earlier one."""
-        known = {key: value for key, value in entry.items() if key not in ("op", "float_layers", *_ONCE_FIELDS)}
+        known = {key: value for key, value in entry.items() if key not in (*_RESULTS, *_ONCE_FIELDS)}
         once = {key: entry[key] for key in _ONCE_FIELDS if key in entry}
         return cls(**{"options": once, **known})
 

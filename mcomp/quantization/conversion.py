@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,23 +13,22 @@ from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
-from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.calibration import Batch, calibrate
-from mcomp.quantization.config import QuantizeConfig, find_scheme
+from mcomp.quantization.config import QuantizeConfig, Route, find_scheme
 from mcomp.quantization.dataflow import is_relu
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.kept_weight import QuantizedWeight
-from mcomp.quantization.modules import relative_error, replace_module
+from mcomp.quantization.modules import replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
 from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
 from mcomp.quantization.quantizer_factory import QuantizerFactory, name_quantizers
+from mcomp.quantization.routes import see
 from mcomp.quantization.summary import quantising_modules
-from mcomp.quantization.tracing import TracedModel, trace
+from mcomp.quantization.swapping import Run, swap, watch
+from mcomp.quantization.tracing import TracedModel
 
 #: Where activation quantisers live in the converted model: ``activation_quantizers.<node>``.
 HOME = "activation_quantizers"
-
-_SAME = 1e-5
 
 
 def quantize(
@@ -46,6 +45,7 @@ def quantize(
     overrides: Mapping[str, Mapping[str, int]] | None = None,
     per_channel: bool | None = None,
     calibration: Iterable[Batch] | None = None,
+    route: Route = "auto",
     **options: Any,
 ) -> nn.Module:
     """A copy of ``model`` that computes with quantised weights and activations, ready for training.
@@ -56,7 +56,7 @@ def quantize(
     Batch norms stay; :func:`mcomp.quantization.fold_batch_norms` folds them afterwards.
 
     Args:
-        model: any module that ``torch.fx`` can trace; not changed.
+        model: any module; not changed.
         example_inputs: one batch that the model accepts, run once to prove that the graph computes the same.
         scheme: ``dorefa``, ``iao``, ``lsq``, ``lsq_plus``, ``pact``, ``ristretto`` or ``wbwtab``; see
             :mod:`mcomp.quantization.schemes`.
@@ -69,15 +69,18 @@ def quantize(
         overrides: pattern to ``{"w_bits": n, "a_bits": n}``; the first pattern that matches counts.
         per_channel: one weight scale per output channel (``dorefa`` int_exact, ``iao``, ``pact``).
         calibration: batches to set activation ranges with; see :func:`mcomp.quantization.calibrate`.
+        route: ``symbolic`` takes the graph of ``torch.fx``, which keeps every module; ``export`` that of
+            ``torch.export``, which sees through more code; ``modules`` none: each layer is swapped for a quantised one
+            with a quantiser of its own for what it reads. ``auto`` takes the one that converts most.
         options: of the scheme: ``variant`` and ``tanh`` (dorefa), ``symmetric_weights``, ``symmetric_activations`` and
             ``observer`` (iao), ``overflow`` (ristretto), ``ste`` and ``codes`` (wbwtab).
 
     Returns:
-        A graph module, with the surgery recorded. Uncalibrated ranges are set by the first training batch.
+        A graph module (by ``modules``: a copy of the model), with the surgery recorded. Uncalibrated ranges are set by the first training batch.
 
     Raises:
-        StageError: the model cannot be traced (the user's line is named), is quantised already, or a pattern
-            matches no layer.
+        StageError: the route that was asked for does not work (the user's line is named), the model is quantised
+            already, or a pattern matches no layer.
         UsageError: an option has a value that does not exist.
     """
     config = QuantizeConfig.of(
@@ -91,18 +94,23 @@ def quantize(
         overrides=overrides,
         per_channel=per_channel,
         options=options,
+        route=route,
     )
-    traced = trace(copy.deepcopy(model), len(example_inputs))
-    _prove_same(model, traced, example_inputs)
-    converted = convert(model, traced, config)
+    _refuse_quantised(model)
+    seen = see(model, example_inputs, config)
+    config = replace(config, route=seen.route)
+    if seen.traced is not None:
+        converted: nn.Module = convert(model, seen.traced, config, seen.why)
+    else:
+        run = watch(model, example_inputs)
+        converted = convert_modules(copy.deepcopy(model), config, run, seen.why)
     if calibration is not None:
         calibrate(converted, calibration)
     return converted
 
 
-def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig) -> TracedModel:
+def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_route: str = "") -> TracedModel:
     """The structural half of :func:`quantize`, run on ``traced``, the graph of ``model`` or of its copy."""
-    _refuse_quantised(model)
     plan = make_plan(traced, model, config)
     make = QuantizerFactory(config, traced)
     for layer in plan.layers:
@@ -120,8 +128,29 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig) -> Tr
     traced.graph.lint()
     traced.recompile()
     surgery.inherit(traced, model)
-    surgery.record(traced, "quantize", **asdict(config), float_layers=plan.float_layers)
+    _record(traced, config, plan.float_layers, why_route)
     return traced
+
+
+def convert_modules(model: nn.Module, config: QuantizeConfig, run: Run, why_route: str = "") -> nn.Module:
+    """The same module by module, on ``model`` itself."""
+    floats = swap(model, config, run.layers)
+    for place, count in run.functions.items():
+        floats[place] = f"a function that no graph shows, called {count} times"
+    name_quantizers(model)
+    _record(model, config, floats, why_route, reached=run.layers)
+    return model
+
+
+def _record(
+    model: nn.Module, config: QuantizeConfig, float_layers: dict[str, str], why_route: str, **more: Any
+) -> None:
+    """What :mod:`mcomp.quantization.replays` repeats; a graph of ``torch.export`` is that of one version of torch."""
+    if config.route == "export":
+        more["torch"] = str(torch.__version__)
+    if why_route:
+        more["why_route"] = why_route
+    surgery.record(model, "quantize", **asdict(config), float_layers=float_layers, **more)
 
 
 def _refuse_quantised(model: nn.Module) -> None:
@@ -131,26 +160,6 @@ def _refuse_quantised(model: nn.Module) -> None:
             f"the model is quantised already, at `{found[0]}`",
             code="MC422",
             hint="start from the float model that it was made of",
-        )
-
-
-def _prove_same(model: nn.Module, traced: TracedModel, example_inputs: tuple[Tensor, ...]) -> None:
-    """Refuse a graph that computes something else than the module, e.g. because it froze a Python branch."""
-    with in_eval_mode(model), in_eval_mode(traced), torch.inference_mode():
-        expected, found = model(*example_inputs), traced(*example_inputs)
-    difference = relative_error(found, expected)
-    if difference != difference:
-        raise StageError(
-            f"the output of `{type(model).__name__}` holds nan before it is quantised",
-            code="MC424",
-            hint="check the checkpoint and the example inputs",
-        )
-    if not difference <= _SAME:
-        raise StageError(
-            f"the graph of `{type(model).__name__}` computes something else than the module: {difference:.1e} apart",
-            code="MC420",
-            why="its forward() depends on something that changes from call to call",
-            hint="make forward() a pure function of its inputs in eval mode",
         )
 
 

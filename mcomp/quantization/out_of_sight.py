@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from torch import fx, nn
 
@@ -19,6 +19,15 @@ WEIGHTED = (
     nn.RNNCellBase,
     nn.MultiheadAttention,
 )
+
+
+_ONE_PIECE = "inside a module that the graph holds as one piece"
+_TAKEN = "its weight goes into the function"
+
+
+def hidden_from_graph(float_layers: Mapping[str, str]) -> list[str]:
+    """The layers that stay float because a graph does not show them, where another one may."""
+    return [name for name, why in float_layers.items() if why == _ONE_PIECE or why.startswith(_TAKEN)]
 
 
 def out_of_sight(model: nn.Module, traced: fx.GraphModule, read: Container[str]) -> dict[str, str]:
@@ -43,9 +52,9 @@ def out_of_sight(model: nn.Module, traced: fx.GraphModule, read: Container[str])
             continue
         taker = next((takers[path] for path in unread if path in takers), "")
         if name.startswith(pieces):
-            found[name] = "inside a module that the graph holds as one piece"
+            found[name] = _ONE_PIECE
         elif taker:
-            found[name] = f"its weight goes into the function `{taker}`"
+            found[name] = f"{_TAKEN} `{taker}`"
         else:
             found[name] = "forward() does not call it in eval mode (an auxiliary head, or unused)"
     return found

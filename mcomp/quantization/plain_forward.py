@@ -6,7 +6,6 @@ training it does what stands here (Vaswani et al., arXiv:1706.03762; ``norm_firs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -109,10 +108,47 @@ def transformer(
     return model.decoder(tgt, memory, *masks)
 
 
-PLAIN_FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
-    nn.TransformerEncoderLayer: encoder_layer,
-    nn.TransformerDecoderLayer: decoder_layer,
-    nn.TransformerEncoder: encoder,
-    nn.TransformerDecoder: decoder,
-    nn.Transformer: transformer,
+class PlainEncoderLayer(nn.TransformerEncoderLayer):
+    """A layer without the fused path of eval mode, which reads float weights behind a quantised layer's back."""
+
+    forward = encoder_layer
+
+
+class PlainDecoderLayer(nn.TransformerDecoderLayer):
+    """Likewise of a decoder."""
+
+    forward = decoder_layer
+
+
+class PlainEncoder(nn.TransformerEncoder):
+    """A stack without nested tensors."""
+
+    forward = encoder
+
+
+class PlainDecoder(nn.TransformerDecoder):
+    """Likewise of a decoder."""
+
+    forward = decoder
+
+
+class PlainTransformer(nn.Transformer):
+    """Encoder and decoder, without checks of shapes."""
+
+    forward = transformer
+
+
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    nn.TransformerEncoderLayer: PlainEncoderLayer,
+    nn.TransformerDecoderLayer: PlainDecoderLayer,
+    nn.TransformerEncoder: PlainEncoder,
+    nn.TransformerDecoder: PlainDecoder,
+    nn.Transformer: PlainTransformer,
 }
+
+
+def make_plain(model: nn.Module) -> None:
+    """Let every transformer layer of ``model`` run its plain forward, ``model`` itself included."""
+    for module in model.modules():
+        if type(module) in PLAIN:
+            module.__class__ = PLAIN[type(module)]

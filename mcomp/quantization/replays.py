@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 @register_replay("quantize")
 def _quantize(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]) -> nn.Module:
     from mcomp.quantization.config import QuantizeConfig
-    from mcomp.quantization.conversion import convert
-    from mcomp.quantization.tracing import trace
+    from mcomp.quantization.conversion import convert, convert_modules
+    from mcomp.quantization.routes import graph_again
+    from mcomp.quantization.swapping import Run
 
-    return convert(model, trace(model, len(example_inputs)), QuantizeConfig.recorded(entry))
+    config = QuantizeConfig.recorded(entry)
+    if config.route == "modules":
+        return convert_modules(model, config, Run(entry["reached"]))
+    return convert(model, graph_again(config.route, model, example_inputs), config)
 
 
 @register_replay("fuse")

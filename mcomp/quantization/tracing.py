@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +15,7 @@ from mcomp.errors import StageError
 from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.kept_weight import QuantizedWeight
-from mcomp.quantization.plain_forward import PLAIN_FORWARDS
+from mcomp.quantization.plain_forward import PLAIN, make_plain
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.recurrent import QuantizedRecurrent
 from mcomp.surgery import ATTRIBUTE
@@ -61,18 +58,12 @@ class TracedModel(fx.GraphModule):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if type(m) in PLAIN_FORWARDS:
+        if isinstance(m, tuple(PLAIN.values())):
             return False
         # torchvision's stochastic depth asks self.training, as functional dropout does
         if isinstance(m, _LEAVES) or type(m).__name__ == "StochasticDepth":
             return True
         return super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        plain = PLAIN_FORWARDS.get(type(m))
-        return super().call_module(m, forward if plain is None else functools.partial(plain, m), args, kwargs)
 
 
 def trace(model: nn.Module, inputs: int | None = None) -> TracedModel:
@@ -90,8 +81,8 @@ def trace(model: nn.Module, inputs: int | None = None) -> TracedModel:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with plain_root(model):
-            graph = _Tracer().trace(model, _defaults(model, inputs))
+        make_plain(model)
+        graph = _Tracer().trace(model, _defaults(model, inputs))
     except Exception as error:  # whatever the user's forward raises when it meets a symbol
         raise _refusal(model, error) from error
     finally:
@@ -111,21 +102,6 @@ def _same_graph(model: TracedModel) -> TracedModel:
     graph.output(output[0])
     graph.set_codegen(copy.deepcopy(model.graph._codegen))
     return TracedModel(model, graph, class_name=type(model).__name__)
-
-
-@contextmanager
-def plain_root(model: nn.Module) -> Iterator[None]:
-    """A transformer of ``torch.nn`` that is the whole model is traced by its plain forward too."""
-    plain = PLAIN_FORWARDS.get(type(model))
-    if plain is None:
-        yield
-        return
-    kind = type(model)
-    model.__class__ = type(kind.__name__, (kind,), {"forward": plain})
-    try:
-        yield
-    finally:
-        model.__class__ = kind
 
 
 def _defaults(model: nn.Module, inputs: int | None) -> dict[str, Any]:
@@ -161,14 +137,19 @@ def _revive_dropout(traced: TracedModel) -> None:
         traced.graph.erase_node(node)
 
 
-def _refusal(model: nn.Module, error: Exception) -> StageError:
+def users_line(error: Exception) -> str:
+    """The last line of the user's own code that an error passed through."""
     place = "its forward()"
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.line and not any(Path(frame.filename).is_relative_to(folder) for folder in _NOT_THE_USERS):
             place = f"{frame.filename}:{frame.lineno}: `{frame.line}`"
+    return place
+
+
+def _refusal(model: nn.Module, error: Exception) -> StageError:
     reason = str(error).partition("\n")[0]
     return StageError(
-        f"the graph of `{type(model).__name__}` cannot be traced, at {place}",
+        f"the graph of `{type(model).__name__}` cannot be traced, at {users_line(error)}",
         code="MC420",
         why=f"{type(error).__name__}: {reason}",
         hint="let no `if`, loop or int() depend on a tensor's values or shape; put such code into a module of "
