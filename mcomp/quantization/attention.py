@@ -61,13 +61,13 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
     Attributes:
         projections: one :class:`QuantizedParameter` per matrix that makes queries, keys and values; empty where the
             weights stay float.
-        inputs: quantisers of query, key and value in front of the projections, where no graph holds them; else empty.
+        input_quantizer: one for query, key and value in front of the projections where no graph holds theirs, or None.
         operands: quantisers ``query``, ``key``, ``value``, ``probabilities`` and ``context`` (what the output
             projection reads).
     """
 
     projections: nn.ModuleDict
-    inputs: nn.ModuleDict
+    input_quantizer: Quantizer | None
     operands: nn.ModuleDict
 
     def forward(
@@ -109,11 +109,12 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         return output, weights if batched else weights.squeeze(0)
 
     def _read(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.inputs:
+        read = self.input_quantizer
+        if read is None:
             return query, key, value
-        q = self.inputs["query"](query)
-        k = q if key is query else self.inputs["key"](key)
-        return q, k, q if value is query else k if value is key else self.inputs["value"](value)
+        q = read(query)
+        k = q if key is query else read(key)
+        return q, k, q if value is query else k if value is key else read(value)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         if self.in_proj_weight is not None:
@@ -145,7 +146,7 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
 
     def _heads(self, x: Tensor) -> Tensor:
         """``[length, batch, heads * width]`` to ``[batch, heads, length, width]``."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
+        return x.view(*x.shape[:2], self.num_heads, self.head_dim).permute(1, 2, 0, 3)
 
 
 def add_mask(scores: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
@@ -156,21 +157,24 @@ def add_mask(scores: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
 
 
 def quantized_attention(
-    layer: nn.MultiheadAttention, make_weight: MakeWeight, make_activation: MakeActivation, *, own_inputs: bool = False
+    layer: nn.MultiheadAttention,
+    make_weight: MakeWeight,
+    make_activation: MakeActivation,
+    input_quantizer: Quantizer | None = None,
 ) -> QuantMultiheadAttention:
-    """Quantised attention that shares the parameters of ``layer``; ``own_inputs`` where no graph quantises its inputs."""
+    """Quantised attention that shares the parameters of ``layer``."""
     made = twin(layer, QuantMultiheadAttention)
-    made.projections, made.inputs, made.operands = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+    made.projections, made.operands = nn.ModuleDict(), nn.ModuleDict()
     for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
         weight, quantizer = layer._parameters.get(name), make_weight()
         if weight is not None and quantizer is not None:
-            made.projections[name] = QuantizedParameter(quantizer, name, f"projections.{name}").train(layer.training)
-            made.projections[name].initialise(weight)
+            read = QuantizedParameter(quantizer, name, f"projections.{name}").train(layer.training)
+            read.initialise(weight)
+            made.projections[name] = read
     quantizer = make_weight()
     if quantizer is not None:
-        made.out_proj = quantized_like(layer.out_proj, quantizer)
+        made.out_proj = quantized_like(layer.out_proj, quantizer)  # type: ignore[assignment]
     for name in ("query", "key", "value", "probabilities", "context"):
         made.operands[name] = make_activation(name == "probabilities").train(layer.training)
-    for name in ("query", "key", "value") if own_inputs else ():
-        made.inputs[name] = make_activation(False).train(layer.training)
+    made.register_module("input_quantizer", input_quantizer)
     return made

@@ -20,8 +20,8 @@ from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.modules import replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
-from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
 from mcomp.quantization.quantizer_factory import QuantizerFactory, name_quantizers
+from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
 from mcomp.quantization.routes import see
 from mcomp.quantization.summary import quantising_modules
 from mcomp.quantization.swapping import Run, swap, watch
@@ -76,7 +76,8 @@ def quantize(
             ``observer`` (iao), ``overflow`` (ristretto), ``ste`` and ``codes`` (wbwtab).
 
     Returns:
-        A graph module (by ``modules``: a copy of the model), with the surgery recorded. Uncalibrated ranges are set by the first training batch.
+        A graph module (by ``modules``: a copy of the model), with the surgery recorded. Uncalibrated ranges are set
+        by the first training batch.
 
     Raises:
         StageError: the route that was asked for does not work (the user's line is named), the model is quantised
@@ -169,7 +170,7 @@ def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig, mak
     scheme = find_scheme(config.scheme)
     quantizer = make.activation(tensor.bits, tensor.nonnegative)
     path = f"{HOME}.{node.name}"
-    quantizer.readers = tuple(tensor.readers)
+    quantizer.__dict__["readers"] = tuple(tensor.readers)
     traced.add_submodule(path, quantizer)
     last = node
     if node.op == "placeholder":  # arguments come first in a graph

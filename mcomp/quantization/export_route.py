@@ -94,7 +94,7 @@ def _doubled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _dynamic(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
     """The batch may come first; in a sequence it may come second too."""
     auto = torch.export.Dim.AUTO
-    return tuple({axis: auto for axis in range(min(x.dim(), 2 if x.dim() <= 3 else 1))} for x in inputs)
+    return tuple(dict.fromkeys(range(min(x.dim(), 2 if x.dim() <= 3 else 1)), auto) for x in inputs)
 
 
 def _given_back(model: nn.Module, exported: Any) -> TracedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,9 +142,9 @@ def _restore_recurrent(graph: fx.Graph, node: fx.Node, path: str, cell: bool) ->
             index = user.args[1]
             assert isinstance(index, int)
             with graph.inserting_before(user):
-                part = graph.call_function(user.target, (called, min(index, 1)))
+                part = graph.call_function(operator.getitem, (called, min(index, 1)))
                 if cell and index:
-                    part = graph.call_function(user.target, (part, index - 1))
+                    part = graph.call_function(operator.getitem, (part, index - 1))
             user.replace_all_uses_with(part)
             graph.erase_node(user)
     graph.erase_node(node)

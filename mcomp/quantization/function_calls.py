@@ -37,7 +37,7 @@ def insert_parameter(traced: fx.GraphModule, plan: ParameterPlan, make: Quantize
 def insert_attention(traced: fx.GraphModule, node: fx.Node, probabilities: Quantizer) -> None:
     """Put a module that quantises its probabilities in the place of scaled dot-product attention."""
     home = f"{ATTENTIONS}.{node.name}"
-    probabilities.readers = (node.name,)
+    probabilities.__dict__["readers"] = (node.name,)
     traced.add_submodule(home, QuantAttention(probabilities).train(traced.training))
     with traced.graph.inserting_before(node):
         made = traced.graph.call_module(home, node.args, dict(node.kwargs))

@@ -103,7 +103,7 @@ class QuantizedWeight(KeptWeight):
                 if owner is not None:
                     owner._kept = None
 
-            quantised.register_hook(forget)
+            quantised.register_hook(forget)  # type: ignore[no-untyped-call]
             self._kept = (key, quantised)
         return self._kept[1]
 

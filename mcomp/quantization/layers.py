@@ -93,9 +93,7 @@ class _QuantConvTranspose(QuantizedLayer):
         )
         operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self._dimensions - 1]
         weight = self.quantized_weight()
-        output: Tensor = operation(
-            x, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
-        )
+        output: Tensor = operation(x, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
         return output
 
 

@@ -33,14 +33,13 @@ def hidden_from_graph(float_layers: Mapping[str, str]) -> list[str]:
 def out_of_sight(model: nn.Module, traced: fx.GraphModule, read: Container[str]) -> dict[str, str]:
     """Layers of ``model`` that are neither called in the graph nor read by a function (``read``: those parameters)."""
     modules = dict(traced.named_modules(remove_duplicate=False))
-    called = {str(node.target): modules.get(str(node.target)) for node in traced.graph.nodes if node.op == "call_module"}
+    called = {
+        str(node.target): modules.get(str(node.target)) for node in traced.graph.nodes if node.op == "call_module"
+    }
     whole = tuple(f"{name}." for name, module in called.items() if isinstance(module, WEIGHTED))
     pieces = tuple(f"{name}." for name in called)
     takers = {
-        str(node.target): call_name(user)
-        for node in traced.graph.nodes
-        if node.op == "get_attr"
-        for user in node.users
+        str(node.target): call_name(user) for node in traced.graph.nodes if node.op == "get_attr" for user in node.users
     }
     found = {}
     for name, module in model.named_modules():

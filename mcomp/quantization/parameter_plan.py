@@ -33,9 +33,7 @@ class ParameterPlan:
     bits: int = 0
 
 
-def plan_parameter(
-    weight: fx.Node, axis: int, traced: fx.GraphModule, modules: dict[str, nn.Module]
-) -> ParameterPlan:
+def plan_parameter(weight: fx.Node, axis: int, traced: fx.GraphModule, modules: dict[str, nn.Module]) -> ParameterPlan:
     """The weight that a function reads as ``weight``, with its output channels along ``axis`` there."""
     node, swaps = weight, 0
     while node.op != "get_attr":
@@ -56,4 +54,3 @@ def plan_parameter(
         kept = (kept + swaps) % 2 if dims == 2 else None
     first = next(each for each in node.graph.nodes if each.op == "get_attr" and each.target == path)
     return ParameterPlan(path.removesuffix(".weight"), path, first, kept)
-

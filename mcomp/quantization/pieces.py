@@ -27,7 +27,7 @@ def elementwise(x: Tensor, work: Work) -> Tensor:
     """
     kind = arithmetic_dtype(x)
     result = torch.empty_like(x)
-    if x.device.type != "cpu" or x.numel() <= PIECE:
+    if x.device.type != "cpu" or x.numel() <= PIECE or x.stride() != result.stride():  # gaps are not copied
         _fill(x, result, kind, work)
         return result
     for source, target in zip(pieces(x), pieces(result), strict=True):

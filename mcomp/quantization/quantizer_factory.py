@@ -46,16 +46,16 @@ class QuantizerFactory:
         ``own_inputs`` gives it quantisers of its inputs, where no graph holds them.
         """
         reads = own_inputs and a_bits != OFF and not isinstance(layer, nn.Embedding)
+        read = self.activation(a_bits, False) if reads else None
         if isinstance(layer, nn.MultiheadAttention):
             return quantized_attention(
                 layer,
                 lambda: None if w_bits == OFF else self.weight(w_bits),
                 lambda nonnegative: nn.Identity() if a_bits == OFF else self.activation(a_bits, nonnegative),
-                own_inputs=reads,
+                read,
             )
         if w_bits == OFF:
             return None
-        read = self.activation(a_bits, False) if reads else None
         if isinstance(layer, nn.RNNBase):
             return quantized_recurrent(layer, lambda: self.weight(w_bits), read)
         return quantized_like(layer, self.weight(w_bits), read)

@@ -69,7 +69,8 @@ def quantized_recurrent(
     made.weights = nn.ModuleDict()
     for name, weight in layer.named_parameters():
         if name.startswith("weight_"):
-            made.weights[name] = QuantizedParameter(make_weight(), name, f"weights.{name}").train(layer.training)
-            made.weights[name].initialise(weight)
+            read = QuantizedParameter(make_weight(), name, f"weights.{name}").train(layer.training)
+            read.initialise(weight)
+            made.weights[name] = read
     made.register_module("input_quantizer", input_quantizer)
     return made

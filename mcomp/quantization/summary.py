@@ -60,14 +60,14 @@ _EMPTY: dict[str, Any] = {
 
 def decision_table(rows: list[dict[str, Any]]) -> str:
     """The rows of :func:`describe` as text, a line each under a line of titles."""
-    lines = [("tensor", "kind", "scheme", "bits", "range", "observer", "read by", "why")]
+    lines = [["tensor", "kind", "scheme", "bits", "range", "observer", "read by", "why"]]
     for row in rows:
         low, high = row["low"], row["high"]
         known = "-" if high is None else f"{low:.4g} .. {high:.4g}"
         bits = "float" if row["bits"] == OFF else str(row["bits"])
         read_by = ", ".join(row["readers"][:3]) + (", ..." if len(row["readers"]) > 3 else "")
         cells = (row["name"], row["kind"], row["scheme"], bits, known, row["observer"], read_by, row["why"])
-        lines.append(tuple(cell or "-" for cell in cells))
+        lines.append([cell or "-" for cell in cells])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -99,7 +99,7 @@ def _same_graph(model: TracedModel) -> TracedModel:
     graph = fx.Graph()
     output = graph.graph_copy(model.graph, {}, return_output_node=True)
     assert output is not None
-    graph.output(output[0])
+    graph.output(output[0])  # type: ignore[index]
     graph.set_codegen(copy.deepcopy(model.graph._codegen))
     return TracedModel(model, graph, class_name=type(model).__name__)
 
@@ -116,8 +116,7 @@ def _drop_defaults(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         asserts = node.op == "call_function" and getattr(node.target, "__name__", "") in ("_assert", "_assert_is_none")
         unused = not node.users and (
-            (node.op == "placeholder" and bool(node.args))
-            or getattr(node.target, "__name__", "") in ("eq", "getattr")
+            (node.op == "placeholder" and bool(node.args)) or getattr(node.target, "__name__", "") in ("eq", "getattr")
         )
         if (asserts and not node.users) or unused:
             graph.erase_node(node)

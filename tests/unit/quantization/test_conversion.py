@@ -206,13 +206,19 @@ def test_functional_dropout_follows_train_and_eval() -> None:
 
 
 def test_layers_that_stay_float_are_named_with_the_reason() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 4, 2), nn.ReLU(), nn.Conv2d(4, 4, 1))
-    model.add_module("5", nn.Flatten(2))
-    model.add_module("6", nn.TransformerEncoderLayer(169, 1, 8, batch_first=True))
-    why = float_layers(quantize(model.eval(), (batch(),)))
-    assert "ConvTranspose2d is not supported" in why["2"]
-    assert "one piece" in why["6.linear1"]
-    assert "4" not in why
+    class Own(nn.Conv2d):
+        """Its weight meets the input in a function that nobody knows."""
+
+        def forward(self, input: Tensor) -> Tensor:
+            return torch.nn.functional.unfold(input, 1) * self.weight.sum()
+
+    layers = {"first": nn.Conv2d(3, 4, 1), "own": Own(4, 4, 1), "hooked": nn.Conv1d(4, 4, 1), "aux": nn.Linear(3, 3)}
+    layers["hooked"].register_forward_hook(lambda *_: None)
+    model = Stepwise(lambda net, x: net.hooked(net.own(net.first(x))), **layers)
+    why = float_layers(quantize(model.eval(), (batch(),), route="symbolic"))
+    assert why["own"] == "its weight goes into the function `sum`"
+    assert why["hooked"] == "it has forward hooks"
+    assert "eval mode" in why["aux"]
 
 
 def test_an_untraceable_model_is_refused_with_the_users_own_line() -> None:
@@ -223,15 +229,18 @@ def test_an_untraceable_model_is_refused_with_the_users_own_line() -> None:
         return -y
 
     with pytest.raises(StageError, match=r"test_conversion\.py:\d+: `if y\.sum\(\) > 0:`") as caught:
-        quantize(Stepwise(branches, a=nn.Conv2d(3, 3, 1)), (batch(),))
+        quantize(Stepwise(branches, a=nn.Conv2d(3, 3, 1)), (batch(),), route="symbolic")
     assert caught.value.code == "MC420"
     assert "control flow" in caught.value.why
+    with pytest.raises(StageError, match=r"test_conversion\.py:\d+: `if y\.sum\(\) > 0:`") as caught:
+        quantize(Stepwise(branches, a=nn.Conv2d(3, 3, 1)), (batch(),), route="export")
+    assert caught.value.code == "MC420"
 
 
 def test_a_graph_that_froze_a_changing_value_is_refused() -> None:
     count = iter(range(100))
     with pytest.raises(StageError, match="computes something else"):
-        quantize(Stepwise(lambda net, x: net.a(x) * next(count), a=nn.Conv2d(3, 3, 1)), (batch(),))
+        quantize(Stepwise(lambda net, x: net.a(x) * next(count), a=nn.Conv2d(3, 3, 1)), (batch(),), route="symbolic")
 
 
 def test_patterns_that_match_nothing_are_refused_with_a_guess() -> None:
