@@ -117,7 +117,7 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         return q, k, q if value is query else k if value is key else read(value)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        if self.in_proj_weight is not None:
+        if self._qkv_same_embed_dim:
             weights = self._weight("in_proj_weight").chunk(3)
         else:
             weights = tuple(self._weight(f"{each}_proj_weight") for each in "qkv")

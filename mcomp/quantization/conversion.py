@@ -97,17 +97,19 @@ def quantize(
         options=options,
         route=route,
     )
+    converted = _converted(model, example_inputs, config)
+    if calibration is not None:
+        calibrate(converted, calibration)
+    return converted
+
+
+def _converted(model: nn.Module, example_inputs: tuple[Tensor, ...], config: QuantizeConfig) -> nn.Module:
     _refuse_quantised(model)
     seen = see(model, example_inputs, config)
     config = replace(config, route=seen.route)
     if seen.traced is not None:
-        converted: nn.Module = convert(model, seen.traced, config, seen.why)
-    else:
-        run = watch(model, example_inputs)
-        converted = convert_modules(copy.deepcopy(model), config, run, seen.why)
-    if calibration is not None:
-        calibrate(converted, calibration)
-    return converted
+        return convert(model, seen.traced, config, seen.why)
+    return convert_modules(copy.deepcopy(model), config, watch(model, example_inputs), seen.why)
 
 
 def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_route: str = "") -> TracedModel:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mcomp.errors import StageError
 from mcomp.quantization.folded import FoldedLayer, folded_like
-from mcomp.quantization.integers import MIN_SCALE, along_first
+from mcomp.quantization.integers import MIN_SCALE, along, along_first
 from mcomp.quantization.layers import QuantizedLayer
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -50,7 +50,8 @@ def materialise(layer: QuantizedLayer, norm: BatchNorm | None, name: str) -> tup
     """
     integer = layer.integer_weight().centred()
     values = integer.values.double()
-    scale = integer.scale.double().expand(values.shape[0])
+    axis, dims = layer.channel_axis, values.dim()
+    scale = integer.scale.double().expand(values.shape[axis])
     made = folded_like(layer, bias=norm is not None or layer.bias is not None)
     bias = _bias(layer, scale)
     flips = 0
@@ -59,11 +60,11 @@ def materialise(layer: QuantizedLayer, norm: BatchNorm | None, name: str) -> tup
         bias = bias * factor + shift
         negative = factor < 0
         flips = int(negative.sum())
-        values = torch.where(along_first(negative, values.dim()), -values, values)
+        values = torch.where(along(negative, dims, axis), -values, values)
         scale = scale * factor.abs()
     dead = scale == 0  # gamma 0: the channel is its bias
     coarse = (scale < MIN_SCALE) & ~dead
-    shrink = along_first(torch.where(coarse, scale / MIN_SCALE, torch.where(dead, 0.0, 1.0)), values.dim())
+    shrink = along(torch.where(coarse, scale / MIN_SCALE, torch.where(dead, 0.0, 1.0)), dims, axis)
     values = (values * shrink).round()
     scale = torch.where(dead, 1.0, scale.clamp(min=MIN_SCALE))
     with torch.no_grad():

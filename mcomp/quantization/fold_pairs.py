@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from mcomp.quantization.folded import FoldedLayer
+from mcomp.quantization.folded import FOLDED, FoldedLayer
 from mcomp.quantization.layers import QuantizedLayer
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -48,6 +48,8 @@ def find_folds(traced: fx.GraphModule, model: nn.Module, dims: Mapping[str, int]
             return f"`{name}` shares its weight with another layer"
         if parametrize.is_parametrized(layer) or layer._forward_pre_hooks:
             return f"the weight of `{name}` is computed by a hook"
+        if isinstance(layer, QuantizedLayer) and layer.channel_axis and int(getattr(layer, "groups", 1)) > 1:
+            return f"the groups of `{name}` share their scales"
         if isinstance(layer, nn.Linear) and dims.get(name) != 2:
             return f"the output of `{name}` has more than two dimensions"
         return ""
@@ -55,7 +57,7 @@ def find_folds(traced: fx.GraphModule, model: nn.Module, dims: Mapping[str, int]
     for node in nodes:
         name = str(node.target)
         module = modules[name]
-        if isinstance(module, QuantizedLayer):
+        if type(module) in FOLDED:
             folds.setdefault(name, Fold(name))
         if not isinstance(module, BatchNorm):
             continue

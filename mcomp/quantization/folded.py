@@ -8,9 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.quantization.integers import IntegerWeight, dequantize, storage_dtype
+from mcomp.quantization.integers import IntegerWeight, along, storage_dtype
 from mcomp.quantization.kept_weight import KeptWeight
-from mcomp.quantization.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, constructor_arguments
+from mcomp.quantization.layers import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantConvTranspose3d,
+    QuantizedLayer,
+    QuantLinear,
+    conv_transpose,
+    twin,
+)
 
 
 class FoldedLayer(KeptWeight):
@@ -18,12 +29,14 @@ class FoldedLayer(KeptWeight):
 
     Attributes:
         weight_int: integer codes in the weight's shape; int8 where they need at most 8 bits.
-        weight_scale: float32 ``[out_channels]``.
+        weight_scale: float32, one per entry of ``channel_axis``.
+        channel_axis: where the weight has its output channels.
         bits: signed bits that the codes need.
         weight_buffers: names of buffers that count as parameters of the model.
     """
 
     weight_buffers: ClassVar[tuple[str, ...]] = ("weight_int",)
+    channel_axis: ClassVar[int] = 0
 
     weight_int: Tensor
     weight_scale: Tensor
@@ -31,42 +44,73 @@ class FoldedLayer(KeptWeight):
     bits: int
 
     def _become_integer(self, shape: torch.Size, bits: int, bias: bool) -> None:
+        outputs = shape[self.channel_axis]
+        biases = outputs * (getattr(self, "groups", 1) if self.channel_axis else 1)
         self.bits = bits
         self.register_parameter("weight", None)
-        self.register_parameter("bias", nn.Parameter(torch.zeros(shape[0]), requires_grad=False) if bias else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(biases), requires_grad=False) if bias else None)
         self.register_buffer("weight_int", torch.zeros(shape, dtype=storage_dtype(bits)))
-        self.register_buffer("weight_scale", torch.ones(shape[0]))
+        self.register_buffer("weight_scale", torch.ones(outputs))
 
     def dequantized_weight(self) -> Tensor:
         """The float32 weight, computed once and kept until the integers or scales change."""
         values, scale = self.weight_int, self.weight_scale
         if values.is_inference() or scale.is_inference():
-            return dequantize(values, scale)
+            return self._dequantize()
         key = (values.data_ptr(), values._version, scale.data_ptr(), scale._version, values.device)
-        return self.kept_weight(key, lambda: dequantize(values, scale))
+        return self.kept_weight(key, self._dequantize)
 
     def integer_weight(self) -> IntegerWeight:
         """The integers and scales, as the layer holds them."""
         why = f"{self.bits}-bit integers, batch norm in the scale"
-        return IntegerWeight(self.weight_int.to(torch.int32), self.weight_scale.detach().clone(), self.bits, why=why)
+        scale, axis = self.weight_scale.detach().clone(), self.channel_axis
+        return IntegerWeight(self.weight_int.to(torch.int32), scale, self.bits, why=why, axis=axis)
+
+    def _dequantize(self) -> Tensor:
+        values = self.weight_int
+        return values.to(torch.float32) * along(self.weight_scale, values.dim(), self.channel_axis)
 
 
-class FoldedQuantConv1d(FoldedLayer, nn.Conv1d):
+class _FoldedConv(FoldedLayer):
     """A convolution over integers; the float32 result equals that of an integer engine before rounding."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the dequantised weight."""
-        output: Tensor = self._conv_forward(input, self.dequantized_weight(), self.bias)
+        convolve: Any = self._conv_forward
+        output: Tensor = convolve(input, self.dequantized_weight(), self.bias)
         return output
 
 
-class FoldedQuantConv2d(FoldedLayer, nn.Conv2d):
-    """A convolution over integers; the float32 result equals that of an integer engine before rounding."""
+class FoldedQuantConv1d(_FoldedConv, nn.Conv1d):
+    """:class:`QuantConv1d` over integers."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The convolution with the dequantised weight."""
-        output: Tensor = self._conv_forward(input, self.dequantized_weight(), self.bias)
-        return output
+
+class FoldedQuantConv2d(_FoldedConv, nn.Conv2d):
+    """:class:`QuantConv2d` over integers."""
+
+
+class FoldedQuantConv3d(_FoldedConv, nn.Conv3d):
+    """:class:`QuantConv3d` over integers."""
+
+
+class _FoldedConvTranspose(FoldedLayer):
+    channel_axis = 1
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """The transposed convolution with the dequantised weight."""
+        return conv_transpose(self, input, self.dequantized_weight(), output_size)
+
+
+class FoldedQuantConvTranspose1d(_FoldedConvTranspose, nn.ConvTranspose1d):
+    """:class:`QuantConvTranspose1d` over integers."""
+
+
+class FoldedQuantConvTranspose2d(_FoldedConvTranspose, nn.ConvTranspose2d):
+    """:class:`QuantConvTranspose2d` over integers."""
+
+
+class FoldedQuantConvTranspose3d(_FoldedConvTranspose, nn.ConvTranspose3d):
+    """:class:`QuantConvTranspose3d` over integers."""
 
 
 class FoldedQuantLinear(FoldedLayer, nn.Linear):
@@ -80,13 +124,17 @@ class FoldedQuantLinear(FoldedLayer, nn.Linear):
 FOLDED: dict[type[nn.Module], type[FoldedLayer]] = {
     QuantConv1d: FoldedQuantConv1d,
     QuantConv2d: FoldedQuantConv2d,
+    QuantConv3d: FoldedQuantConv3d,
+    QuantConvTranspose1d: FoldedQuantConvTranspose1d,
+    QuantConvTranspose2d: FoldedQuantConvTranspose2d,
+    QuantConvTranspose3d: FoldedQuantConvTranspose3d,
     QuantLinear: FoldedQuantLinear,
 }
 
 
 def folded_like(layer: QuantizedLayer, bias: bool) -> FoldedLayer:
     """An empty folded layer in the place of ``layer``, on its device."""
-    positional, keywords = constructor_arguments(layer)
-    made = FOLDED[type(layer)](*positional, **{**keywords, "bias": False})
+    made = twin(layer, FOLDED[type(layer)])
+    made._modules.clear()  # the quantiser of the weight has done its work
     made._become_integer(layer.weight.shape, layer.weight_quantizer.integer_bits, bias)
     return made.to(layer.weight.device).train(layer.training)

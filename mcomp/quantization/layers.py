@@ -77,42 +77,22 @@ class _QuantConvTranspose(QuantizedLayer):
     """The weight is ``[in, out / groups, ...]``: a grid belongs to an output channel of all groups."""
 
     channel_axis = 1
-    stride: Any
-    padding: Any
-    kernel_size: Any
-    dilation: Any
-    groups: int
-    _dimensions: int
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the quantised weight."""
-        x = self.quantized_input(input)
-        of: Any = self  # the options that a subclass takes from its layer of torch.nn
-        extra = of._output_padding(
-            x, output_size, self.stride, self.padding, self.kernel_size, self._dimensions, self.dilation
-        )
-        operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self._dimensions - 1]
-        weight = self.quantized_weight()
-        output: Tensor = operation(x, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
-        return output
+        return conv_transpose(self, self.quantized_input(input), self.quantized_weight(), output_size)
 
 
 class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
     """``nn.ConvTranspose1d`` with a quantised weight."""
 
-    _dimensions = 1
-
 
 class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` with a quantised weight."""
 
-    _dimensions = 2
-
 
 class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with a quantised weight."""
-
-    _dimensions = 3
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
@@ -159,21 +139,13 @@ QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
 }
 
 
-def constructor_arguments(layer: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments that build a layer like this one, on the meta device."""
-    if isinstance(layer, nn.Linear):
-        return (layer.in_features, layer.out_features), {"bias": layer.bias is not None, "device": "meta"}
-    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    keywords: dict[str, Any] = {
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
-        "groups": layer.groups,
-        "bias": layer.bias is not None,
-        "padding_mode": layer.padding_mode,
-        "device": "meta",  # no memory, and no draw from the random generator
-    }
-    return (layer.in_channels, layer.out_channels, layer.kernel_size), keywords
+def conv_transpose(layer: Any, x: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
+    """The transposed convolution with the options of ``layer`` and a weight of its own."""
+    dims = weight.dim() - 2
+    extra = layer._output_padding(x, output_size, layer.stride, layer.padding, layer.kernel_size, dims, layer.dilation)
+    operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+    output: Tensor = operation(x, weight, layer.bias, layer.stride, layer.padding, extra, layer.groups, layer.dilation)
+    return output
 
 
 def twin(layer: nn.Module, kind: type[M]) -> M:
@@ -181,6 +153,7 @@ def twin(layer: nn.Module, kind: type[M]) -> M:
     made = kind.__new__(kind)
     held = {name: copy.copy(value) if isinstance(value, (dict, list)) else value for name, value in vars(layer).items()}
     made.__dict__.update(held)
+    made.__dict__.pop("_kept", None)  # a weight that was kept is not this one's
     return made
 
 
