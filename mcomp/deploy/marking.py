@@ -41,7 +41,10 @@ class ActivationSite:
 
 @dataclass(frozen=True)
 class WeightSite:
-    """One quantised weight: ``(values - zero_point) * scale`` along axis 0, and how far that is from the simulation."""
+    """One quantised weight: ``(values - zero_point) * scale`` along axis 0, and how far that is from the simulation.
+
+    ``values`` have their output channels first; ``axis`` is where the layer's own weight has them.
+    """
 
     name: str
     bits: int
@@ -51,6 +54,7 @@ class WeightSite:
     max_abs_error: float
     why: str
     zero_point: int = 0
+    axis: int = 0
 
 
 @dataclass
@@ -69,9 +73,11 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
         StageError: MC431, a quantiser has no range yet, or its scale is not a positive number.
     """
     from mcomp.quantization.calibration import quantizers
+    from mcomp.quantization.kept_weight import quantized_parameters
 
     marked = MarkedModel(copy.deepcopy(model).eval())
     tensors = quantizers(marked.model)
+    parameters = {id(module): (path, tensor) for path, (module, tensor) in quantized_parameters(marked.model).items()}
     for name, module in list(marked.model.named_modules()):
         if name in tensors:
             if module.bits >= 32:
@@ -80,10 +86,15 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
             marked.activations[name] = _activation_site(name, module)
             before, marker = tensors[name].warp(), Marker(name, route)
             marked.model.set_submodule(name, marker if before is None else nn.Sequential(before, marker))
+        elif id(module) in parameters:
+            path, tensor = parameters[id(module)]
+            site = _weight_site(path, module.integers_of(tensor))
+            marked.weights[site.name] = site
+            marked.model.set_submodule(name, MarkedParameter(site, route))
         elif callable(getattr(module, "integer_weight", None)):
             if getattr(getattr(module, "weight_quantizer", None), "bits", 8) >= 32:
                 continue
-            site = _weight_site(name, module)
+            site = _weight_site(f"{name}.weight", module.integer_weight())
             marked.weights[site.name] = site
             marked.model.set_submodule(name, MarkedLayer(module, site, route))
     return marked
@@ -116,20 +127,29 @@ def _activation_site(name: str, module: Any) -> ActivationSite:
     return ActivationSite(name, module.bits, qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax)
 
 
-def _weight_site(name: str, module: Any) -> WeightSite:
-    integers = _one_zero_point(module.integer_weight())
+def _weight_site(name: str, integers: IntegerWeight) -> WeightSite:
+    integers = _one_zero_point(integers)
     scale = integers.scale.detach().cpu().numpy().astype(np.float32).reshape(-1)
-    _refuse_bad_scale(f"{name}.weight", scale)
+    _refuse_bad_scale(name, scale)
+    axis = integers.axis % max(integers.values.dim(), 1)
     return WeightSite(
-        name=f"{name}.weight",
+        name=name,
         bits=integers.bits,
-        values=integers.values.detach().cpu().numpy().astype(np.int32),
+        values=np.moveaxis(integers.values.detach().cpu().numpy().astype(np.int32), axis, 0),
         scale=scale,
         exact=integers.exact,
         max_abs_error=integers.max_abs_error,
         why=integers.why,
         zero_point=0 if integers.zero_point is None else int(integers.zero_point.flatten()[0]),
+        axis=axis,
     )
+
+
+def _float_weight(site: WeightSite) -> nn.Parameter:
+    """The float value of a weight's integers, in the layer's own order of dimensions."""
+    value = (site.values - site.zero_point) * site.scale.reshape(-1, *[1] * (site.values.ndim - 1))
+    value = np.ascontiguousarray(np.moveaxis(value, 0, site.axis).astype(np.float32))
+    return nn.Parameter(torch.from_numpy(value), requires_grad=False)
 
 
 def _one_zero_point(integers: IntegerWeight) -> IntegerWeight:
@@ -178,16 +198,34 @@ class Marker(nn.Module):
         )
 
 
+class MarkedParameter(nn.Module):
+    """What a function or a composite layer reads in place of a parameter: the float value of its integers, marked."""
+
+    def __init__(self, site: WeightSite, route: Route) -> None:
+        super().__init__()
+        self.weight = _float_weight(site)
+        self.marker = Marker(site.name, route)
+
+    def forward(self, _parameter: Tensor) -> Tensor:
+        """The value, whatever the parameter holds."""
+        marked: Tensor = self.marker(self.weight)
+        return marked
+
+
 class MarkedLayer(nn.Module):
-    """A convolution or linear layer with the geometry of ``source`` and the float value of its integers."""
+    """A convolution, linear layer or embedding with the geometry of ``source`` and the float value of its integers."""
 
     def __init__(self, source: Any, site: WeightSite, route: Route) -> None:
         super().__init__()
-        value = (site.values - site.zero_point) * site.scale.reshape(-1, *[1] * (site.values.ndim - 1))
-        self.weight = nn.Parameter(torch.from_numpy(value.astype(np.float32)), requires_grad=False)
+        self.weight = _float_weight(site)
         bias = getattr(source, "bias", None)
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
         self.marker = Marker(site.name, route)
+        self.embedding = isinstance(source, nn.Embedding)
+        names = ("stride", "padding", "output_padding", "groups", "dilation")
+        transposed = isinstance(source, nn.modules.conv._ConvTransposeNd)
+        self.geometry = {name: getattr(source, name) for name in names} if transposed else None
+        self.read = getattr(source, "input_quantizer", None)  # marked in its own turn
         self.convolution = hasattr(source, "kernel_size")
         if self.convolution:
             self.stride, self.padding = source.stride, source.padding
@@ -198,11 +236,18 @@ class MarkedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, …)`` through the convolution, or ``(…, features)`` through the linear layer."""
         weight = self.marker(self.weight)
+        if self.embedding:
+            return F.embedding(x, weight)
+        x = x if self.read is None else self.read(x)
+        if self.geometry is not None:
+            operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
+            spread: Tensor = operation(x, weight, self.bias, **self.geometry)
+            return spread
         if not self.convolution:
             return F.linear(x, weight, self.bias)
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.border, mode=self.padding_mode), 0
-        operation: Any = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
-        convolved: Tensor = operation(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        convolve: Any = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
+        convolved: Tensor = convolve(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
         return convolved

@@ -46,7 +46,7 @@ def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None,
             if name not in weights:
                 weights[name] = lower_weight(marked.weights[name], target)
                 lowering.tensors.append(weights[name].row)
-            _place_weight(graph, node, weights[name])
+            _place_weight(graph, node, weights[name], marked.weights[name].axis)
         else:
             if name not in grids:
                 grids[name] = lower_activation(marked.activations[name], target)
@@ -69,20 +69,20 @@ def _drop(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     graph.remove(node)
 
 
-def _place_weight(graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid) -> None:
+def _place_weight(graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid, axis: int) -> None:
     name = weight.row.name
     if not weight.quantised:
         _drop(graph, node)
         return
-    values, axis, output = weight.values, 0, node.output[0]
+    values, output, own = np.ascontiguousarray(np.moveaxis(weight.values, 0, axis)), node.output[0], axis
     readers = graph.consumers(output)
     if values.ndim == 2 and len(readers) == 1 and readers[0].op_type == "Transpose":
-        values, axis, output = values.T, 1, readers[0].output[0]
+        values, axis, output = values.T, 1 - axis, readers[0].output[0]
         graph.remove(readers[0])
     graph.remove(node)
     # a layer that is called several times has one set of integers; each call unpacks them
     inputs = [
-        graph.shared(f"{name}_integers{'' if axis == 0 else '_transposed'}", values),
+        graph.shared(f"{name}_integers{'' if axis == own else '_transposed'}", values),
         graph.shared(f"{name}_scale", weight.scale),
         graph.shared(f"{name}_zero_point", np.full(len(weight.scale), weight.row.zero_point, values.dtype)),
     ]

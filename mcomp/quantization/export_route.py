@@ -8,8 +8,10 @@ state, hooks, batch norms and dropout go on as they were.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -54,8 +56,8 @@ def export(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> TracedModel:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about code that is not the user's
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")  # about code that is not the user's; a refusal prints half a graph
             program = torch.export.export(
                 model.eval(), _doubled(example_inputs), dynamic_shapes=_dynamic(example_inputs), strict=False
             )
@@ -109,6 +111,10 @@ def _given_back(model: nn.Module, exported: Any) -> TracedModel:
             _adopt(model, exported, str(node.target))
         elif node.op == "call_function" and call_name(node) == "site":
             node.op, node.target, node.args = "call_module", node.args[1], (node.args[0],)
+        elif node.op == "call_function" and call_name(node) in _SHAPING:
+            node.op, node.target = "call_method", _SHAPING[call_name(node)]
+        elif node.op == "call_function" and call_name(node) in _MAKING:
+            node.target = _MAKING[call_name(node)]
     _follow_device(graph)
     restore_layers(model, graph)
     _plain_call(graph)
@@ -118,6 +124,9 @@ def _given_back(model: nn.Module, exported: Any) -> TracedModel:
     return traced
 
 
+#: Calls that hold sizes: in the words of Python, other tracers keep the sizes dynamic.
+_SHAPING = {"sym_size": "size", "view": "view", "reshape": "reshape", "expand": "expand", "repeat": "repeat"}
+_MAKING = {"zeros": torch.zeros, "ones": torch.ones, "full": torch.full}
 _CHECKS = frozenset(
     {
         "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size",

@@ -39,21 +39,26 @@ def see(model: nn.Module, example_inputs: tuple[Tensor, ...], config: QuantizeCo
     if config.route != "auto":
         return Seen(graph_by(config.route, model, example_inputs), config.route)
     refusals: list[str] = []
+    unmatched: StageError | None = None
     found: dict[Route, tuple[TracedModel, list[str]]] = {}
     routes: tuple[Route, ...] = ("symbolic", "export")
     for route in routes:
         try:
             traced = graph_by(route, model, example_inputs)
+            hidden = hidden_from_graph(make_plan(traced, model, config).float_layers)
         except StageError as error:
             if error.code == "MC424":
                 raise
+            if error.code == "MC421":  # a pattern may name what only another route sees
+                unmatched = unmatched or error
             refusals.append(f"{error}; {error.why}" if error.why else str(error))
             continue
-        hidden = hidden_from_graph(make_plan(traced, model, config).float_layers)
         found[route] = (traced, hidden)
         if not hidden:
             break
         refusals.append(f"{route}: {len(hidden)} layers are out of sight, first `{hidden[0]}`")
+    if not found and unmatched is not None:
+        raise unmatched
     if not found:
         return Seen(None, "modules", "; ".join(refusals))
     best = min(found, key=lambda route: len(found[route][1]))
