@@ -13,17 +13,38 @@ from typing import TYPE_CHECKING, Any
 from mcomp.quantization import replays as _replays  # noqa: F401  registers how artifacts repeat this surgery
 
 if TYPE_CHECKING:
+    from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
     from mcomp.quantization.calibration import calibrate, freeze
     from mcomp.quantization.conversion import quantize
     from mcomp.quantization.fold import FoldResult, fold_batch_norms
-    from mcomp.quantization.folded import FoldedQuantConv1d, FoldedQuantConv2d, FoldedQuantLinear
+    from mcomp.quantization.folded import (
+        FoldedQuantConv1d,
+        FoldedQuantConv2d,
+        FoldedQuantConv3d,
+        FoldedQuantConvTranspose1d,
+        FoldedQuantConvTranspose2d,
+        FoldedQuantConvTranspose3d,
+        FoldedQuantLinear,
+    )
     from mcomp.quantization.integers import IntegerWeight, QParams
-    from mcomp.quantization.layers import QuantConv1d, QuantConv2d, QuantLinear
+    from mcomp.quantization.kept_weight import QuantizedParameter
+    from mcomp.quantization.layers import (
+        QuantBilinear,
+        QuantConv1d,
+        QuantConv2d,
+        QuantConv3d,
+        QuantConvTranspose1d,
+        QuantConvTranspose2d,
+        QuantConvTranspose3d,
+        QuantEmbedding,
+        QuantLinear,
+    )
     from mcomp.quantization.observers import FloatHistogram
     from mcomp.quantization.quantizers.activation import ActivationQuantizer
     from mcomp.quantization.quantizers.base import Quantizer
     from mcomp.quantization.quantizers.weight import WeightQuantizer
-    from mcomp.quantization.summary import describe
+    from mcomp.quantization.recurrent import QuantGRU, QuantLSTM, QuantRNN
+    from mcomp.quantization.summary import decision_table, describe
 
 _HOMES = {
     "ActivationQuantizer": "quantizers.activation",
@@ -31,15 +52,32 @@ _HOMES = {
     "FoldResult": "fold",
     "FoldedQuantConv1d": "folded",
     "FoldedQuantConv2d": "folded",
+    "FoldedQuantConv3d": "folded",
+    "FoldedQuantConvTranspose1d": "folded",
+    "FoldedQuantConvTranspose2d": "folded",
+    "FoldedQuantConvTranspose3d": "folded",
     "FoldedQuantLinear": "folded",
     "IntegerWeight": "integers",
     "QParams": "integers",
+    "QuantAttention": "attention",
+    "QuantBilinear": "layers",
     "QuantConv1d": "layers",
     "QuantConv2d": "layers",
+    "QuantConv3d": "layers",
+    "QuantConvTranspose1d": "layers",
+    "QuantConvTranspose2d": "layers",
+    "QuantConvTranspose3d": "layers",
+    "QuantEmbedding": "layers",
+    "QuantGRU": "recurrent",
+    "QuantLSTM": "recurrent",
     "QuantLinear": "layers",
+    "QuantMultiheadAttention": "attention",
+    "QuantRNN": "recurrent",
+    "QuantizedParameter": "kept_weight",
     "Quantizer": "quantizers.base",
     "WeightQuantizer": "quantizers.weight",
     "calibrate": "calibration",
+    "decision_table": "summary",
     "describe": "summary",
     "fold_batch_norms": "fold",
     "freeze": "calibration",
@@ -52,15 +90,32 @@ __all__ = [
     "FoldResult",
     "FoldedQuantConv1d",
     "FoldedQuantConv2d",
+    "FoldedQuantConv3d",
+    "FoldedQuantConvTranspose1d",
+    "FoldedQuantConvTranspose2d",
+    "FoldedQuantConvTranspose3d",
     "FoldedQuantLinear",
     "IntegerWeight",
     "QParams",
+    "QuantAttention",
+    "QuantBilinear",
     "QuantConv1d",
     "QuantConv2d",
+    "QuantConv3d",
+    "QuantConvTranspose1d",
+    "QuantConvTranspose2d",
+    "QuantConvTranspose3d",
+    "QuantEmbedding",
+    "QuantGRU",
+    "QuantLSTM",
     "QuantLinear",
+    "QuantMultiheadAttention",
+    "QuantRNN",
+    "QuantizedParameter",
     "Quantizer",
     "WeightQuantizer",
     "calibrate",
+    "decision_table",
     "describe",
     "fold_batch_norms",
     "freeze",
