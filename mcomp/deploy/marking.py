@@ -73,7 +73,7 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
         StageError: MC431, a quantiser has no range yet, or its scale is not a positive number.
     """
     from mcomp.quantization.calibration import quantizers
-    from mcomp.quantization.kept_weight import quantized_parameters
+    from mcomp.quantization.parameter_values import quantized_parameters
 
     marked = MarkedModel(copy.deepcopy(model).eval())
     tensors = quantizers(marked.model)
@@ -221,7 +221,9 @@ class MarkedLayer(nn.Module):
         bias = getattr(source, "bias", None)
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
         self.marker = Marker(site.name, route)
-        self.embedding = isinstance(source, nn.Embedding)
+        self.table = isinstance(source, (nn.Embedding, nn.EmbeddingBag))
+        self.mode = getattr(source, "mode", "")  # of a bag
+        self.bilinear = isinstance(source, nn.Bilinear)
         names = ("stride", "padding", "output_padding", "groups", "dilation")
         transposed = isinstance(source, nn.modules.conv._ConvTransposeNd)
         self.geometry = {name: getattr(source, name) for name in names} if transposed else None
@@ -233,11 +235,18 @@ class MarkedLayer(nn.Module):
             self.padding_mode = source.padding_mode
             self.border = list(getattr(source, "_reversed_padding_repeated_twice", ()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, …)`` through the convolution, or ``(…, features)`` through the linear layer."""
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        """``(N, C, …)`` through the convolution, or ``(…, features)`` through the linear layer.
+
+        ``more`` is the second operand of a bilinear layer, or the offsets of a bag.
+        """
         weight = self.marker(self.weight)
-        if self.embedding:
-            return F.embedding(x, weight)
+        if self.table:
+            bag: Any = F.embedding_bag
+            looked_up: Tensor = bag(x, weight, *more, mode=self.mode) if self.mode else F.embedding(x, weight)
+            return looked_up
+        if self.bilinear:
+            return F.bilinear(x, more[0], weight, self.bias)
         x = x if self.read is None else self.read(x)
         if self.geometry is not None:
             operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]

@@ -37,14 +37,15 @@ if TYPE_CHECKING:
         QuantConvTranspose2d,
         QuantConvTranspose3d,
         QuantEmbedding,
+        QuantEmbeddingBag,
         QuantLinear,
     )
     from mcomp.quantization.observers import FloatHistogram
     from mcomp.quantization.quantizers.activation import ActivationQuantizer
     from mcomp.quantization.quantizers.base import Quantizer
     from mcomp.quantization.quantizers.weight import WeightQuantizer
-    from mcomp.quantization.recurrent import QuantGRU, QuantLSTM, QuantRNN
-    from mcomp.quantization.summary import decision_table, describe
+    from mcomp.quantization.recurrent import QuantGRU, QuantGRUCell, QuantLSTM, QuantLSTMCell, QuantRNN, QuantRNNCell
+    from mcomp.quantization.summary import conversion_route, decision_table, describe
 
 _HOMES = {
     "ActivationQuantizer": "quantizers.activation",
@@ -68,15 +69,20 @@ _HOMES = {
     "QuantConvTranspose2d": "layers",
     "QuantConvTranspose3d": "layers",
     "QuantEmbedding": "layers",
+    "QuantEmbeddingBag": "layers",
     "QuantGRU": "recurrent",
+    "QuantGRUCell": "recurrent",
     "QuantLSTM": "recurrent",
+    "QuantLSTMCell": "recurrent",
     "QuantLinear": "layers",
     "QuantMultiheadAttention": "attention",
     "QuantRNN": "recurrent",
+    "QuantRNNCell": "recurrent",
     "QuantizedParameter": "kept_weight",
     "Quantizer": "quantizers.base",
     "WeightQuantizer": "quantizers.weight",
     "calibrate": "calibration",
+    "conversion_route": "summary",
     "decision_table": "summary",
     "describe": "summary",
     "fold_batch_norms": "fold",
@@ -106,15 +112,20 @@ __all__ = [
     "QuantConvTranspose2d",
     "QuantConvTranspose3d",
     "QuantEmbedding",
+    "QuantEmbeddingBag",
     "QuantGRU",
+    "QuantGRUCell",
     "QuantLSTM",
+    "QuantLSTMCell",
     "QuantLinear",
     "QuantMultiheadAttention",
     "QuantRNN",
+    "QuantRNNCell",
     "QuantizedParameter",
     "Quantizer",
     "WeightQuantizer",
     "calibrate",
+    "conversion_route",
     "decision_table",
     "describe",
     "fold_batch_norms",

@@ -105,6 +105,12 @@ def quantize(
 
 def _converted(model: nn.Module, example_inputs: tuple[Tensor, ...], config: QuantizeConfig) -> nn.Module:
     _refuse_quantised(model)
+    if isinstance(model, (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
+        raise StageError(
+            f"the model is a single `{type(model).__name__}`: nothing calls it",
+            code="MC420",
+            hint="put it into a module that calls it, e.g. `torch.nn.Sequential`",
+        )
     seen = see(model, example_inputs, config)
     config = replace(config, route=seen.route)
     if seen.traced is not None:

@@ -30,6 +30,10 @@ _DROPOUTS: dict[str, type[nn.Module]] = {
 }
 _RECURRENT: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}
 
+_CELLS: dict[str, type[nn.Module]] = {
+    "lstm_cell": nn.LSTMCell, "gru_cell": nn.GRUCell, "rnn_tanh_cell": nn.RNNCell, "rnn_relu_cell": nn.RNNCell,
+}  # fmt: skip
+
 
 def restore_layers(model: nn.Module, graph: fx.Graph) -> None:
     """Turn calls that a layer of ``model`` made back into calls of that layer; the others stay functions."""
@@ -51,6 +55,15 @@ def restore_layers(model: nn.Module, graph: fx.Graph) -> None:
         elif name in ("batch_norm", "_native_batch_norm_legit_no_training"):
             for path in _candidates(node.args[3], owners, model, (nn.modules.batchnorm._BatchNorm,)):
                 _replace(graph, node, path, node.args[0])
+                break
+        elif name == "embedding_bag":
+            for path in _candidates(node.args[0], owners, model, (nn.EmbeddingBag,)):
+                if _same_bag(node, model, path):
+                    _restore_bag(graph, node, path)
+                    break
+        elif name in _CELLS:
+            for path in _candidates(node.args[2], owners, model, (_CELLS[name],)):
+                _replace(graph, node, path, node.args[0], node.args[1])
                 break
         elif name in _RECURRENT and isinstance(node.args[2], Sequence):
             for path in _candidates(node.args[2][0], owners, model, (_RECURRENT[name],)):
@@ -150,6 +163,23 @@ def _restore_recurrent(graph: fx.Graph, node: fx.Node, path: str, cell: bool) ->
     graph.erase_node(node)
 
 
+def _same_bag(node: fx.Node, model: nn.Module, path: str) -> bool:
+    layer: Any = model.get_submodule(path)
+    weighted = len(node.args) > 6 and node.args[6] is not None
+    return layer.max_norm is None and layer.padding_idx is None and not layer.include_last_offset and not weighted
+
+
+def _restore_bag(graph: fx.Graph, node: fx.Node, path: str) -> None:
+    """ATen returns the sums and three tensors that only its backward pass reads."""
+    with graph.inserting_before(node):
+        called = graph.call_module(path, (node.args[1], node.args[2]))
+    for user in list(node.users):
+        if user.args[1] == 0:
+            user.replace_all_uses_with(called)
+        graph.erase_node(user)
+    graph.erase_node(node)
+
+
 def _add(model: nn.Module, path: str, module: nn.Module) -> None:
     holder, _, name = path.rpartition(".")
     if not hasattr(model, holder):
@@ -157,9 +187,9 @@ def _add(model: nn.Module, path: str, module: nn.Module) -> None:
     model.get_submodule(holder).add_module(name, module)
 
 
-def _replace(graph: fx.Graph, node: fx.Node, path: str, tensor: Any) -> None:
+def _replace(graph: fx.Graph, node: fx.Node, path: str, *arguments: Any) -> None:
     with graph.inserting_before(node):
-        called = graph.call_module(path, (tensor,))
+        called = graph.call_module(path, tuple(tuple(each) if isinstance(each, list) else each for each in arguments))
     called.meta = dict(node.meta)
     node.replace_all_uses_with(called)
     graph.erase_node(node)

@@ -128,20 +128,3 @@ class QuantizedParameter(QuantizedWeight):
     def forward(self, weight: Tensor) -> Tensor:
         """The quantised parameter."""
         return self.read_weight(weight)
-
-
-def quantized_parameters(model: nn.Module) -> dict[str, tuple[QuantizedParameter, Tensor]]:
-    """Every :class:`QuantizedParameter` of ``model`` by the name of its parameter, with the parameter.
-
-    One that reads a computed weight (``parameter`` empty) is left out.
-    """
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    found = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, QuantizedParameter) and module.parameter:
-            path = name.removesuffix(module.home) + module.parameter
-            found[path] = (module, tensors[path])
-    return found

@@ -125,6 +125,27 @@ class QuantEmbedding(QuantizedLayer, nn.Embedding):
         return F.embedding(input, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
 
+class QuantEmbeddingBag(QuantizedLayer, nn.EmbeddingBag):
+    """``nn.EmbeddingBag`` with a quantised table; its gradient is dense."""
+
+    bias = None
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """Sums, means or maxima of rows of the quantised table."""
+        if self.max_norm is not None:  # written into the latent table, as torch does
+            F.embedding(input, self.weight, None, self.max_norm, self.norm_type)
+        return F.embedding_bag(
+            input,
+            self.quantized_weight(),
+            offsets,
+            scale_grad_by_freq=self.scale_grad_by_freq,
+            mode=self.mode,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=self.include_last_offset,
+            padding_idx=self.padding_idx,
+        )
+
+
 QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
@@ -136,6 +157,7 @@ QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.modules.linear.NonDynamicallyQuantizableLinear: QuantLinear,
     nn.Bilinear: QuantBilinear,
     nn.Embedding: QuantEmbedding,
+    nn.EmbeddingBag: QuantEmbeddingBag,
 }
 
 

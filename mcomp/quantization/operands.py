@@ -86,8 +86,14 @@ def is_aten(node: fx.Node) -> bool:
 
 def constant(node: fx.Node) -> bool:
     """Whether the tensor comes from parameters, buffers and numbers alone."""
-    if node.op == "get_attr":
-        return True
-    if node.op == "placeholder" or not node.all_input_nodes:
-        return False
-    return all(constant(each) for each in node.all_input_nodes)
+    waiting, seen = [node], {node}
+    while waiting:
+        each = waiting.pop()
+        own = each.op == "get_attr" or (each.op == "call_module" and not each.all_input_nodes)  # a parametrisation
+        if not own:
+            if each.op == "placeholder" or not each.all_input_nodes:
+                return False
+            fresh = [one for one in each.all_input_nodes if one not in seen]
+            seen.update(fresh)
+            waiting += fresh
+    return True

@@ -45,8 +45,8 @@ def out_of_sight(model: nn.Module, traced: fx.GraphModule, read: Container[str])
     for name, module in model.named_modules():
         if not name or not isinstance(module, WEIGHTED) or name in called or name.startswith(whole):
             continue
-        weights = [f"{name}.{own}" for own, tensor in module.named_parameters(recurse=False) if tensor.dim() > 1]
-        unread = [path for path in weights if path not in read and not path.rpartition(".")[2].startswith("bias")]
+        weights = _weights(name, module)
+        unread = [path for path in weights if path not in read]
         if not unread and weights:
             continue
         taker = next((takers[path] for path in unread if path in takers), "")
@@ -57,3 +57,13 @@ def out_of_sight(model: nn.Module, traced: fx.GraphModule, read: Container[str])
         else:
             found[name] = "forward() does not call it in eval mode (an auxiliary head, or unused)"
     return found
+
+
+def _weights(name: str, module: nn.Module) -> list[str]:
+    """The matrices of a layer: its own, or those that a parametrisation computes them from."""
+    for recurse in (False, True):
+        found = [f"{name}.{own}" for own, tensor in module.named_parameters(recurse=recurse) if tensor.dim() > 1]
+        found = [path for path in found if not path.rpartition(".")[2].startswith("bias")]
+        if found:
+            return found
+    return []

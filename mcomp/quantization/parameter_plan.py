@@ -32,16 +32,30 @@ class ParameterPlan:
     axis: int | None
     bits: int = 0
 
+    def paths(self, modules: dict[str, nn.Module]) -> list[str]:
+        """Names of all parameters and buffers that the weight is made of."""
+        found, waiting, seen = [], [self.node], {self.node}
+        while waiting:
+            node = waiting.pop()
+            if node.op == "get_attr":
+                found.append(str(node.target))
+            elif node.op == "call_module":  # a parametrisation
+                module = modules[str(node.target)]
+                found += [f"{node.target}.{name}" for name, _ in module.named_parameters()]
+            fresh = [each for each in node.all_input_nodes if each not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return found
+
 
 def plan_parameter(weight: fx.Node, axis: int, traced: fx.GraphModule, modules: dict[str, nn.Module]) -> ParameterPlan:
     """The weight that a function reads as ``weight``, with its output channels along ``axis`` there."""
     node, swaps = weight, 0
     while node.op != "get_attr":
         inputs = node.all_input_nodes
-        if node.op == "call_module" or not moves_values(node, modules) or len(inputs) != 1:
-            break
-        name = call_name(node)
-        if name not in _KEEP_AXES | _SWAP_AXES:
+        name = "" if node.op == "call_module" else call_name(node)
+        moves = name == "getitem" or moves_values(node, modules)  # an entry of a parameter is a part of it
+        if name not in _KEEP_AXES | _SWAP_AXES or not moves or len(inputs) != 1:
             break
         swaps += name in _SWAP_AXES
         node = inputs[0]

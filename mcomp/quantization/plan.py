@@ -93,8 +93,8 @@ class _Planner:
                 self._plan_function(LayerPlan(name, nodes, *bits))
             for node in nodes:
                 weight = self._weight(node)
-                if weight is not None and weight.path:
-                    read[weight.path] = name
+                for path in weight.paths(self.modules) if weight is not None else ():
+                    read[path] = name
         self.made.float_layers.update(out_of_sight(self.model, self.traced, read))
         self.made.tensors = sorted(self.tensors.values(), key=lambda tensor: order[tensor.node])
         return self.made
@@ -135,7 +135,7 @@ class _Planner:
 
     def _plan_layer(self, plan: LayerPlan, layer: nn.Module) -> None:
         if plan.w_bits == OFF:
-            reading = plan.a_bits != OFF and not isinstance(layer, nn.Embedding)
+            reading = plan.a_bits != OFF and not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
             more = f"; its input is quantised to {plan.a_bits} bits" if reading else ""
             self.made.float_layers[plan.name] = f"w_bits is 32{more}"
         self.made.layers.append(plan)

@@ -45,7 +45,7 @@ class QuantizerFactory:
 
         ``own_inputs`` gives it quantisers of its inputs, where no graph holds them.
         """
-        reads = own_inputs and a_bits != OFF and not isinstance(layer, nn.Embedding)
+        reads = own_inputs and a_bits != OFF and not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
         read = self.activation(a_bits, False) if reads else None
         if isinstance(layer, nn.MultiheadAttention):
             return quantized_attention(
@@ -56,7 +56,7 @@ class QuantizerFactory:
             )
         if w_bits == OFF:
             return None
-        if isinstance(layer, nn.RNNBase):
+        if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
             return quantized_recurrent(layer, lambda: self.weight(w_bits), read)
         return quantized_like(layer, self.weight(w_bits), read)
 

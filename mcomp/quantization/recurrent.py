@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from mcomp.quantization.kept_weight import QuantizedParameter
@@ -54,16 +55,68 @@ class QuantGRU(QuantizedRecurrent, nn.GRU):
     """``nn.GRU`` with quantised weights."""
 
 
-QUANTIZED_RECURRENT: dict[type[nn.Module], type[QuantizedRecurrent]] = {
+class QuantizedCell(nn.Module):
+    """Base of cells, one step of a recurrent layer each; attributes as of :class:`QuantizedRecurrent`."""
+
+    weights: nn.ModuleDict
+    input_quantizer: Quantizer | None
+    hidden_size: int
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """One step with quantised matrices."""
+        x = input if self.input_quantizer is None else self.input_quantizer(input)
+        single = x.dim() == 1
+        x = x.unsqueeze(0) if single else x
+        if hx is None:
+            start = torch.zeros(x.size(0), self.hidden_size, dtype=x.dtype, device=x.device)
+            hx = (start, start) if isinstance(self, nn.LSTMCell) else start
+        elif single:
+            hx = tuple(each.unsqueeze(0) for each in hx) if isinstance(hx, tuple) else hx.unsqueeze(0)
+        of: Any = self
+        matrices = [self.weights[name](getattr(self, name)) for name in ("weight_ih", "weight_hh")]
+        made = self._step()(x, hx, *matrices, of.bias_ih, of.bias_hh)
+        if not single:
+            return made
+        return tuple(each.squeeze(0) for each in made) if isinstance(made, tuple) else made.squeeze(0)
+
+    def _step(self) -> Any:
+        raise NotImplementedError
+
+
+class QuantRNNCell(QuantizedCell, nn.RNNCell):
+    """``nn.RNNCell`` with quantised weights."""
+
+    def _step(self) -> Any:
+        return torch.rnn_tanh_cell if self.nonlinearity == "tanh" else torch.rnn_relu_cell
+
+
+class QuantLSTMCell(QuantizedCell, nn.LSTMCell):
+    """``nn.LSTMCell`` with quantised weights."""
+
+    def _step(self) -> Any:
+        return torch.lstm_cell
+
+
+class QuantGRUCell(QuantizedCell, nn.GRUCell):
+    """``nn.GRUCell`` with quantised weights."""
+
+    def _step(self) -> Any:
+        return torch.gru_cell
+
+
+QUANTIZED_RECURRENT: dict[type[nn.Module], type[QuantizedRecurrent | QuantizedCell]] = {
     nn.RNN: QuantRNN,
     nn.LSTM: QuantLSTM,
     nn.GRU: QuantGRU,
+    nn.RNNCell: QuantRNNCell,
+    nn.LSTMCell: QuantLSTMCell,
+    nn.GRUCell: QuantGRUCell,
 }
 
 
 def quantized_recurrent(
-    layer: nn.RNNBase, make_weight: Callable[[], Quantizer], input_quantizer: Quantizer | None = None
-) -> QuantizedRecurrent:
+    layer: nn.RNNBase | nn.RNNCellBase, make_weight: Callable[[], Quantizer], input_quantizer: Quantizer | None = None
+) -> QuantizedRecurrent | QuantizedCell:
     """A quantised recurrent layer that shares the parameters of ``layer``."""
     made = twin(layer, QUANTIZED_RECURRENT[type(layer)])
     made.weights = nn.ModuleDict()

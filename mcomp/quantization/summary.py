@@ -12,8 +12,9 @@ from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.config import OFF
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.integers import IntegerWeight
-from mcomp.quantization.kept_weight import QuantizedWeight, quantized_parameters
+from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.layers import QuantizedLayer
+from mcomp.quantization.parameter_values import quantized_parameters
 from mcomp.quantization.quantizers.base import Quantizer
 
 
@@ -72,6 +73,14 @@ def decision_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def conversion_route(model: nn.Module) -> tuple[str, str]:
+    """How the model was seen when it was quantised, and why not more simply; both empty for a float model."""
+    for entry in reversed(surgery.provenance(model).log):
+        if entry["op"] == "quantize":
+            return str(entry.get("route", "symbolic")), str(entry.get("why_route", ""))
+    return "", ""
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedWeight | FoldedLayer]:

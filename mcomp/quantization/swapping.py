@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mcomp.errors import StageError
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.config import OFF, QuantizeConfig
 from mcomp.quantization.kept_weight import QuantizedWeight
@@ -57,7 +58,16 @@ def swap(model: nn.Module, config: QuantizeConfig, reached: Mapping[str, int]) -
 
     Returns:
         The layers that stay float, and why.
+
+    Raises:
+        StageError: a pattern matches no layer, or the model is a layer itself.
     """
+    if isinstance(model, WEIGHTED):
+        raise StageError(
+            f"the model is a single `{type(model).__name__}`, which has no place to be swapped in",
+            code="MC420",
+            hint="put it into `torch.nn.Sequential`",
+        )
     make_plain(model)
     outer = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     names = {

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from mcomp.errors import StageError
 from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
@@ -17,7 +18,7 @@ from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.plain_forward import PLAIN, make_plain
 from mcomp.quantization.quantizers.base import Quantizer
-from mcomp.quantization.recurrent import QuantizedRecurrent
+from mcomp.quantization.recurrent import QuantizedCell, QuantizedRecurrent
 from mcomp.surgery import ATTRIBUTE
 
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
@@ -25,6 +26,7 @@ _LEAVES = (
     Quantizer,
     QuantizedWeight,
     QuantizedRecurrent,
+    QuantizedCell,
     QuantMultiheadAttention,
     QuantAttention,
     FoldedLayer,
@@ -58,7 +60,7 @@ class TracedModel(fx.GraphModule):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, tuple(PLAIN.values())):
+        if isinstance(m, tuple(PLAIN.values())) or parametrize.is_parametrized(m):
             return False
         # torchvision's stochastic depth asks self.training, as functional dropout does
         if isinstance(m, _LEAVES) or type(m).__name__ == "StochasticDepth":

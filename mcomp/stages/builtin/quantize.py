@@ -134,7 +134,7 @@ class Quantize(Stage):
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Convert, calibrate on training images, train, and measure on test."""
         from mcomp.quantization import calibrate, describe
-        from mcomp.quantization.summary import float_layers, quantized_layers
+        from mcomp.quantization.summary import conversion_route, float_layers, quantized_layers
 
         data = ctx.require_data()
         model = _converted(ctx.model, ctx.example_inputs, options)
@@ -146,6 +146,10 @@ class Quantize(Stage):
         history = fit_in(ctx, model, options).history if options.epochs else []
         after = ctx.evaluate(model) if options.epochs else before
         floats = float_layers(model)
+        route, why_route = conversion_route(model)
+        notes = [f"`{name}` stays float: {why}" for name, why in floats.items()]
+        if route == "modules":
+            notes.insert(0, f"no graph of the network was found, so each layer was converted by itself ({why_route})")
         metrics: Metrics = {
             **after,
             "top1_before_training": before["top1"],
@@ -155,7 +159,7 @@ class Quantize(Stage):
         return StageResult(
             model=model,
             metrics=metrics,
-            notes=[f"`{name}` stays float: {why}" for name, why in floats.items()],
+            notes=notes,
             details={"tensors": describe(model), "history": history},
         )
 

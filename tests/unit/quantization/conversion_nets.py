@@ -115,6 +115,24 @@ class Recurrent(nn.Module):
         return self.head(out.mean(1))
 
 
+class Steps(nn.Module):
+    """A bag of tokens starts a cell that is stepped by a loop, and a bilinear form reads both."""
+
+    def __init__(self, kind: type[nn.RNNCellBase]) -> None:
+        super().__init__()
+        self.bag, self.embed = nn.EmbeddingBag(20, 16), nn.Embedding(20, 16)
+        self.cell = kind(16, 16)  # type: ignore[call-arg]
+        self.form = nn.Bilinear(16, 16, 5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        bag = self.bag(tokens)
+        state = (bag, bag) if isinstance(self.cell, nn.LSTMCell) else bag
+        x = self.embed(tokens)
+        for step in range(4):
+            state = self.cell(x[:, step], state)
+        return self.form(state[0] if isinstance(state, tuple) else state, bag)
+
+
 class UNet(nn.Module):
     """Skip connections by cat, an interpolation and a transposed convolution with groups and output padding."""
 
@@ -249,6 +267,22 @@ def _value_dependent_shape() -> nn.Module:
     )
 
 
+class Computed(nn.Module):
+    """Weights that forward() computes: standardised, taken from a stack, transposed, and by a parametrisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.stack, self.rows = nn.Parameter(torch.randn(2, 8, 8) / 3), nn.Parameter(torch.randn(6, 8) / 3)
+        self.normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.stem.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        y = F.relu(F.conv2d(x, weight, self.stem.bias)).mean((2, 3))
+        return self.normed(F.relu(torch.einsum("nc,cd->nd", y, self.stack[1]) @ self.rows.t()))
+
+
 def _exported_attention() -> nn.Module:
     """The composite layers of torch.nn as ``torch.export`` takes them apart."""
 
@@ -281,11 +315,15 @@ CASES: dict[str, Case] = {
     "lstm": Case(lambda: Recurrent(nn.LSTM), _tokens),
     "gru": Case(lambda: Recurrent(nn.GRU), _tokens),
     "rnn": Case(lambda: Recurrent(nn.RNN), _tokens),
+    "lstm_cell": Case(lambda: Steps(nn.LSTMCell), _tokens, route="export"),
+    "gru_cell": Case(lambda: Steps(nn.GRUCell), _tokens),
+    "rnn_cell": Case(lambda: Steps(nn.RNNCell), _tokens),
     "unet": Case(UNet),
     "dense_block": Case(DenseBlock),
     "shared_relu": Case(Residual),
     "bare_parameters": Case(BareParameters),
     "shared_layer": Case(_shared),
+    "computed_weights": Case(Computed),
     "structured_output": Case(_structured),
     "volumes": Case(
         lambda: nn.Sequential(
