@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx, nn
@@ -76,7 +76,8 @@ class _Planner:
         self.made = Plan()
 
     def plan(self) -> Plan:
-        calls, functions = self._layer_calls(), self._function_calls()
+        calls = self._layer_calls()
+        functions = self._function_calls(calls)
         check_patterns([*self.config.skip, *self.config.overrides], [*calls, *functions])
         order = {node: place for place, node in enumerate(self.traced.graph.nodes)}
         weighted = {**calls, **{name: nodes for name, nodes in functions.items() if self._weight(nodes[0]) is not None}}
@@ -106,13 +107,14 @@ class _Planner:
                 calls.setdefault(node.target, []).append(node)
         return calls
 
-    def _function_calls(self) -> dict[str, list[fx.Node]]:
-        """Functions that multiply, by the name of their weight or else of their node."""
+    def _function_calls(self, layers: Container[str]) -> dict[str, list[fx.Node]]:
+        """Functions that multiply, by the name of their weight (whole where a layer has it too) or of their node."""
         calls: dict[str, list[fx.Node]] = {}
         for node in self.traced.graph.nodes:
             if signature(node) is not None:
                 weight = self._weight(node)
-                calls.setdefault(weight.name if weight is not None else node.name, []).append(node)
+                name = node.name if weight is None else weight.path if weight.name in layers else weight.name
+                calls.setdefault(name, []).append(node)
         return calls
 
     def _weight(self, node: fx.Node) -> ParameterPlan | None:

@@ -242,6 +242,15 @@ def _shared() -> nn.Module:
     )
 
 
+def _tied() -> nn.Module:
+    """A table that is looked up as a layer and multiplied with as a bare weight."""
+    return Function(
+        lambda net, tokens: F.linear(torch.tanh(net.core(net.table(tokens))), net.table.weight),
+        table=nn.Embedding(20, 16),
+        core=nn.Linear(16, 16),
+    )
+
+
 def _structured() -> nn.Module:
     return Function(
         lambda net, x: {
@@ -323,6 +332,7 @@ CASES: dict[str, Case] = {
     "shared_relu": Case(Residual),
     "bare_parameters": Case(BareParameters),
     "shared_layer": Case(_shared),
+    "tied_weight": Case(_tied, _tokens),
     "computed_weights": Case(Computed),
     "structured_output": Case(_structured),
     "volumes": Case(
