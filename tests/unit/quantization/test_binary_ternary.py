@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcomp.errors import UsageError
-from mcomp.quantization.quantizers import BinaryActivation, BinaryWeight, TernaryWeight, XNORInputScale
+from mcomp.quantization.quantizers import (
+    BinaryActivation,
+    BinaryWeight,
+    TernaryWeight,
+    WeightQuantizer,
+    XNORInputScale,
+)
 from tests.unit.quantization.quantization_nets import tensors
 
 
@@ -124,3 +130,17 @@ def test_the_input_scale_is_the_mean_over_channels_and_window(stride: int, paddi
     expected = F.conv2d(x.abs(), torch.full((1, 5, 3, 3), 1 / 45), stride=stride, padding=padding)
     torch.testing.assert_close(XNORInputScale((3, 3), stride, padding)(x), expected)
     assert XNORInputScale((3,))(torch.randn(2, 5, 6)).shape == (2, 1, 4)
+
+
+@pytest.mark.parametrize("quantizer", [BinaryWeight(), TernaryWeight()])
+def test_a_large_weight_is_quantised_filter_by_filter(quantizer: WeightQuantizer) -> None:
+    w, g = torch.randn(40, 64, 9, 9), torch.randn(40, 64, 9, 9)
+    leaf = w.clone().requires_grad_()
+    found = quantizer(leaf)
+    found.backward(g)
+    for f in (0, 17, 39):
+        alone = w[f : f + 1].clone().requires_grad_()
+        expected = quantizer(alone)
+        expected.backward(g[f : f + 1])
+        torch.testing.assert_close(found[f : f + 1], expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(leaf.grad[f : f + 1], alone.grad, rtol=1e-4, atol=1e-6)
