@@ -161,7 +161,8 @@ class Quantizer(nn.Module):
             raise self.no_range()
         with torch.no_grad():
             values, scale = self.codes(weight.detach().float())
-        return IntegerWeight(values.to(torch.int32), scale, self.integer_bits, why=self.why())
+        needed = self.integer_bits - (-self.qmin > self.qmax)  # as they are, no sign flipped
+        return IntegerWeight(values.to(torch.int32), scale, needed, why=self.why())
 
     def why(self) -> str:
         """What the integers are, for the report."""
@@ -179,7 +180,7 @@ class Quantizer(nn.Module):
     def no_range(self) -> StageError:
         """The refusal of a quantiser that was never given a range."""
         return StageError(
-            f"activation quantiser `{self.name or 'unnamed'}` has no range yet",
+            f"quantiser `{self.name or 'unnamed'}` has no range yet",
             code="MC423",
             why="it was neither calibrated nor trained",
             hint="run `mcomp.quantization.calibrate(model, batches)` first",
