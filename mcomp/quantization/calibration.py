@@ -44,12 +44,13 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
     for name, module in waiting.items():
         axis = getattr(module, "channel_axis", None)
         observers[name] = build_observer(method or module.calibration or "mse", axis)
-        module.name, module.calibrator = module.name or name, observers[name]
+        module.name = module.name or name
+        module.watch(observers[name])
     try:
         _run(model.eval(), batches)
     finally:
         for module in waiting.values():
-            module.calibrator = None
+            module.watch(None)
         model.train(training)
     for name, module in waiting.items():
         if observers[name].empty:

@@ -84,7 +84,9 @@ def _first_above(scale: float, level: float, closed: bool) -> float:
     """The smallest float32 whose quotient by ``scale`` is above ``level``, or (not ``closed``) at least ``level``."""
     up, down = np.float32(np.inf), np.float32(-np.inf)
     step = np.float32(scale)
-    if level == 0 or not np.isfinite(step):
+    if not np.isfinite(step):
+        return abs(float(step))  # nan stays nan; everything is inside of inf
+    if level == 0:
         return float(np.nextafter(np.float32(0), up)) if closed else 0.0
 
     def above(x: np.float32) -> bool:

@@ -26,7 +26,7 @@ class Quantizer(nn.Module):
     * A *static* one holds its range: in buffers, set by :meth:`set_range`, by calibration or by the first training
       batch, or in parameters that train. It is ready once the range is known; whether it is, is saved with it.
 
-    In eval mode nothing ever changes. While ``calibrator`` is set, tensors pass unquantised and are observed.
+    In eval mode nothing ever changes. While :meth:`watch` has an observer in place, tensors pass as they are.
 
     Args:
         bits: nominal bits; 32 passes the tensor through.
@@ -36,7 +36,6 @@ class Quantizer(nn.Module):
     Attributes:
         scheme: name of the family, for reports.
         name: the quantiser's place in its model, for messages.
-        calibrator: an observer that calibration has put in, or None.
         calibration: the observer that it wants to be calibrated with, or None for the usual one.
     """
 
@@ -48,7 +47,7 @@ class Quantizer(nn.Module):
         self.qmin = qmin
         self.qmax = qmax
         self.name = ""
-        self.calibrator: Observer | None = None
+        self._calibrator: Observer | None = None
         self.calibration: str | None = None
 
     @property
@@ -104,14 +103,18 @@ class Quantizer(nn.Module):
         """The quantised tensor, in the type and memory format of ``x``."""
         if self.bits == OFF:
             return x
-        if self.calibrator is not None:
-            self.calibrator.update(x, self.name)
+        if self._calibrator is not None:
+            self._calibrator.update(x, self.name)
             return x
         if self.training:
             self.follow(x)
         elif not self.ready:
             raise self.no_range()
         return self.fake_quantize(x)
+
+    def watch(self, observer: Observer | None) -> None:
+        """Show every tensor to ``observer`` and let it pass unquantised; None ends that."""
+        object.__setattr__(self, "_calibrator", observer)  # a visitor, no part of the model's modules and state
 
     def follow(self, x: Tensor) -> None:
         """Learn the range from a training batch where that is this quantiser's way."""
@@ -132,7 +135,7 @@ class Quantizer(nn.Module):
             self.set_range(*observer.range(self.qmax - self.qmin))
 
     def initialise(self, weight: Tensor) -> None:
-        """Set the range from a weight, before any training; a dynamic quantiser has nothing to set."""
+        """Set a range that keeps the function of a trained weight; a dynamic quantiser has nothing to set."""
 
     def freeze(self) -> None:
         """Let the range never move again."""
@@ -158,7 +161,8 @@ class Quantizer(nn.Module):
             raise self.no_range()
         with torch.no_grad():
             values, scale = self.codes(weight.detach().float())
-        return IntegerWeight(values.to(torch.int32), scale, self.integer_bits, why=self.why())
+        needed = self.integer_bits - (-self.qmin > self.qmax)  # as they are, no sign flipped
+        return IntegerWeight(values.to(torch.int32), scale, needed, why=self.why())
 
     def why(self) -> str:
         """What the integers are, for the report."""
@@ -176,7 +180,7 @@ class Quantizer(nn.Module):
     def no_range(self) -> StageError:
         """The refusal of a quantiser that was never given a range."""
         return StageError(
-            f"activation quantiser `{self.name or 'unnamed'}` has no range yet",
+            f"quantiser `{self.name or 'unnamed'}` has no range yet",
             code="MC423",
             why="it was neither calibrated nor trained",
             hint="run `mcomp.quantization.calibrate(model, batches)` first",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mcomp.errors import UsageError
 from mcomp.quantization.fake_quantize import pass_inside
 from mcomp.quantization.integers import MIN_SCALE, QParams, along_first
-from mcomp.quantization.pieces import elementwise
+from mcomp.quantization.pieces import elementwise, rows
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.quantizers.weight import WeightQuantizer
 
@@ -159,17 +159,27 @@ def _binarise(weight: Tensor) -> tuple[Tensor, Tensor]:
 class _Binarise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        signs, scale = _binarise(weight)
-        ctx.save_for_backward(signs.to(torch.int8), scale)
-        return signs.mul_(along_first(scale, weight.dim())).to(weight.dtype)
+        binary, codes = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.int8)
+        scales = []
+        for start, end in rows(weight):  # a few filters at a time, while they are in the cache
+            signs, scale = _binarise(weight[start:end])
+            codes[start:end] = signs
+            binary[start:end] = signs.mul_(along_first(scale, weight.dim()))
+            scales.append(scale)
+        ctx.save_for_backward(codes, torch.cat(scales))
+        return binary
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        codes, scale = ctx.saved_tensors
-        signs = codes.to(torch.float32)
-        along_rows = (grad * signs).flatten(1).mean(1) if grad.dim() > 1 else grad * signs
-        direct = grad * along_first(scale, grad.dim())
-        return direct.add_(signs.mul_(along_first(along_rows, grad.dim()))).to(grad.dtype)
+        codes, scales = ctx.saved_tensors
+        passed = torch.empty_like(codes, dtype=grad.dtype)
+        for start, end in rows(passed):
+            signs, upstream = codes[start:end].to(torch.float32), grad[start:end].float()
+            pull = upstream * signs
+            pull = pull.flatten(1).mean(1) if pull.dim() > 1 else pull
+            direct = upstream * along_first(scales[start:end], grad.dim())
+            passed[start:end] = direct.add_(signs.mul_(along_first(pull, grad.dim())))
+        return passed
 
 
 def _sign(x: Tensor, qmin: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mcomp.quantization.config import OFF
 from mcomp.quantization.fake_quantize import Inside, inside_bounds
 from mcomp.quantization.integers import QParams
-from mcomp.quantization.observers import finite_extremes
+from mcomp.quantization.observers import HistogramObserver, finite_extremes
 from mcomp.quantization.quantizers.base import Quantizer
 
 
@@ -70,9 +70,11 @@ class HeldRangeQuantizer(Quantizer):
         self.set_range(*finite_extremes(x, self.name))
 
     def initialise(self, weight: Tensor) -> None:
-        """Set the range from a weight, as the first training batch would."""
+        """Set the range of least squared error for a weight, unless there is one already."""
         if self.bits != OFF and not self._ready:
-            self.first_batch(weight.detach())
+            observer = HistogramObserver("mse")
+            observer.update(weight.detach(), self.name)
+            self.fit(observer)
 
     def mark_ready(self) -> None:
         """Note that the range is known."""

@@ -25,8 +25,9 @@ class LSQuantizer(HeldRangeQuantizer):
     outside they are 0 and ``-g * Qn`` or ``g * Qp``. The scale's is multiplied by ``1 / sqrt(N * Qp)``, N the
     weights of the layer or the features of one sample.
 
-    The scale starts at ``2 * mean|x| / sqrt(Qp)`` of the weight or of the first training batch, unless calibration
-    set it; below 2**-23, where an optimiser may push it, it counts as 2**-23.
+    The scale starts at ``2 * mean|x| / sqrt(Qp)`` of the first training batch, unless calibration (or
+    :meth:`initialise`, for a trained weight) set it to the least squared error. Below 2**-23, where an optimiser may
+    push it, it counts as 2**-23.
 
     Args:
         bits: 2..16; 32 passes the tensor through.

@@ -19,8 +19,8 @@ from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 class PACTQuantizer(HeldRangeQuantizer):
     """Fake-quantise an activation to ``levels`` steps of ``[0, alpha]``, or of ``[-alpha, alpha]``; alpha trains.
 
-    ``scale = alpha / qmax``. The gradient of ``x`` is ``g`` below alpha (and from 0 on, or above -alpha), else 0; that of
-    alpha is the sum of ``g`` where ``x >= alpha``, less that where ``x <= -alpha`` on a signed grid. Alpha
+    ``scale = alpha / qmax``. The gradient of ``x`` is ``g`` below alpha (and from 0 on, or above -alpha), else 0;
+    that of alpha is the sum of ``g`` where ``x >= alpha``, less that where ``x <= -alpha`` on a signed grid. Alpha
     starts at what calibration found or at the largest magnitude of the first training batch; weight decay on it, as
     the paper has it, is the optimiser's business.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mcomp.quantization.integers import MIN_SCALE, along_first
+from mcomp.quantization.pieces import rows
 from mcomp.quantization.quantizers.weight import WeightQuantizer
 
 
@@ -61,14 +62,24 @@ def _per_filter(x: Tensor, reduce: Any) -> Tensor:
 class _Ternarise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        signs, scale, count = _ternarise(weight)
-        ctx.save_for_backward(signs.to(torch.int8), scale, count)
-        return signs.mul_(along_first(scale, weight.dim())).to(weight.dtype)
+        ternary, codes = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.int8)
+        scales, counts = [], []
+        for start, end in rows(weight):  # a few filters at a time, while they are in the cache
+            signs, scale, count = _ternarise(weight[start:end])
+            codes[start:end] = signs
+            ternary[start:end] = signs.mul_(along_first(scale, weight.dim()))
+            scales.append(scale)
+            counts.append(count)
+        ctx.save_for_backward(codes, torch.cat(scales), torch.cat(counts))
+        return ternary
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        codes, scale, count = ctx.saved_tensors
-        signs = codes.to(torch.float32)
-        pull = _per_filter(grad * signs, torch.sum) / count  # through the scale
-        direct = grad * along_first(scale, grad.dim())
-        return direct.add_(signs.mul_(along_first(pull, grad.dim()))).to(grad.dtype)
+        codes, scales, counts = ctx.saved_tensors
+        passed = torch.empty_like(codes, dtype=grad.dtype)
+        for start, end in rows(passed):
+            signs, upstream = codes[start:end].to(torch.float32), grad[start:end].float()
+            pull = _per_filter(upstream * signs, torch.sum) / counts[start:end]  # through the scale
+            direct = upstream * along_first(scales[start:end], grad.dim())
+            passed[start:end] = direct.add_(signs.mul_(along_first(pull, grad.dim())))
+        return passed
