@@ -59,7 +59,7 @@ def test_a_run_that_was_killed_is_shown_as_far_as_it_got(place: Path) -> None:
     (folder,) = (place / ".mcomp" / "runs").iterdir()
     (folder / "result.json").unlink()
     lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
-    within = [index for index, line in enumerate(lines) if '"epoch"' in line and '"sparse_train"' in line][2]
+    within = [index for index, line in enumerate(lines) if '"event": "epoch"' in line and '"sparse_train"' in line][2]
     (folder / "events.jsonl").write_text("".join(lines[: within + 1]) + '{"event": "ep')
     table = run_mcomp("report", cwd=place)
     assert table.returncode == 0, table.stderr
