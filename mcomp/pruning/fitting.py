@@ -115,7 +115,7 @@ class Fitting:
         scores = {group.name: self.scores[group.name] for group in prunable}
         wanted = self.allocation.kept(scores)
         self.ties = self.allocation.tied(scores)
-        bases = {group.name: self._base(group) for group in prunable}
+        bases = {group.name: self.base(group) for group in prunable}
         counts = self.allocation.settled(wanted, prunable, bases, self.min_channels)
         self.uncut = {
             group.name: self._why_uncut(group, bases[group.name], wanted[group.name])
@@ -134,7 +134,8 @@ class Fitting:
             return "nothing says how much of it goes"
         return f"{wanted:g} of its {group.channels} channels lie above the threshold"
 
-    def _base(self, group: ChannelGroup) -> int:
+    def base(self, group: ChannelGroup) -> int:
+        """What the count of a group must divide by, as far as is known."""
         key = group.name, group.name in self.balanced
         if key not in self._bases:
             base = group.base(self.regular)
@@ -156,8 +157,8 @@ class Fitting:
                     self.uncut[group.name] = "no smaller share suits every layer around it"
 
     def _common_share(self, groups: list[ChannelGroup], wanted: float) -> float:
-        smallest = min(groups, key=lambda group: group.channels // self._base(group))
-        step = self._base(smallest)
+        smallest = min(groups, key=lambda group: group.channels // self.base(group))
+        step = self.base(smallest)
         found = [
             kept / smallest.channels
             for kept in range(step, smallest.channels + 1, step)
@@ -169,7 +170,7 @@ class Fitting:
         """Whether the group can keep ``kept / channels`` of its channels."""
         count = group.channels * kept
         least = min(self.min_channels, group.channels)
-        return count % (channels * self._base(group)) == 0 and count // channels >= least
+        return count % (channels * self.base(group)) == 0 and count // channels >= least
 
     def _surgery(self, counts: dict[str, int]) -> Surgery:
         shapes = narrow_shapes(self.groups, counts)
