@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from mcomp.errors import StageError
