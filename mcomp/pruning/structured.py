@@ -16,7 +16,7 @@ from mcomp import surgery
 from mcomp.errors import StageError
 from mcomp.metrics.cost import parameter_count
 from mcomp.pruning.allocation import Allocation, Scope, ranking_of, untied
-from mcomp.pruning.arguments import check_amounts, check_choices
+from mcomp.pruning.arguments import check_amounts, check_choices, check_lists, check_whole
 from mcomp.pruning.attention import free_attention
 from mcomp.pruning.channel_groups import ChannelGroups, channel_groups, layer_name
 from mcomp.pruning.channel_surgery import own_parameters, shared_copy
@@ -26,6 +26,7 @@ from mcomp.pruning.gradients import Batch, Loss
 from mcomp.pruning.importance import Importance, Normalize, Reduction, channel_importance
 from mcomp.pruning.keep_lists import Shares, keep_list, layer_widths, matching
 from mcomp.pruning.passes import TraceFailure, trace_labels
+from mcomp.pruning.python_inputs import check_network, fails_on_inputs
 from mcomp.pruning.reaching import Reached, reach_goal
 from mcomp.pruning.self_check import check
 from mcomp.pruning.targets import Kind, Target
@@ -73,6 +74,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGroups
     Raises:
         StageError: the model cannot be copied or run, or its weights are complex.
     """
+    check_network(model, example_inputs)
     subject, inputs = subject_of(model, example_inputs)
     return traced(subject, inputs)
 
@@ -133,7 +135,10 @@ def prune(
         UsageError: an argument is out of its range, or a pattern matches no layer.
         StageError: nothing can be pruned, a target cannot be reached, or the self-check failed.
     """
+    check_network(model, example_inputs)
     check_choices(importance, scope, heads, group_reduction, normalize)
+    check_lists(keep, prune, ignore)
+    check_whole("seed", seed)
     given: dict[Kind, float | str | None] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
     target = check_amounts(given, regular, min_channels, listed=bool(keep or prune))
     subject, inputs = subject_of(model, example_inputs)
@@ -218,12 +223,7 @@ def traced(subject: nn.Module, inputs: tuple[Tensor, ...], heads: Heads = "dims"
     try:
         return channel_groups(trace_labels(subject, inputs, heads=heads))
     except TraceFailure as failure:
-        where = f" in `{failure.module}`" if failure.module else ""
-        raise StageError(
-            f"the model fails on its example inputs{where}: {type(failure.cause).__name__}: {failure.cause}",
-            code="MC410",
-            hint="example inputs must be a batch that `model(*example_inputs)` accepts",
-        ) from failure.cause
+        raise fails_on_inputs(failure.cause, failure.module, inputs) from failure.cause
 
 
 def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from mcomp import surgery
 from mcomp.errors import StageError, UsageError
 from mcomp.metrics import count, effective_macs
+from mcomp.pruning.arguments import check_patterns
 from mcomp.pruning.keep_lists import matching
+from mcomp.pruning.python_inputs import check_network
+from mcomp.pruning.targets import is_number, shown
 from mcomp.pruning.weight_masks import (
     Block,
     LayerWeight,
@@ -81,7 +84,9 @@ def sparsify(
         StageError: MC415, weights are no numbers; MC450, no weight can be cut, or a layer would lose all of them;
             MC451, the self-check failed.
     """
+    check_network(model, example_inputs)
     check_arguments(ratio, pattern, scope, block)
+    check_patterns("ignore", ignore)
     sparse = copy.deepcopy(model)
     weights = {where: sparse.get_parameter(where.name).detach() for where in layer_weights(sparse)}
     chosen, notes = _chosen(weights, ignore)
@@ -103,12 +108,16 @@ def sparsify(
     )
 
 
-def check_arguments(ratio: float | None, pattern: str, scope: str, block: Sequence[int]) -> None:
+def check_arguments(ratio: object, pattern: object, scope: object, block: object) -> None:
     """See that the arguments of :func:`sparsify` are in their ranges and fit together.
 
     Raises:
         UsageError: MC417, they do not.
     """
+    if not isinstance(pattern, str):
+        raise UsageError(f"`pattern` is {shown(pattern)}; it must be a text such as '2:4'", code="MC417")
+    if ratio is not None and not is_number(ratio):
+        raise UsageError(f"`ratio` is {shown(ratio)}; it must be a number between 0 and 1", code="MC417")
     fixed = n_of_m(pattern)
     faults = {
         f"`pattern` is `{pattern}`; one of unstructured, block, or n:m such as 2:4 with n below m": fixed is None
@@ -117,12 +126,17 @@ def check_arguments(ratio: float | None, pattern: str, scope: str, block: Sequen
         f"`ratio` is missing; `pattern: {pattern}` does not say how many weights go": ratio is None and fixed is None,
         f"`ratio` is {ratio}, but `pattern: {pattern}` says by itself how many weights go": ratio is not None
         and fixed is not None,
-        f"`scope` is `{scope}`; one of global, per_layer": scope not in ("global", "per_layer"),
-        f"`block` is {list(block)}; it must be two whole numbers of at least 1": len(block) != 2 or min(block) < 1,
+        f"`scope` is {shown(scope)}; one of global, per_layer": scope not in ("global", "per_layer"),
+        f"`block` is {shown(block)}; it must be two whole numbers of at least 1, e.g. (1, 4)": not _is_block(block),
     }
     for message, wrong in faults.items():
         if wrong:
             raise UsageError(message, code="MC417")
+
+
+def _is_block(block: object) -> bool:
+    sized = isinstance(block, tuple | list) and len(block) == 2
+    return sized and all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in block)
 
 
 def _chosen(weights: _Weights, ignore: Sequence[str]) -> tuple[dict[LayerWeight, Tensor], list[str]]:

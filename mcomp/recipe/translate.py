@@ -46,6 +46,7 @@ _LIMITS = {
 }
 #: Words that YAML 1.1 took for true and false.
 LIKE_YES = re.compile(r"(?:yes|no|on|off|y|n)", re.IGNORECASE)
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
 #: Words for what has another name here; `gpu` is a letter away from `cpu`, which is not meant.
@@ -265,6 +266,8 @@ def _repair(fault: _Fault, node: Node | None) -> str:
         return "YAML 1.2 knows only `true` and `false`"
     if isinstance(value, str) and node.quoted and fault.kind in ("int_type", "float_type", "bool_type"):
         return "remove the quotes"
+    if isinstance(value, str) and fault.kind == "float_type" and (percent := _PERCENT.fullmatch(value)):
+        return f"write `{float(percent[1]) / 100:g}`"
     if isinstance(value, float) and fault.kind in ("int_type", "int_from_float") and value.is_integer():
         return f"write `{value:.0f}`"
     return ""

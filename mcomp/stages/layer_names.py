@@ -23,8 +23,7 @@ def unmatched(model: nn.Module, option: str, patterns: Iterable[str], *, by_weig
         by_weight: a layer that calls no weight ``weight`` goes by the names of those it has, as in pruning:
             ``attention.in_proj_weight``.
     """
-    modules = model.named_modules(remove_duplicate=False)  # a shared layer goes by each of its names
-    names = [name for place, module in modules for name in _names(place, module, by_weight) if name]
+    names = _all_names(model, by_weight)
     return [
         Finding(
             f"the pattern `{pattern}` matches no layer of the model",
@@ -34,6 +33,16 @@ def unmatched(model: nn.Module, option: str, patterns: Iterable[str], *, by_weig
         for pattern in patterns
         if not fnmatch.filter(names, pattern)
     ]
+
+
+def prunable_names(model: nn.Module) -> list[str]:
+    """Every name that a layer with weights goes by in pruning."""
+    return _all_names(model, by_weight=True)
+
+
+def _all_names(model: nn.Module, by_weight: bool) -> list[str]:
+    modules = model.named_modules(remove_duplicate=False)  # a shared layer goes by each of its names
+    return [name for place, module in modules for name in _names(place, module, by_weight) if name]
 
 
 def _names(place: str, module: nn.Module, by_weight: bool) -> list[str]:

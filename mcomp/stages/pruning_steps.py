@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mcomp.errors import StageError
+from mcomp.pruning.notes import of_whole_layers
 from mcomp.pruning.targets import Target
 from mcomp.stages.base import Metrics, StageContext, StageResult
 
@@ -76,20 +78,32 @@ class PruningSteps:
         }
         if self.options.steps > 1:
             details |= {"steps": self.rows, "history": self.history}
-        return StageResult(model=last.model, metrics=metrics, notes=last.notes, details=details)
+        return StageResult(model=last.model, metrics=metrics, notes=self._notes(last, after), details=details)
+
+    def _notes(self, last: PruneResult, after: dict[str, int]) -> list[str]:
+        """Of the whole schedule: a layer that the last step left as it was may have been cut before."""
+        if self.options.steps == 1:
+            return last.notes
+        untouched = [name for name, width in self.widths.items() if after[name] == width]
+        return of_whole_layers(last.notes, untouched)
 
     def _cut(self, step: int) -> PruneResult:
         from mcomp.pruning import prune
 
         ctx, options = self.ctx, self.options
-        found = prune(
-            self.model,
-            ctx.example_inputs,
-            seed=ctx.seed,
-            batches=self._batches() if options.importance in ("taylor", "hessian") else (),
-            **self._wanted(step),
-            **options.how(),
-        )
+        try:
+            found = prune(
+                self.model,
+                ctx.example_inputs,
+                seed=ctx.seed,
+                batches=self._batches() if options.importance in ("taylor", "hessian") else (),
+                **self._wanted(step),
+                **options.how(),
+            )
+        except StageError as error:
+            if error.code != "MC455" or options.steps == 1:
+                raise
+            raise self._out_of_reach(step, error) from error
         if not self.rows:
             self.whole["channels"] = found.channels_before
             self.whole |= {"params": found.params_before, "macs": found.macs_before}
@@ -109,6 +123,19 @@ class PruningSteps:
             ctx.log(f"step {step} of {options.steps}: {share:.1f} % of the MACs left")
         return found
 
+    def _out_of_reach(self, step: int, error: StageError) -> StageError:
+        """What was asked for, not only where this step was to get to on the way."""
+        target: Target | None = self.options.target()
+        assert target is not None
+        whole, asked = self.whole[target.kind], getattr(self.options, target.kind)
+        figure = f" ({target.goal(whole):.0f} of {whole:.0f})" if target.share else ""
+        return StageError(
+            f"step {step} of {self.options.steps} on the way to `{target.kind}: {asked}`{figure}: {error.message}",
+            code=error.code,
+            why=error.why,
+            hint=error.hint,
+        )
+
     def _wanted(self, step: int) -> dict[str, Any]:
         """Arguments that say how much goes in this step."""
         options = self.options
@@ -121,8 +148,10 @@ class PruningSteps:
         if target is None:
             return wanted
         aim = target.after(step, options.steps, self.whole.get(target.kind, 1.0))
+        if target.kind == "latency_ms":
+            return wanted | {"latency_ms": aim.amount}
         if target.kind != "ratio":
-            return wanted | {target.kind: aim.amount}
+            return wanted | {target.kind: max(round(aim.amount), 2)}  # a count is a whole number, and 1 may be a share
         # of the channels that are still there: rounding in earlier steps is made up for
         left = 1.0 if not self.rows else self.rows[-1]["channels"] / self.whole["channels"]
         return wanted | {"ratio": min(max(1 - (1 - aim.amount) / left, _LEAST), 1 - _LEAST)}

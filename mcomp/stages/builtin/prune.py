@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,7 +14,8 @@ from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageR
 from mcomp.stages.builtin.finetune import Finetune
 from mcomp.stages.builtin.train import idle_milestones
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
-from mcomp.stages.layer_names import unmatched
+from mcomp.stages.layer_names import prunable_names, unmatched
+from mcomp.stages.placed_faults import fault_at, faults_at
 from mcomp.stages.registry import register
 from mcomp.training.hardware import processor
 
@@ -29,6 +32,11 @@ WITH_GRADIENTS = ("taylor", "hessian")
 _AMOUNTS = ("ratio", "macs", "params", "latency_ms", "keep", "prune")
 
 Quantity = float | str | None
+
+#: Those that are reached over the whole network, of which there can be one.
+_TARGETS = _AMOUNTS[:4]
+
+_ONE_OF_THEM = "say of each layer what stays or what goes, not both"
 
 _EXAMPLES = "`ratio: 0.5` (to cut), `macs: 0.3`, `params: 0.3` (to leave), `latency_ms: 5`, `keep: {layer: 0.5}`"
 
@@ -53,9 +61,12 @@ class Prune(Stage):
 
         ratio: float | None = Field(None, gt=0, lt=1, description="share of the prunable channels to cut")
         macs: Quantity = Field(
-            None, description="multiply-accumulates to leave, within 2 %: a share below 1, or a count: 300M, 1.2G"
+            None,
+            description="multiply-accumulates to leave, within 2 %: a share below 1, or a count above: 300M, 1.2 G",
         )
-        params: Quantity = Field(None, description="parameters to leave, within 2 %: a share below 1, or a count: 250K")
+        params: Quantity = Field(
+            None, description="parameters to leave, within 2 %: a share below 1, or a count above: 250K"
+        )
         latency_ms: float | None = Field(
             None, gt=0, description="milliseconds to reach, within 2 %: one image, one thread, eager PyTorch, this CPU"
         )
@@ -101,22 +112,30 @@ class Prune(Stage):
         @field_validator("keep")
         @classmethod
         def _stays(cls, shares: Any) -> Any:
-            for where, share in _items(shares):
+            faults = {}
+            for place, share in _items(shares):
                 counted = isinstance(share, int) and isinstance(shares, dict)
                 if share <= 0 or (share > 1 and not counted):
-                    raise ValueError(f"{share} for {where} is neither a share in (0, 1] nor a count of channels")
+                    faults[place] = f"{share} is neither a share in (0, 1] nor a count of channels"
+            if faults:
+                raise faults_at(faults, shares)
             return shares
 
         @field_validator("prune")
         @classmethod
         def _goes(cls, shares: Any) -> Any:
-            for where, share in _items(shares):
-                if not 0 <= share < 1:
-                    raise ValueError(f"{share} for {where} is no share in [0, 1); `keep` can also count channels")
+            text = "{} is no share in [0, 1); `keep` can also count channels"
+            faults = {place: text.format(share) for place, share in _items(shares) if not 0 <= share < 1}
+            if faults:
+                raise faults_at(faults, shares)
             return shares
 
         @model_validator(mode="after")
         def _one_target(self) -> Prune.Options:
+            named = [name for name in _TARGETS if getattr(self, name) is not None]
+            if len(named) > 1:
+                names = " and ".join(f"`{name}`" for name in named)
+                raise fault_at(named[1], f"{names} exclude one another: a pruning has one target", self.model_dump())
             if self.target() is None and not self.keep and not self.prune:
                 if self.model_fields_set & set(_AMOUNTS):
                     raise ValueError(f"nothing says how much goes; write one of {_EXAMPLES}")
@@ -151,8 +170,8 @@ class Prune(Stage):
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of widths that the INT8 kernels downstream would pad, and of options that do nothing."""
-        found = []
+        """A layer told two things; warnings of widths that INT8 kernels would pad, and of options that do nothing."""
+        found = [*_said_twice(options), *_idle(options)]
         if "trt_int8" in around.after and options.regular % _PACK:
             found.append(
                 Finding(
@@ -160,15 +179,6 @@ class Prune(Stage):
                     option=("regular",),
                     hint=f"INT8 kernels work in {_PACK}-channel packs; use `regular: {_PACK}`",
                     code="MC131",
-                    severity="warning",
-                )
-            )
-        if "score_batches" in options.model_fields_set and options.importance not in WITH_GRADIENTS:
-            found.append(
-                Finding(
-                    f"`score_batches` does nothing: `importance: {options.importance}` looks at no data",
-                    option=("score_batches",),
-                    hint="leave it out, or use `importance: taylor`",
                     severity="warning",
                 )
             )
@@ -181,13 +191,13 @@ class Prune(Stage):
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """Patterns that name no layer."""
+        """Patterns that name no layer, and layers that are told two things."""
         found = unmatched(model, "ignore", options.ignore, by_weight=True)
         for name in ("keep", "prune"):
             shares = getattr(options, name)
             if isinstance(shares, dict):
                 found += unmatched(model, name, shares, by_weight=True)
-        return found
+        return found or _matched_twice(model, options)
 
     @classmethod
     def key_parts(cls, options: Any) -> dict[str, Any]:
@@ -226,7 +236,69 @@ def _no_target(given: Any) -> ValidationError:
     )
 
 
-def _items(shares: Any) -> list[tuple[str, Any]]:
-    if isinstance(shares, dict):
-        return [(f"`{name}`", share) for name, share in shares.items()]
-    return [(f"layer {index + 1}", share) for index, share in enumerate(shares or [])]
+def _items(shares: Any) -> Iterable[tuple[str | int, Any]]:
+    return shares.items() if isinstance(shares, dict) else enumerate(shares or [])
+
+
+def _idle(options: Any) -> list[Finding]:
+    """Warnings of options that change nothing."""
+    found = []
+    if "score_batches" in options.model_fields_set and options.importance not in WITH_GRADIENTS:
+        found.append(
+            Finding(
+                f"`score_batches` does nothing: `importance: {options.importance}` looks at no data",
+                option=("score_batches",),
+                hint="leave it out, or use `importance: taylor`",
+                severity="warning",
+            )
+        )
+    if options.target() is None:
+        return found
+    for name in ("keep", "prune"):
+        shares = getattr(options, name)
+        if isinstance(shares, list) or (isinstance(shares, dict) and "*" in shares):
+            (target,) = (one for one in _TARGETS if getattr(options, one) is not None)
+            found.append(
+                Finding(
+                    f"`{target}` has nothing to decide on: `{name}` says of every layer what becomes of it",
+                    option=(target,),
+                    hint=f"leave it out, or name in `{name}` only the layers that it is not to decide on",
+                    severity="warning",
+                )
+            )
+            break
+    return found
+
+
+def _said_twice(options: Any) -> list[Finding]:
+    """Layers and patterns that stand in `keep` and in `prune`."""
+    if not isinstance(options.keep, dict) or not isinstance(options.prune, dict):
+        return []
+    return [
+        Finding(
+            f"`{name}` stands under both `keep` and `prune`",
+            option=("prune", name),
+            hint=_ONE_OF_THEM,
+            code="MC457",
+        )
+        for name in options.prune
+        if name in options.keep
+    ]
+
+
+def _matched_twice(model: nn.Module, options: Any) -> list[Finding]:
+    """The first layer that a pattern of `keep` and one of `prune` match."""
+    if not isinstance(options.keep, dict) or not isinstance(options.prune, dict):
+        return []
+    for name in prunable_names(model):
+        kept = next((pattern for pattern in options.keep if fnmatch.fnmatch(name, pattern)), None)
+        cut = next((pattern for pattern in options.prune if fnmatch.fnmatch(name, pattern)), None)
+        if kept is not None and cut is not None:
+            return [
+                Finding(
+                    f"layer `{name}` is matched by `keep` (`{kept}`) and by `prune` (`{cut}`)",
+                    option=("prune",),
+                    hint=_ONE_OF_THEM,
+                )
+            ]
+    return []

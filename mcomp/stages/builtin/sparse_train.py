@@ -57,8 +57,18 @@ class SparseTrain(Stage):
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of milestones that never come; a subgradient is for scales, and for sgd."""
+        """Warn of what never comes into play; a subgradient is for scales, and for sgd."""
         found = idle_milestones(options)
+        found += [
+            Finding(
+                f"`{name}` does nothing: `method: {options.method}` {does}",
+                option=(name,),
+                hint="leave it out, or use `method: growing`",
+                severity="warning",
+            )
+            for name, does in (("ratio", "pulls at all channels alike"), ("rises", "pulls equally hard throughout"))
+            if name in options.model_fields_set and options.method != "growing"
+        ]
         if options.mode == "subgradient" and options.method != "gamma_l1":
             found.append(
                 Finding(
