@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from mcomp.pruning.notes import Weight
 from mcomp.pruning.rules import rule
-from mcomp.pruning.tracing import Tracer, Weight
+from mcomp.pruning.tracing import Tracer
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution")

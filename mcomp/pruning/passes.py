@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.ghost import ghost, ghostly, is_ghost
 from mcomp.pruning.tracing import Heads, Operation, Trace, Tracer
@@ -95,9 +94,7 @@ def _followed(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...], like
 
 def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     tracer.module = ""
-    for tensor in tree_leaves(inputs):
-        if isinstance(tensor, Tensor):
-            tracer.mark(tensor, tracer.space.opaque(tensor.shape, "meets the network's input"))
+    tracer.enter(inputs)
     with torch.no_grad(), _module_names(model, tracer), plain_operators():
         try:
             with tracer:
