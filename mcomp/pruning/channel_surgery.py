@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from mcomp.errors import StoreError
 from mcomp.pruning.attention import PrunableAttention, freed
+from mcomp.pruning.copying import structural_copy
 
 #: Rows of a recurrent layer's weights for each channel of its state.
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -186,7 +187,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
     Surgery replaces parameters and never writes into them, so large networks need not be duplicated to be cut.
     """
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    return structural_copy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
