@@ -35,7 +35,8 @@ def structural_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     state = model.__getstate__() if _leaves_it_to_python(cls) else None  # type: ignore[no-untyped-call]
     if type(state) is not dict:
         return copy.deepcopy(model, memo)
-    made = memo[id(model)] = object.__new__(cls)
+    made: nn.Module = object.__new__(cls)
+    memo[id(model)] = made
     memo.setdefault(id(memo), []).append(state)  # as `deepcopy` does: an identity is one as long as its owner lives
     copied = {name: value if type(value) in _PLAIN else _copied(value, memo) for name, value in state.items()}
     made.__setstate__(copied)  # type: ignore[no-untyped-call]

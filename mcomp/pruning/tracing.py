@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, distinct, narrowed, varies
 from mcomp.pruning.notes import Notes, Weight
+from mcomp.pruning.slots import Slots
 from mcomp.pruning.value_free import compute, plain_number
 
 # A parameter with more elements than this gets a label for each channel that it meets, not for each element.
@@ -77,6 +79,11 @@ class Trace:
     cut_short: bool = False
     macs: int = 0
     decisions: list[bool] = field(default_factory=list)
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Those of all sites."""
+        return Slots.of(self.sites, self.classes)
 
 
 @dataclass
