@@ -189,7 +189,9 @@ def _names(trace: Trace, group_of: Integers) -> dict[int, str]:
 def _classes(trace: Trace, group_of: Integers) -> dict[int, Integers]:
     """Root to ``[channels]``, ascending: the classes of all rows."""
     slots = trace.slots
-    rows = np.unique(slots.classes[slots.of_role("rows")])
+    held = np.zeros(len(trace.classes), dtype=bool)
+    held[slots.classes[slots.of_role("rows")]] = True
+    rows = held.nonzero()[0]
     owners = group_of[rows]
     order = owners.argsort(kind="stable")
     return {int(owners[order[part.start]]): rows[order[part]] for part in runs(owners[order])}

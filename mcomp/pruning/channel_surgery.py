@@ -46,7 +46,7 @@ class Cut:
             "axis": self.axis,
             "role": self.role,
             "groups": self.groups,
-            "runs": _runs(self.indices.tolist()),
+            "runs": _runs(self.indices),
         }
 
     @classmethod
@@ -113,10 +113,12 @@ def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] 
     """Apply ``cuts`` to ``model`` in place, transferring the weights, and return it."""
     cuts = list(cuts)
     _free_attention(model, cuts)
+    modules = dict(model.named_modules(remove_duplicate=False))
     touched: dict[int, nn.Module] = {}
     # columns of a group convolution are cut row by row: its rows must be the final ones
     for cut in sorted(cuts, key=lambda cut: cut.role == "columns"):
-        owner, attribute = _owner(model, cut.parameter)
+        path, _, attribute = cut.parameter.rpartition(".")
+        owner = modules[path] if path in modules else model.get_submodule(path)
         old = getattr(owner, attribute)
         new = _cut(old.detach(), cut)
         if isinstance(old, nn.Parameter):
@@ -126,7 +128,7 @@ def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] 
         touched[id(owner)] = owner
     for width in widths:
         _set_width(model.get_submodule(width.module), width)
-    for module in model.modules():
+    for module in dict.fromkeys(modules.values()):
         if isinstance(module, PrunableAttention):
             module.update_widths()
         elif id(module) in touched:
@@ -257,11 +259,11 @@ def _update_widths(module: nn.Module) -> None:
         module.num_parameters = module.weight.numel()
 
 
-def _runs(indices: list[int]) -> list[list[int]]:
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index:
-            runs[-1][1] += 1
-        else:
-            runs.append([index, index + 1])
-    return runs
+def _runs(indices: Tensor) -> list[list[int]]:
+    """``[start, stop]`` of each stretch of numbers that follow one another."""
+    if not len(indices):
+        return []
+    breaks = (indices.diff() != 1).nonzero().flatten()
+    starts = torch.cat([indices[:1], indices[breaks + 1]])
+    stops = torch.cat([indices[breaks], indices[-1:]]) + 1
+    return torch.stack([starts, stops], 1).tolist()

@@ -61,7 +61,7 @@ class Masking(Tracer):  # type: ignore[no-untyped-call]
         """What comes in says itself what stays."""
         return Site(name, role, axis, incoming, groups, 0)
 
-    def holds(self, vector: Tensor, channels: Tensor) -> None:
+    def holds(self, vectors: Sequence[Any], channels: Tensor) -> None:
         """Nothing: the values of masked channels are masked with them."""
 
     def fresh_values(self, name: str, tensor: Tensor, shape: list[int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, distinct, narrowed, varies
+from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, distinct, lowest, narrowed, varies
 from mcomp.pruning.notes import Notes, Weight
 from mcomp.pruning.slots import Slots
 from mcomp.pruning.value_free import compute, plain_number
@@ -177,7 +177,8 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 
     def settled(self, labels: Tensor) -> bool:
         """Whether this is of no channel."""
-        return bool((narrowed(labels) == SETTLED).all())
+        found = narrowed(labels)
+        return bool((found == SETTLED).all())
 
     def of_parameters(self, labels: Tensor) -> bool:
         """Whether these labels are of parameters alone that were used element by element, or of nothing."""
@@ -266,14 +267,18 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         """The site of an axis that was met in the other role: an embedding that is the output layer too."""
         return self.seen.sites.get((name, "columns" if role == "rows" else "rows", axis))
 
-    def holds(self, vector: Tensor, channels: Tensor) -> None:
-        """A parameter or buffer with one value for each of these channels."""
-        name = self._names.get(id(vector))
-        new = name is not None and (name, "values", -1) not in self.seen.sites and self.carried(vector) is None
-        if name is not None and new and vector.shape == channels.shape and not _of_none(channels):
-            self.seen.sites[(name, "values", -1)] = Site(name, "values", -1, channels, operation=self._operation)
-            return
-        self.space.couple(self.labels_of(vector), channels)
+    def holds(self, vectors: Sequence[Any], channels: Tensor) -> None:
+        """Parameters or buffers with one value for each of these channels; what is no tensor is none."""
+        of_none = _of_none(channels)
+        for vector in vectors:
+            if not isinstance(vector, Tensor):
+                continue
+            name = self._names.get(id(vector))
+            new = name is not None and (name, "values", -1) not in self.seen.sites and self.carried(vector) is None
+            if name is not None and new and vector.shape == channels.shape and not of_none:
+                self.seen.sites[(name, "values", -1)] = Site(name, "values", -1, channels, operation=self._operation)
+            else:
+                self.space.couple(self.labels_of(vector), channels)
 
     def pieces(self, labels: Sequence[Tensor | None]) -> None:
         """Note which channels fall into each piece of a split: after pruning the same must fall into it.
@@ -309,6 +314,15 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 
     def per_channel(self, labels: Tensor, dim: int) -> Tensor:
         """``[channels]`` labels along ``dim``; whatever differs elsewhere within a channel is coupled."""
+        dim %= labels.ndim
+        steps = labels.stride()
+        if all(
+            step == 0 or size == 1
+            for step, size in zip(
+                steps[:dim] + steps[dim + 1 :], (*labels.shape[:dim], *labels.shape[dim + 1 :]), strict=True
+            )
+        ):
+            return labels.as_strided([labels.shape[dim]], [steps[dim]])
         for other in range(labels.ndim):
             if other != dim:
                 first = labels.narrow(other, 0, 1)
@@ -388,7 +402,7 @@ def _rules() -> Callable[..., None]:
 
 def _of_none(labels: Tensor) -> bool:
     """Whether some of these are of no channel."""
-    return bool((narrowed(labels) <= SETTLED).any())
+    return lowest(labels) <= SETTLED
 
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
