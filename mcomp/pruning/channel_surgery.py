@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -112,8 +113,8 @@ class Surgery:
 def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] = ()) -> nn.Module:
     """Apply ``cuts`` to ``model`` in place, transferring the weights, and return it."""
     cuts = list(cuts)
-    _free_attention(model, cuts)
     modules = dict(model.named_modules(remove_duplicate=False))
+    _free_attention(modules, cuts)
     touched: dict[int, nn.Module] = {}
     # columns of a group convolution are cut row by row: its rows must be the final ones
     for cut in sorted(cuts, key=lambda cut: cut.role == "columns"):
@@ -157,11 +158,11 @@ def _held(value: Any) -> Any:
     return value.copy() if type(value) in (dict, list) else value
 
 
-def _free_attention(model: nn.Module, cuts: Iterable[Cut]) -> None:
+def _free_attention(modules: dict[str, nn.Module], cuts: Iterable[Cut]) -> None:
     """PyTorch's attention knows one width only: that which is cut is turned into one with several."""
     for path in {cut.parameter.rpartition(".")[0] for cut in cuts}:
         for around in (path, path.rpartition(".")[0]):  # its output projection is a module inside it
-            module = model.get_submodule(around)
+            module = modules.get(around)
             if type(module) is nn.MultiheadAttention:
                 freed(module)
 
@@ -261,9 +262,7 @@ def _update_widths(module: nn.Module) -> None:
 
 def _runs(indices: Tensor) -> list[list[int]]:
     """``[start, stop]`` of each stretch of numbers that follow one another."""
-    if not len(indices):
-        return []
-    breaks = (indices.diff() != 1).nonzero().flatten()
-    starts = torch.cat([indices[:1], indices[breaks + 1]])
-    stops = torch.cat([indices[breaks], indices[-1:]]) + 1
-    return torch.stack([starts, stops], 1).tolist()
+    values = indices.numpy()
+    breaks = (values[1:] != values[:-1] + 1).nonzero()[0]
+    starts, stops = [values[:1], values[breaks + 1]], [values[breaks], values[-1:]]
+    return np.stack([np.concatenate(starts), np.concatenate(stops) + 1], 1).tolist()  # type: ignore[no-any-return]

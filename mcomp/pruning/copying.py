@@ -45,7 +45,7 @@ def structural_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _PLAIN or (kind is tuple and all(type(item) in _PLAIN for item in value)):
+    if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
         return value
     made = memo.get(id(value))
     if made is not None:
@@ -53,11 +53,12 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         made = memo[id(value)] = kind()
         for name, item in value.items():
-            made[_copied(name, memo)] = _copied(item, memo)
+            key = name if type(name) in _PLAIN else _copied(name, memo)
+            made[key] = item if type(item) in _PLAIN else _copied(item, memo)
     elif kind is list:
         made = memo[id(value)] = []
         made += [_copied(item, memo) for item in value]
-    elif kind is set and all(type(item) in _PLAIN for item in value):
+    elif kind is set and _PLAIN.issuperset(map(type, value)):
         made = memo[id(value)] = value.copy()
     elif isinstance(value, nn.Module):
         made = structural_copy(value, memo)

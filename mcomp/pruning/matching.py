@@ -177,11 +177,13 @@ def _slots(trace: Trace, narrow: Trace, wide_of: Integers) -> Iterator[tuple[Key
     _check_pairs(trace, (whole.sites[givers[giving]], offered[giving]), (site_of[takers[taking]], wanted[taking]))
     sources = np.empty(len(thin.sites), dtype=np.int64)
     sources[takers[taking]] = whole.places[givers[giving]]
+    moved = np.bincount(thin.sites, sources != thin.places, minlength=len(thin.keys)).tolist()
+    starts, lengths = thin.starts.tolist(), np.diff(whole.starts).tolist()
     at = {key: place for place, key in enumerate(thin.keys)}
-    for key, length in zip(whole.keys, np.diff(whole.starts).tolist(), strict=True):
-        part = slice(thin.starts[at[key]], thin.starts[at[key] + 1])
-        stays = part.stop - part.start == length and np.array_equal(sources[part], thin.places[part])
-        if key[1] != "piece" and not stays:
+    for key, length in zip(whole.keys, lengths, strict=True):
+        place = at[key]
+        part = slice(starts[place], starts[place + 1])
+        if key[1] != "piece" and (moved[place] or part.stop - part.start != length):
             yield key, sources[part]
 
 

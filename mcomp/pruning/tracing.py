@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from mcomp.pruning.value_free import compute, plain_number
 
 # A parameter with more elements than this gets a label for each channel that it meets, not for each element.
 _TABLE = 1 << 12
+
+_CONVOLUTION = torch.ops.aten.convolution.default
 
 #: What goes at the least of an attention layer: single channels, as many of every head, or whole heads.
 Heads = Literal["dims", "whole"]
@@ -127,9 +130,7 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         queries = self.queries(tensors[0]) if factor is not None and tensors else None
         self.seen.operations.append(Operation(str(func), self.module, tracked, factor, queries))
         out = self.compute(func, args, kwargs)
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.seen.flops += formula(*args, **kwargs, out_val=out)
+        self.seen.flops += _flops(func, args, kwargs, out)
         self._follow(self, func, args, kwargs, tensors, out)
         return out
 
@@ -380,8 +381,8 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
     def _settled(self, site: Site, classes: Tensor) -> Site:
         """A parameter with one label per element, cut along the single axis on which its classes differ."""
         labels = site.labels
-        if labels.ndim == 0:
-            return replace(site, axis=0, labels=labels.reshape(1))
+        if labels.ndim < 2:
+            return replace(site, axis=0, labels=labels.reshape(-1))
         axes = [dim for dim in range(labels.ndim) if varies(classes[labels], dim)]
         if len(axes) > 1:
             self.space.fix(labels, f"parameter `{site.key}` differs along more than its channels")
@@ -414,6 +415,15 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             found += [item for item in value if isinstance(item, Tensor)]
     return found
+
+
+def _flops(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
+    """Twice the multiply-accumulates of an op, as ``torch.utils.flop_counter`` has them."""
+    if func is _CONVOLUTION and not args[6]:
+        _, columns, *kernel = args[1].shape
+        return int(2 * math.prod(out.shape) * columns * math.prod(kernel))
+    formula = flop_registry.get(func.overloadpacket)
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
 
 def _factor(func: Any, args: Any) -> float | None:
