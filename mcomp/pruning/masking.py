@@ -143,8 +143,9 @@ def _statistics(args: Sequence[Any], options: dict[str, Any], stays: Tensor) -> 
 
 def _moments(x: Tensor, stays: Tensor, dims: tuple[int, ...], correction: float = 0) -> tuple[Tensor, Tensor]:
     count = stays.sum(dims, keepdim=True)
-    mean = (x * stays).sum(dims, keepdim=True) / count
-    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / (count - correction)
+    none = count == 0  # over the positions of a masked channel: zero, where a division would make it NaN
+    mean = (x * stays).sum(dims, keepdim=True) / count.masked_fill(none, 1)
+    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / (count - correction).masked_fill(none, 1)
 
 
 #: Ops that take statistics, over the channels that stay: by their arguments and options, and by what stays.

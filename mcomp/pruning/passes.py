@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.ghost import ghost, ghostly, is_ghost
 from mcomp.pruning.tracing import Heads, Operation, Trace, Tracer
 
@@ -30,6 +31,7 @@ class TraceFailure(Exception):
         self.module = module
 
 
+@no_collection()
 def trace_labels(
     model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None = None, heads: Heads = "dims"
 ) -> Trace:
