@@ -14,6 +14,9 @@ from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.ghost import ghost, ghostly, is_ghost
 from mcomp.pruning.tracing import Heads, Operation, Trace, Tracer
 
+#: The key of our hooks, which is a number where PyTorch makes it.
+_HOOK: Any = "mcomp"
+
 
 class TraceFailure(Exception):
     """The forward raised.
@@ -137,7 +140,7 @@ def _train_mode(model: nn.Module) -> Iterator[None]:
 def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
     """Keep ``tracer.module`` at the name of the innermost module that is running."""
     stack: list[str] = []
-    handles = []
+    modules = dict(model.named_modules())
 
     def enter(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any) -> None:
@@ -150,10 +153,12 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         tracer.module = stack.pop()
 
     try:
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
-            handles.append(module.register_forward_hook(leave))
+        for name, module in modules.items():  # as `register_forward_hook` does, whose handles take longer
+            module._forward_pre_hooks[_HOOK] = enter(name)
+            module._forward_pre_hooks.move_to_end(_HOOK, last=False)
+            module._forward_hooks[_HOOK] = leave
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for module in modules.values():
+            module._forward_pre_hooks.pop(_HOOK, None)
+            module._forward_hooks.pop(_HOOK, None)

@@ -246,17 +246,18 @@ def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn
             scripted = f"`{name}`" if name else "the model"
             hint = "prune the Python module, and script or trace the result"
             raise StageError(f"{scripted} is TorchScript, whose code cannot be followed", code="MC410", hint=hint)
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         if parameter.is_meta:
             raise StageError(f"`{name}` has no values", code="MC410", hint="load the model's weights before pruning it")
         if isinstance(parameter, UninitializedParameter):
             raise StageError(f"`{name}` has no shape yet", code="MC410", hint="run the model once before pruning it")
         if parameter.is_complex():
             raise StageError(f"`{name}` is complex; only real weights can be pruned", code="MC410")
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), torch.float32)
     half = dtype in (torch.float16, torch.bfloat16)
     try:
-        if half or any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        if half or any(parameter.device.type != "cpu" for parameter in parameters.values()):
             subject = copy.deepcopy(model).cpu()
         else:
             subject = shared_copy(model)
