@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -49,6 +51,47 @@ class Allocation:
             return 0
         ranked = {name: found for name, found in scores.items() if name not in self.fixed}
         return tied_channels(ranked, above_threshold(ranked, self.ratio, self.ranking), self.ratio)
+
+    def settled(
+        self, wanted: Mapping[str, float], groups: Sequence[ChannelGroup], bases: Mapping[str, int], min_channels: int
+    ) -> dict[str, int]:
+        """Channels that each group keeps: what it is to keep, rounded.
+
+        A layer with a threshold of its own may lie half-way between two counts, and then it is the threshold's own
+        channel that decides. Such layers go up and down in turn, so that together they lose what the ratio says.
+
+        Args:
+            wanted: by :meth:`kept`.
+            groups: to settle.
+            bases: group to what its count must divide by.
+            min_channels: no layer keeps fewer.
+        """
+        counts, beyond = {}, 0.0
+        for group in groups:
+            name, base = group.name, bases[group.name]
+            low = counts[name] = self.rounded(wanted[name], group, base, min_channels)
+            if self.ratio is None or not self.is_half_way(group, base):
+                continue
+            high = self.rounded(wanted[name] + 1, group, base, min_channels)
+            if high > low:
+                counts[name], beyond = min(
+                    ((kept, beyond + kept / group.channels - (1 - self.ratio)) for kept in (high, low)),
+                    key=lambda found: round(abs(found[1]), 9),  # equally near: up
+                )
+        return counts
+
+    def is_half_way(self, group: ChannelGroup, base: int) -> bool:
+        """Whether the threshold's own channel may decide between two counts that lie far apart."""
+        name = group.name
+        ranked = self.ratio is not None and name in self._alone and name not in self.fixed and name not in self.eased
+        rows = [len(axis.indices) for axis in group.coupled if axis.role == "rows"]
+        return ranked and (base > 1 or min(rows, default=0) > group.channels)
+
+    @cached_property
+    def _alone(self) -> frozenset[str]:
+        """Groups with a threshold of their own."""
+        sizes = Counter(self.ranking.values())
+        return frozenset(name for name, ranking in self.ranking.items() if name == ranking and sizes[ranking] == 1)
 
     def rounded(self, wanted: float, group: ChannelGroup, base: int, min_channels: int) -> int:
         """As :func:`rounded`; all, where nothing says that any should go."""

@@ -25,7 +25,8 @@ def _product(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, A
     if tracer.weight(left) is not None or tracer.weight(right) is not None:
         return False
     a, b = tracer.labels_of(left), tracer.labels_of(right).transpose(1, 2)  # (B, M, K) and (B, N, K)
-    holds = [varies(a, 1), varies(b, 1), varies(a, 2) or varies(b, 2)]
+    # a head that pruning leaves with one channel is summed over like any other
+    holds = [tracer.decided(found) for found in (varies(a, 1), varies(b, 1), varies(a, 2) or varies(b, 2))]
     if sum(holds) > 1 or (tracer.heads == "dims" and not holds[2] and not _plain(b if holds[0] else a)):
         return False
     found = _summed(tracer, a, b) if holds[2] else _carried(tracer, a, b, rows=holds[0])

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +142,13 @@ def reach(
         widths = {
             group.name: widths[group.name]
             if group.name in allocation.fixed
-            else _of_one_layer(group, widths[group.name], ratio, ties)
+            else _of_one_layer(
+                group,
+                widths[group.name],
+                ratio,
+                ties,
+                allocation.is_half_way(group, bases[group.name]),
+            )
             for group in groups.prunable
         }
     widths = {name: [width for width in found if width.least <= budget] for name, found in widths.items()}
@@ -256,10 +262,18 @@ def _widths(group: ChannelGroup, base: int, min_channels: int, allocation: Alloc
     return [Width(kept, *counts) for kept, counts in sorted(reached.items())]
 
 
-def _of_one_layer(group: ChannelGroup, widths: list[Width], ratio: float, ties: bool) -> list[Width]:
-    """The widths that remain where a layer has a threshold of its own: one, but for ties and what may stay whole."""
+def _of_one_layer(group: ChannelGroup, widths: list[Width], ratio: float, ties: bool, half_way: bool) -> list[Width]:
+    """The widths that remain where a layer has a threshold of its own: one, but for ties and what may stay whole.
+
+    Between two counts that lie equally near, the other layers decide: both remain.
+    """
     above = _above(group.channels, ratio)
-    return [width for width in widths if width.least <= above and (ties or above <= width.most)]
+    most = above + 1 if half_way else above
+    return [
+        replace(width, least=min(width.least, above))
+        for width in widths
+        if width.least <= most and (ties or above <= width.most)
+    ]
 
 
 def _suspects(

@@ -115,13 +115,13 @@ class Fitting:
         scores = {group.name: self.scores[group.name] for group in prunable}
         wanted = self.allocation.kept(scores)
         self.ties = self.allocation.tied(scores)
-        self.uncut = {}
-        counts = {}
-        for group in prunable:
-            base = self._base(group)
-            counts[group.name] = self.allocation.rounded(wanted[group.name], group, base, self.min_channels)
-            if counts[group.name] == group.channels:
-                self.uncut[group.name] = self._why_uncut(group, base, wanted[group.name])
+        bases = {group.name: self.base(group) for group in prunable}
+        counts = self.allocation.settled(wanted, prunable, bases, self.min_channels)
+        self.uncut = {
+            group.name: self._why_uncut(group, bases[group.name], wanted[group.name])
+            for group in prunable
+            if counts[group.name] == group.channels
+        }
         self._tie(counts)
         return counts
 
@@ -134,7 +134,8 @@ class Fitting:
             return "nothing says how much of it goes"
         return f"{wanted:g} of its {group.channels} channels lie above the threshold"
 
-    def _base(self, group: ChannelGroup) -> int:
+    def base(self, group: ChannelGroup) -> int:
+        """What the count of a group must divide by, as far as is known."""
         key = group.name, group.name in self.balanced
         if key not in self._bases:
             base = group.base(self.regular)
@@ -156,8 +157,8 @@ class Fitting:
                     self.uncut[group.name] = "no smaller share suits every layer around it"
 
     def _common_share(self, groups: list[ChannelGroup], wanted: float) -> float:
-        smallest = min(groups, key=lambda group: group.channels // self._base(group))
-        step = self._base(smallest)
+        smallest = min(groups, key=lambda group: group.channels // self.base(group))
+        step = self.base(smallest)
         found = [
             kept / smallest.channels
             for kept in range(step, smallest.channels + 1, step)
@@ -169,7 +170,7 @@ class Fitting:
         """Whether the group can keep ``kept / channels`` of its channels."""
         count = group.channels * kept
         least = min(self.min_channels, group.channels)
-        return count % (channels * self._base(group)) == 0 and count // channels >= least
+        return count % (channels * self.base(group)) == 0 and count // channels >= least
 
     def _surgery(self, counts: dict[str, int]) -> Surgery:
         shapes = narrow_shapes(self.groups, counts)
@@ -221,8 +222,9 @@ class Fitting:
         """Ask the blamed groups for counts that keep every share; leave whole those that did so already."""
         # a split moves when any of its channels go, and then what fails may be the layers of another group
         around = set() if mismatch.module is None else _met_in(self.groups, mismatch.module)
-        blamed = (mismatch.groups or around or split_groups(self.groups)) & cut_groups
-        if not blamed:
+        suspects = (mismatch.groups, around, split_groups(self.groups))
+        blamed = next((found & cut_groups for found in suspects if found & cut_groups), None)
+        if blamed is None:
             raise StageError(
                 f"the network cannot be pruned exactly: {mismatch.reason}",
                 code="MC416",
@@ -240,14 +242,18 @@ class Fitting:
         self.groups = leave_whole(self.groups, whole)
 
     def _tie_around(self, failed: str, cut_groups: set[str]) -> bool:
-        """Tie the groups that meet in the module that failed, and in every other of its class; whether that is new."""
+        """Tie the groups that meet in the module that failed, and in every other of its class; whether that is new.
+
+        First only those that it makes itself, such as the directions of a recurrent layer; then those it reads as well.
+        """
         model = self.groups.trace.subject
         cls = type(model.get_submodule(failed))
-        found = False
-        for path, module in model.named_modules():
-            if type(module) is cls:
-                found |= self._tie_groups(_met_in(self.groups, path) & cut_groups)
-        return found
+        alike = [path for path, module in model.named_modules() if type(module) is cls]
+        for meeting in (_made_in, _met_in):
+            new = [self._tie_groups(meeting(self.groups, path) & cut_groups) for path in alike]
+            if any(new):
+                return True
+        return False
 
     def _tie_groups(self, names: set[str]) -> bool:
         if len(names) < 2 or any(names <= tied for tied in self.tied):
@@ -268,14 +274,19 @@ def _keeps_heads(wide: Trace, narrow: Trace) -> bool:
 
 def _met_in(groups: ChannelGroups, path: str) -> set[str]:
     """Groups whose channels the ops of a module and of those inside it work on."""
-    inside = f"{path}."
-    labels = [
-        labels.flatten()
-        for operation in groups.trace.operations
-        if operation.module == path or operation.module.startswith(inside)
-        for labels in map(narrowed, operation.labels)
-    ]
+    operations = [*groups.trace.by_module.get(path, ()), *(groups.trace.inside(path) if path else ())]
+    labels = [narrowed(found).flatten() for operation in operations for found in operation.labels]
     return groups_of_labels(groups, torch.cat(labels)) if labels else set()
+
+
+def _made_in(groups: ChannelGroups, path: str) -> set[str]:
+    """Groups of which a module, or one inside it, holds the rows."""
+    start = f"{path}." if path else ""
+    return {
+        group.name
+        for group in groups
+        if any(axis.role == "rows" and axis.parameter.startswith(start) for axis in group.coupled)
+    }
 
 
 def nothing_to_prune(groups: ChannelGroups) -> StageError:

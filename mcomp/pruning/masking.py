@@ -112,7 +112,7 @@ def _layer_norm(args: Sequence[Any], _options: dict[str, Any], stays: Tensor) ->
 def _rms_norm(args: Sequence[Any], _options: dict[str, Any], stays: Tensor) -> tuple[Tensor, ...]:
     x, shape, weight, eps = args
     dims = tuple(range(x.ndim - len(shape), x.ndim))
-    square = (x.square() * stays).sum(dims, keepdim=True) / stays.sum(dims, keepdim=True)
+    square = (x.square() * stays).sum(dims, keepdim=True) / _some(stays.sum(dims, keepdim=True))
     scale = (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
     out = x * scale
     return (out if weight is None else out * weight), scale
@@ -143,9 +143,13 @@ def _statistics(args: Sequence[Any], options: dict[str, Any], stays: Tensor) -> 
 
 def _moments(x: Tensor, stays: Tensor, dims: tuple[int, ...], correction: float = 0) -> tuple[Tensor, Tensor]:
     count = stays.sum(dims, keepdim=True)
-    none = count == 0  # over the positions of a masked channel: zero, where a division would make it NaN
-    mean = (x * stays).sum(dims, keepdim=True) / count.masked_fill(none, 1)
-    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / (count - correction).masked_fill(none, 1)
+    mean = (x * stays).sum(dims, keepdim=True) / _some(count)
+    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / _some(count - correction)
+
+
+def _some(count: Tensor) -> Tensor:
+    """At least one: where nothing stays, as over the positions of a masked channel, the sum is 0 and no NaN."""
+    return count.clamp(min=1)
 
 
 #: Ops that take statistics, over the channels that stay: by their arguments and options, and by what stays.

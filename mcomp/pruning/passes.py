@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.ghost import ghost, ghostly, is_ghost
@@ -74,11 +77,11 @@ def _followed(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...], like
     cut_short = False
     try:
         outputs = [_run(tracer, model, inputs)]
-    except TraceFailure:
+    except TraceFailure as failure:
         values_wanted = is_ghost(model) and not tracer.unmet() if like is None else like.cut_short
         if not values_wanted:
             raise
-        outputs, cut_short = [], True
+        outputs, cut_short = [_at_hand(failure.cause)], True
     macs = tracer.seen.flops // 2
     if tracer.unmet() if like is None else like.trained:
         tracer.counts_factors = False  # the pass in eval mode met them all
@@ -95,6 +98,17 @@ def _followed(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...], like
             finally:
                 fresh.forget()
     return tracer.finish(outputs, inputs, trained=len(outputs) > 1, cut_short=cut_short, macs=macs)
+
+
+def _at_hand(cause: Exception) -> list[Tensor]:
+    """The tensors that the person's code was working on when it asked for values: they may become outputs."""
+    frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__) if not _is_of_torch_or_ours(frame)]
+    held = list(frames[-1].f_locals.values()) if frames else []
+    return [leaf for leaf in tree_leaves(held) if isinstance(leaf, Tensor)]
+
+
+def _is_of_torch_or_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("torch", "mcomp")
 
 
 def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

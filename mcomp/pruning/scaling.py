@@ -22,12 +22,15 @@ def rescalings(wide: Trace, narrow: Trace, cuts: list[Cut]) -> list[Rescaling]:
     if [operation.name for _, operation in before] != [operation.name for _, operation in after]:
         return []
     kept = {(cut.parameter, cut.role, cut.axis): cut.indices for cut in cuts}
+    trained = {name for name, _ in wide.subject.named_parameters()}  # statistics stay what they were
+    makers = [site for site in wide.sites.values() if site.role in ("rows", "values") and site.key in trained]
     found: list[Rescaling] = []
     for (place, one), (_, other) in zip(before, after, strict=True):
         assert one.factor is not None
         assert other.factor is not None
         if abs(one.factor - other.factor) > _SAME * abs(one.factor) and other.factor:
-            found += _of_one(wide, place, one, one.factor / other.factor, kept)
+            ahead = [site for site in makers if site.operation < place]
+            found += _of_one(wide, ahead, one, one.factor / other.factor, kept)
     return found
 
 
@@ -36,21 +39,15 @@ def _multiplications(trace: Trace) -> list[tuple[int, Operation]]:
 
 
 def _of_one(
-    trace: Trace, place: int, operation: Operation, factor: float, kept: dict[tuple[str, str, int], Tensor]
+    trace: Trace, sites: list[Site], operation: Operation, factor: float, kept: dict[tuple[str, str, int], Tensor]
 ) -> list[Rescaling]:
-    """The last layer or norm ahead of ``operation`` that makes its channels, multiplied."""
+    """The last layer or norm of ``sites`` that makes the channels of ``operation``, multiplied."""
     carried = operation.labels[0] if operation.queries is None and operation.labels else operation.queries
     if carried is None:
         return []
     labels = distinct(narrowed(carried).flatten())
     labels = labels[labels > SETTLED]
     classes = trace.classes[labels]
-    trained = {name for name, _ in trace.subject.named_parameters()}  # statistics stay what they were
-    sites = [
-        site
-        for site in trace.sites.values()
-        if site.role in ("rows", "values") and site.operation < place and site.key in trained
-    ]
     slots = {id(site): _slots(trace, site, labels, classes) for site in sites}
     makers = [site for site in sites if bool(slots[id(site)].any())]
     ends = [site for site in makers if site.role == "rows" or "norm" in _met_by(trace, site)]

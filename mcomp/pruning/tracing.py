@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -88,6 +89,19 @@ class Trace:
         """Those of all sites."""
         return Slots.of(self.sites, self.classes)
 
+    @cached_property
+    def by_module(self) -> dict[str, list[Operation]]:
+        """What each module does itself."""
+        found: dict[str, list[Operation]] = {}
+        for operation in self.operations:
+            found.setdefault(operation.module, []).append(operation)
+        return found
+
+    def inside(self, path: str) -> list[Operation]:
+        """What the modules inside one do; of the network, all that it does."""
+        start = f"{path}." if path else ""
+        return [one for module, found in self.by_module.items() if module.startswith(start) for one in found]
+
 
 @dataclass
 class _Seen:
@@ -95,8 +109,8 @@ class _Seen:
     frozen: dict[str, str] = field(default_factory=dict)
     gammas: dict[str, None] = field(default_factory=dict)
     depthwise: set[str] = field(default_factory=set)
-    splits: int = 0
-    products: int = 0
+    splits: Counter[str] = field(default_factory=Counter)
+    products: Counter[str] = field(default_factory=Counter)
     flops: int = 0
     decisions: list[bool] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
@@ -198,8 +212,8 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 
     def shares(self, labels: Tensor, groups: int) -> None:
         """Note that these channels fall into so many groups, of which each keeps as many."""
-        key = f"#product.{self.seen.products}"
-        self.seen.products += 1
+        key = f"#product {self.module}.{self.seen.products[self.module]}"
+        self.seen.products[self.module] += 1
         labels = labels.flatten()
         if bool((labels > SETTLED).all()):
             self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, labels, groups, self._operation)
@@ -284,13 +298,14 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
     def pieces(self, labels: Sequence[Tensor | None]) -> None:
         """Note which channels fall into each piece of a split: after pruning the same must fall into it.
 
-        Splits are counted, not ops: copies come and go with the width.
+        Splits are counted, not ops: copies come and go with the width. Each module counts its own, so that one which
+        splits elsewhere at another width is the one that is blamed.
         """
         for index, found in enumerate(labels):
             if found is not None:
-                key = f"#{self.seen.splits}.{index}"
+                key = f"#split {self.module}.{self.seen.splits[self.module]}.{index}"
                 self.seen.sites[(key, "piece", 0)] = Site(key, "piece", 0, found, operation=self._operation)
-        self.seen.splits += 1
+        self.seen.splits[self.module] += 1
 
     @property
     def _operation(self) -> int:

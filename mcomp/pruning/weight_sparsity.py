@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from mcomp import surgery
 from mcomp.errors import StageError, UsageError
 from mcomp.metrics import count, effective_macs
+from mcomp.pruning.keep_lists import matching
 from mcomp.pruning.weight_masks import (
     Block,
     LayerWeight,
@@ -25,7 +25,6 @@ from mcomp.pruning.weight_masks import (
     of_blocks,
     smallest,
 )
-from mcomp.suggest import did_you_mean
 
 Scope = Literal["global", "per_layer"]
 _Weights = Mapping[LayerWeight, Tensor]
@@ -133,18 +132,8 @@ def _chosen(weights: _Weights, ignore: Sequence[str]) -> tuple[dict[LayerWeight,
     read off its zeros would keep it from ever being.
     """
     names = [where.layer for where in weights]
-    for pattern in ignore:
-        if not fnmatch.filter(names, pattern):
-            raise UsageError(
-                f"`ignore` pattern `{pattern}` matches no layer",
-                code="MC418",
-                hint=did_you_mean(pattern, names) or f"layers: {', '.join(names[:8])} …",
-            )
-    wanted = {
-        where: weight
-        for where, weight in weights.items()
-        if not any(fnmatch.fnmatchcase(where.layer, pattern) for pattern in ignore)
-    }
+    ignored = {name for pattern in ignore for name in matching(pattern, names, "ignore")}
+    wanted = {where: weight for where, weight in weights.items() if where.layer not in ignored}
     found = {where: weight for where, weight in wanted.items() if bool(weight.any())}
     if not found:
         raise StageError(

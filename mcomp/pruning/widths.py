@@ -44,7 +44,6 @@ class WidthRules:
     groups: ChannelGroups
     counts: dict[str, int]
     _local: dict[str, dict[int, int]] = field(default_factory=dict)
-    _of_module: dict[str, list[Operation]] | None = None
 
     @cached_property
     def _share(self) -> Tensor:
@@ -119,15 +118,8 @@ class WidthRules:
 
     def _operations(self, path: str) -> list[Operation]:
         """What a module does itself; of one that only calls others, what those do."""
-        if self._of_module is None:
-            self._of_module = {}
-            for operation in self.groups.trace.operations:
-                self._of_module.setdefault(operation.module, []).append(operation)
-        own = self._of_module.get(path)
-        if own is not None:
-            return own
-        inside = f"{path}." if path else ""
-        return [one for module, found in self._of_module.items() if module.startswith(inside) for one in found]
+        trace = self.groups.trace
+        return trace.by_module.get(path) or trace.inside(path)
 
 
 def shares(groups: ChannelGroups, counts: dict[str, int]) -> Tensor:

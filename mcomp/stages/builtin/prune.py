@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mcomp.pruning.targets import Target, amount_of, target_of
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
@@ -17,6 +14,7 @@ from mcomp.stages.builtin.train import idle_milestones
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.registry import register
+from mcomp.training.hardware import processor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,7 +120,7 @@ class Prune(Stage):
             if self.target() is None and not self.keep and not self.prune:
                 if self.model_fields_set & set(_AMOUNTS):
                     raise ValueError(f"nothing says how much goes; write one of {_EXAMPLES}")
-                raise _missing("ratio", self)
+                raise _no_target(self)
             if isinstance(self.keep, list) and isinstance(self.prune, list):
                 raise ValueError("`keep` and `prune` exclude one another where both are lists of all layers")
             if (self.steps > 1) != (self.finetune is not None):
@@ -184,11 +182,11 @@ class Prune(Stage):
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Patterns that name no layer."""
-        found = unmatched(model, "ignore", options.ignore)
+        found = unmatched(model, "ignore", options.ignore, by_weight=True)
         for name in ("keep", "prune"):
             shares = getattr(options, name)
             if isinstance(shares, dict):
-                found += unmatched(model, name, shares)
+                found += unmatched(model, name, shares, by_weight=True)
         return found
 
     @classmethod
@@ -218,22 +216,14 @@ class Prune(Stage):
         return PruningSteps(ctx, options).result()
 
 
-def _missing(option: str, given: Any) -> ValidationError:
-    """The fault of a mapping that lacks an option."""
+def _no_target(given: Any) -> ValidationError:
+    """The fault of a mapping that lacks ``ratio``, and what it may have instead."""
+    usual, *others = _AMOUNTS
+    instead = f", or one of {', '.join(f'`{name}`' for name in others)} in its place"
+    kind = PydanticCustomError("missing", "nothing says how much goes", {"instead": instead})
     return ValidationError.from_exception_data(
-        "Options", [InitErrorDetails(type="missing", loc=(option,), input=given.model_dump())]
+        "Options", [InitErrorDetails(type=kind, loc=(usual,), input=given.model_dump())]
     )
-
-
-def processor() -> str:
-    """The CPU's model and how many cores it shows, as far as the system says."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:  # no Linux
-        pass
-    return f"{model} x {os.cpu_count()}"
 
 
 def _items(shares: Any) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from mcomp.errors import StageError
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
 from mcomp.stages.forecast import Forecast, Work
@@ -80,12 +81,13 @@ class SparseTrain(Stage):
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Scales cannot be pulled at where there are none."""
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        if options.method != "gamma_l1" or any(isinstance(one, _BatchNorm) and one.affine for one in model.modules()):
-            return []
-        hint = "use `method: group_lasso`, which pulls at whole filters"
-        return [Finding("the model has no batch norm whose scales could be pulled to zero", ("method",), hint)]
+        if options.method != "gamma_l1":
+            return []  # the others pull at channels, which only a trace finds
+        try:
+            _penalty(options).prepare(model, (), steps=1)
+        except StageError as error:
+            return [Finding(error.message, ("method",), error.hint)]
+        return []
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:

@@ -102,3 +102,15 @@ def test_equal_scores_fall_to_the_same_channels_every_time() -> None:
         model.get_submodule("1.1").weight.copy_(torch.arange(16) // 8 + 0.5)
     kept = [prune(model, (images(),), 0.4, scope="per_layer", regular=2).kept for _ in range(2)]
     assert kept[0] == kept[1]
+
+
+def test_layers_half_way_between_two_widths_go_up_and_down_in_turn() -> None:
+    model = seeded(nn.Sequential(*(block(a, b) for a, b in itertools.pairwise([3, 24, 24, 24, 24])), head(24)))
+    result = prune(model, (images(),), 0.5, scope="per_layer", regular=8)
+    assert [len(kept) for kept in result.kept.values()] == [16, 8, 16, 8]
+
+
+def test_a_threshold_that_layers_share_decides_by_itself() -> None:
+    model = seeded(nn.Sequential(block(3, 24), head(24)))
+    result = prune(model, (images(),), 0.5, scope="global", regular=8)
+    assert [len(kept) for kept in result.kept.values()] == [8]  # 11 lie above it, and 8 is nearer than 16

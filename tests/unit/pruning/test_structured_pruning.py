@@ -17,7 +17,10 @@ from mcomp.models import lenet, nin, nin_gc
 from mcomp.pruning import prune, trace
 from mcomp.pruning.channel_surgery import Cut, Surgery
 from mcomp.pruning.self_check import check
+from tests.unit.pruning.patches import Block
+from tests.unit.pruning.patchwork import Patchwork, scattered
 from tests.unit.pruning.pruning_nets import Net, block, digest, head, images, masked_output, seeded
+from tests.unit.pruning.sequence_patches import Attention
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -324,3 +327,36 @@ def test_a_check_without_a_reader_of_the_channels_is_blind_not_a_crash() -> None
     with pytest.raises(StageError) as caught:
         check(model, Surgery((cut,)), (images(),), trace(model, (images(),)).trace)
     assert caught.value.code == "MC414"
+
+
+def test_what_the_forward_works_on_when_it_asks_for_values_is_an_output() -> None:
+    def peaks(net: Any, x: Tensor) -> list[Tensor]:
+        maps, sizes = net.maps(net.stem(x)), net.sizes(net.stem(x)).mean((2, 3))
+        return [found * int(size.sum() != 0) for found, size in zip(maps, sizes, strict=True)]
+
+    net = seeded(Net(peaks, stem=block(3, 16), maps=nn.Conv2d(16, 12, 1), sizes=nn.Conv2d(16, 4, 1)))
+    result = prune(net, (images(),), 0.5, scope="per_layer", importance="l1")
+    assert result.kept.keys() == {"stem.0"}
+    assert any("`maps`" in note and "output" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("style", ["packed", "separate", "read", "fused"])
+def test_heads_may_become_one_channel_wide(style: str) -> None:
+    model = scattered(Patchwork(Block(2, 3, 24), [Attention(24, 2, style, 4)], 0), 0)
+    result = prune(model, (torch.randn(3, 3, 6, 6),), 0.7, importance="l1", scope="per_layer")
+    makers = {
+        name: len(kept) for name, kept in result.kept.items() if name.startswith("patches.0.") and "out" not in name
+    }
+    assert makers == ({"patches.0.qkv": 6} if style == "packed" else {f"patches.0.{name}": 2 for name in "qkv"})
+
+
+def test_the_mean_of_a_masked_channel_is_no_nan_behind_a_norm_over_channels() -> None:
+    def squeezed(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        x = x + x.mean((2, 3), keepdim=True)
+        return net.head(net.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+    net = seeded(Net(squeezed, stem=block(3, 16), norm=nn.LayerNorm(16), head=head(16)))
+    result = prune(net, (images(),), 0.5, scope="per_layer")
+    assert len(result.kept["stem.0"]) == 7
+    assert result.max_error <= 1e-5

@@ -19,6 +19,7 @@ from mcomp.store.snapshot import load_snapshot, save_snapshot
 from mcomp.surgery import provenance
 
 Prune = get("prune")
+SCHEDULE = {"params": 0.4, "importance": "taylor", "score_batches": 1}
 STEPS = {"steps": 3, "finetune": {"epochs": 2, "batch_size": 16, "checkpoint_every": {"epochs": 1}}}
 
 
@@ -28,13 +29,34 @@ def data() -> Data:
 
 
 @pytest.fixture(scope="module")
-def model(data: Data) -> nn.Module:
-    found = mcomp.models.build("nin_gc", num_classes=3, width=0.25, in_shape=data.in_shape)
-    with torch.no_grad():
-        for norm in found.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight.uniform_(0.1, 1.1)
-    return found
+def model() -> nn.Module:
+    """Small, with what a snapshot may lose: groups, statistics of batch norms, channels spread over a flattening."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def through(
+    model: nn.Module, data: Data, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[StageResult, list[dict[str, Any]]]:
+    """A schedule run through, and its reports."""
+    return run(model, data, tmp_path_factory.mktemp("through"), **SCHEDULE)
+
+
+@pytest.fixture(scope="module")
+def straight(through: tuple[StageResult, list[dict[str, Any]]]) -> StageResult:
+    """What that schedule made; to be read only."""
+    return through[0]
 
 
 def run(
@@ -58,7 +80,7 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     "options", [{"ratio": 0.6, "regular": 4}, {"macs": 0.3}, {"keep": {"features.*": 0.4}}], ids=str
 )
 def test_each_step_keeps_the_same_factor_and_the_last_is_the_target(
-    options: dict[str, Any], data: Data, model: nn.Module, tmp_path: Path
+    options: dict[str, Any], data: Data, tmp_path: Path
 ) -> None:
     plain = mcomp.models.build("nin", num_classes=3, width=0.25, in_shape=data.in_shape)
     result, _ = run(plain, data, tmp_path, importance="l1", **options)
@@ -82,18 +104,16 @@ def options_share(options: dict[str, Any]) -> float:
     return 1 - share if "ratio" in options else share
 
 
-def test_progress_counts_epochs_through(data: Data, model: nn.Module, tmp_path: Path) -> None:
-    _, reports = run(model, data, tmp_path, ratio=0.5)
+def test_progress_counts_epochs_through(through: tuple[StageResult, list[dict[str, Any]]]) -> None:
+    _, reports = through
     epochs = [(report["epoch"], report["epochs"]) for report in reports if report["kind"] == "epoch"]
     assert epochs == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 7, 11])
 def test_an_interrupted_schedule_ends_with_the_same_bits(
-    stop_at: int, data: Data, model: nn.Module, tmp_path: Path
+    stop_at: int, straight: StageResult, data: Data, model: nn.Module, tmp_path: Path
 ) -> None:
-    options = {"params": 0.4, "importance": "taylor", "score_batches": 1}
-    straight, _ = run(model, data, tmp_path / "straight", **options)
     asked = 0
 
     def stop() -> int:
@@ -102,8 +122,8 @@ def test_an_interrupted_schedule_ends_with_the_same_bits(
         return 2 if asked == stop_at else 0
 
     with pytest.raises(InterruptedRun):
-        run(model, data, tmp_path / "halted", stop, **options)
-    resumed, _ = run(model, data, tmp_path / "halted", **options)
+        run(model, data, tmp_path, stop, **SCHEDULE)
+    resumed, _ = run(model, data, tmp_path, **SCHEDULE)
     expected, found = tensors(straight.model), tensors(resumed.model)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -112,8 +132,9 @@ def test_an_interrupted_schedule_ends_with_the_same_bits(
     assert resumed.metrics == straight.metrics
 
 
-def test_the_artifact_of_a_schedule_loads_again(data: Data, model: nn.Module, tmp_path: Path) -> None:
-    result, _ = run(model, data, tmp_path / "work", ratio=0.5)
+def test_the_artifact_of_a_schedule_loads_again(data: Data, tmp_path: Path) -> None:
+    whole = mcomp.models.build("lenet", num_classes=3, in_shape=data.in_shape)
+    result, _ = run(whole, data, tmp_path / "work", **SCHEDULE)
     assert [entry["op"] for entry in provenance(result.model).log] == ["prune"] * 3
     mcomp.save_model(result.model, tmp_path / "artifact", data.example_inputs)
     again = mcomp.load_model(tmp_path / "artifact")
@@ -121,14 +142,15 @@ def test_the_artifact_of_a_schedule_loads_again(data: Data, model: nn.Module, tm
         assert torch.equal(again(data.example_inputs[0]), result.model(data.example_inputs[0]))
 
 
-def test_a_snapshot_of_another_version_starts_over(data: Data, model: nn.Module, tmp_path: Path) -> None:
-    straight, _ = run(model, data, tmp_path / "straight", ratio=0.5)
+def test_a_snapshot_of_another_version_starts_over(
+    straight: StageResult, data: Data, model: nn.Module, tmp_path: Path
+) -> None:
     with pytest.raises(InterruptedRun):
-        run(model, data, tmp_path / "halted", lambda: 2, ratio=0.5)
-    state = load_snapshot(tmp_path / "halted", lambda _text: None)
+        run(model, data, tmp_path, lambda: 2, **SCHEDULE)
+    state = load_snapshot(tmp_path, lambda _text: None)
     assert state is not None
     state["training"]["format"] = -1
-    save_snapshot(tmp_path / "halted", state)
-    again, _ = run(model, data, tmp_path / "halted", ratio=0.5)
+    save_snapshot(tmp_path, state)
+    again, _ = run(model, data, tmp_path, **SCHEDULE)
     expected, found = tensors(straight.model), tensors(again.model)
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import mcomp.stages
 from mcomp.errors import UsageError
 from mcomp.metrics import count
+from mcomp.pruning import prune, sparsify
+from mcomp.pruning.weight_masks import most_in_a_group
+from mcomp.recipe import Recipe
 from mcomp.recipe.traits import traits_after
 from mcomp.stages import Surroundings, get
 from tests.unit.training.toys import ToyData, toy_net
@@ -65,6 +69,25 @@ def test_a_pattern_that_pruning_would_break_later_is_warned_of() -> None:
     assert (found.severity, found.option) == ("warning", ("pattern",))
     assert STAGE.check(chosen(pattern="2:4"), earlier) == []
     assert STAGE.check(chosen(ratio=0.5), later) == []
+
+
+def test_that_warning_stands_at_the_pattern_and_knows_branches() -> None:
+    head = "version: 1\nmodel: {name: lenet}\ndata: {name: digits}\nstages:\n  - train\n"
+    later = '  - sparsify: {pattern: "2:4"}\n  - finetune\n  - prune: {ratio: 0.3, importance: l1}\n'
+    (found,) = Recipe.from_text(head + later).warnings
+    assert (found.code, found.line, found.column) == ("MC120", 6, 25)
+    assert Recipe.from_text(f"{head}{later}    from: train\n").warnings == []
+
+
+def test_pruning_breaks_a_pattern_and_nothing_but_its_places() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8)
+    masked = sparsify(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3)), (x,), pattern="2:4").model
+    pruned = prune(masked, (x,), ratio=0.5, importance="l1", regular=4)
+    before, after = (model[2].weight for model in (masked, pruned.model))  # type: ignore[index]
+    kept = pruned.kept["0"]
+    assert torch.equal((after == 0), (before == 0)[:, kept])
+    assert most_in_a_group(after, 4) > most_in_a_group(before, 4) == 2
 
 
 def test_a_pattern_of_ignore_that_names_no_layer_is_found_before_anything_runs() -> None:
