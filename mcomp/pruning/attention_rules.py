@@ -35,7 +35,7 @@ def _product(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, A
         tracer.space.couple(labels, found.expand(out.shape))
     tracer.mark(out, found.expand(out.shape))
     if holds[2]:
-        tracer.hand_on(out, "queries", a)
+        tracer.mark_queries(out, a)
     return True
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -15,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from mcomp.errors import StoreError
 from mcomp.pruning.attention import PrunableAttention, freed
+from mcomp.pruning.copying import structural_copy
 
 #: Rows of a recurrent layer's weights for each channel of its state.
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -45,7 +47,7 @@ class Cut:
             "axis": self.axis,
             "role": self.role,
             "groups": self.groups,
-            "runs": _runs(self.indices.tolist()),
+            "runs": _runs(self.indices),
         }
 
     @classmethod
@@ -111,11 +113,13 @@ class Surgery:
 def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] = ()) -> nn.Module:
     """Apply ``cuts`` to ``model`` in place, transferring the weights, and return it."""
     cuts = list(cuts)
-    _free_attention(model, cuts)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    _free_attention(modules, cuts)
     touched: dict[int, nn.Module] = {}
     # columns of a group convolution are cut row by row: its rows must be the final ones
     for cut in sorted(cuts, key=lambda cut: cut.role == "columns"):
-        owner, attribute = _owner(model, cut.parameter)
+        path, _, attribute = cut.parameter.rpartition(".")
+        owner = modules[path] if path in modules else model.get_submodule(path)
         old = getattr(owner, attribute)
         new = _cut(old.detach(), cut)
         if isinstance(old, nn.Parameter):
@@ -125,7 +129,7 @@ def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] 
         touched[id(owner)] = owner
     for width in widths:
         _set_width(model.get_submodule(width.module), width)
-    for module in model.modules():
+    for module in dict.fromkeys(modules.values()):
         if isinstance(module, PrunableAttention):
             module.update_widths()
         elif id(module) in touched:
@@ -154,11 +158,11 @@ def _held(value: Any) -> Any:
     return value.copy() if type(value) in (dict, list) else value
 
 
-def _free_attention(model: nn.Module, cuts: Iterable[Cut]) -> None:
+def _free_attention(modules: dict[str, nn.Module], cuts: Iterable[Cut]) -> None:
     """PyTorch's attention knows one width only: that which is cut is turned into one with several."""
     for path in {cut.parameter.rpartition(".")[0] for cut in cuts}:
         for around in (path, path.rpartition(".")[0]):  # its output projection is a module inside it
-            module = model.get_submodule(around)
+            module = modules.get(around)
             if type(module) is nn.MultiheadAttention:
                 freed(module)
 
@@ -186,7 +190,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
     Surgery replaces parameters and never writes into them, so large networks need not be duplicated to be cut.
     """
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    return structural_copy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
@@ -256,11 +260,9 @@ def _update_widths(module: nn.Module) -> None:
         module.num_parameters = module.weight.numel()
 
 
-def _runs(indices: list[int]) -> list[list[int]]:
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index:
-            runs[-1][1] += 1
-        else:
-            runs.append([index, index + 1])
-    return runs
+def _runs(indices: Tensor) -> list[list[int]]:
+    """``[start, stop]`` of each stretch of numbers that follow one another."""
+    values = indices.numpy()
+    breaks = (values[1:] != values[:-1] + 1).nonzero()[0]
+    starts, stops = [values[:1], values[breaks + 1]], [values[breaks], values[-1:]]
+    return np.stack([np.concatenate(starts), np.concatenate(stops) + 1], 1).tolist()  # type: ignore[no-any-return]

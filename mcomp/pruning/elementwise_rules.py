@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mcomp.pruning.labels import SETTLED, narrowed, varies
+from mcomp.pruning.labels import SETTLED, lowest, varies
 from mcomp.pruning.rules import rule
 from mcomp.pruning.tracing import Tracer
 
@@ -22,9 +22,12 @@ def pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, 
     """Elements that meet stay together; one that is spread over several channels cannot go with any of them."""
     if not isinstance(out, Tensor):
         return False
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if len(tensors) == 1 and tracer.weight(tensors[0]) is not None and torch.Tag.pointwise not in func.tags:
-        return view_of_weight(tracer, tensors[0], out, swap=False)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)] if kwargs else _tensors(args)
+    if len(tensors) == 1:
+        if tracer.weight(tensors[0]) is not None and torch.Tag.pointwise not in func.tags:
+            return view_of_weight(tracer, tensors[0], out, swap=False)
+        tracer.mark(out, tracer.labels_of(tensors[0]).broadcast_to(out.shape), compact=True)
+        return True
     operands = _operands(tracer, tensors, out.shape)
     if _joins_what_is_settled(tracer, tensors, operands, out):
         tracer.mark(out, torch.full([1] * out.ndim, SETTLED).expand(out.shape))
@@ -43,6 +46,13 @@ def pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, 
         return False
     tracer.mark(out, carried, compact=True)
     return True
+
+
+def _tensors(args: Sequence[Any]) -> list[Tensor]:
+    """Every tensor among the arguments."""
+    if any(isinstance(value, list | tuple | dict) for value in args):
+        return [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    return [value for value in args if isinstance(value, Tensor)]
 
 
 def _joins_what_is_settled(tracer: Tracer, tensors: Sequence[Tensor], operands: Sequence[Tensor], out: Tensor) -> bool:
@@ -97,7 +107,7 @@ def _operands(tracer: Tracer, tensors: Sequence[Tensor], shape: torch.Size) -> l
 
 def _filled(carried: Tensor, other: Tensor) -> Tensor:
     """``carried``, and where that is of no channel, ``other``."""
-    if bool((narrowed(carried) > SETTLED).all()):
+    if lowest(carried) > SETTLED:
         return carried
     return torch.where(carried > SETTLED, carried, other)
 

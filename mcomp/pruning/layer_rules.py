@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from mcomp.pruning.notes import Weight
 from mcomp.pruning.rules import rule
-from mcomp.pruning.tracing import Tracer, Weight
+from mcomp.pruning.tracing import Tracer
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution")
@@ -26,12 +27,13 @@ def _convolution(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[st
     out_axis = 1 if transposed and not depthwise else 0
     slots = tensor.shape[0] if depthwise else out.shape[1]
     if depthwise:
-        rows = tracer.reads(weight.name, "rows", out_axis, incoming.repeat_interleave(slots // groups), 1)
+        filters = incoming if slots == groups else incoming.repeat_interleave(slots // groups)
+        rows = tracer.reads(weight.name, "rows", out_axis, filters, 1)
     else:
         rows = tracer.site(weight.name, "rows", out_axis, slots, groups)
         tracer.reads(weight.name, "columns", 1 - out_axis, incoming, groups)
     if bias is not None:
-        tracer.holds(bias, rows.labels)
+        tracer.holds([bias], rows.labels)
     tracer.mark(out, rows.labels.reshape([-1, *[1] * (out.ndim - 2)]).expand(out.shape), compact=True)
     return True
 
@@ -60,7 +62,7 @@ def _rows(tracer: Tracer, weight: Weight, x: Tensor, dim: int, bias: Tensor | No
         rows = rows[weight.rows[0] : weight.rows[1]]
     tracer.reads(weight.name, "columns", 1 - out_axis, incoming, 1)
     if bias is not None:
-        tracer.holds(bias, rows)
+        tracer.holds([bias], rows)
     return rows
 
 

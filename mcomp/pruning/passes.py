@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.ghost import ghost, ghostly, is_ghost
 from mcomp.pruning.tracing import Heads, Operation, Trace, Tracer
+
+#: The key of our hooks, which is a number where PyTorch makes it.
+_HOOK: Any = "mcomp"
 
 
 class TraceFailure(Exception):
@@ -33,6 +37,7 @@ class TraceFailure(Exception):
         self.module = module
 
 
+@no_collection()
 def trace_labels(
     model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None = None, heads: Heads = "dims"
 ) -> Trace:
@@ -108,9 +113,7 @@ def _is_of_torch_or_ours(frame: FrameType) -> bool:
 
 def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     tracer.module = ""
-    for tensor in tree_leaves(inputs):
-        if isinstance(tensor, Tensor):
-            tracer.mark(tensor, tracer.space.opaque(tensor.shape, "meets the network's input"))
+    tracer.enter(inputs)
     with torch.no_grad(), _module_names(model, tracer), plain_operators():
         try:
             with tracer:
@@ -151,7 +154,7 @@ def _train_mode(model: nn.Module) -> Iterator[None]:
 def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
     """Keep ``tracer.module`` at the name of the innermost module that is running."""
     stack: list[str] = []
-    handles = []
+    modules = dict(model.named_modules())
 
     def enter(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any) -> None:
@@ -164,10 +167,12 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         tracer.module = stack.pop()
 
     try:
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
-            handles.append(module.register_forward_hook(leave))
+        for name, module in modules.items():  # as `register_forward_hook` does, whose handles take longer
+            module._forward_pre_hooks[_HOOK] = enter(name)
+            module._forward_pre_hooks.move_to_end(_HOOK, last=False)
+            module._forward_hooks[_HOOK] = leave
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for module in modules.values():
+            module._forward_pre_hooks.pop(_HOOK, None)
+            module._forward_hooks.pop(_HOOK, None)

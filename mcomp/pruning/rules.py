@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.labels import NONE
+from mcomp.pruning.statistics_rules import follow_statistics
 
 if TYPE_CHECKING:
     from mcomp.pruning.tracing import Tracer
@@ -43,8 +44,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def follow(tracer: Tracer, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], out: Any) -> None:
     """Give the results of one op their labels."""
-    from mcomp.pruning.statistics_rules import follow_statistics
-
     name = func.overloadpacket.__name__
     if name in _UNIFORM or name in _UNIFORM_LIKE:
         tracer.mark(out, torch.full([1] * out.ndim, NONE).expand(out.shape))
@@ -67,9 +66,9 @@ def follow(tracer: Tracer, func: Any, args: Any, kwargs: Any, tensors: list[Tens
 
 def _follow_scores(tracer: Tracer, tensors: Sequence[Tensor], out: Any) -> None:
     """What is made of the scores of attention are scores: of the same queries."""
-    queries = [found for tensor in tensors if (found := tracer.handed_on(tensor, "queries")) is not None]
+    queries = [found for tensor in tensors if (found := tracer.queries(tensor)) is not None]
     if queries and isinstance(out, Tensor) and (labels := tracer.carried(out)) is not None and tracer.settled(labels):
-        tracer.hand_on(out, "queries", queries[0])
+        tracer.mark_queries(out, queries[0])
 
 
 def opaque(tracer: Tracer, name: str, tensors: list[Tensor], out: Any) -> None:

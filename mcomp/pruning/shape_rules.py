@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mcomp.pruning.labels import SETTLED, compressed, distinct, narrowed, varies
+from mcomp.pruning.notes import Weight
 from mcomp.pruning.rules import rule
-from mcomp.pruning.tracing import Tracer, Weight
+from mcomp.pruning.tracing import Tracer
 
 
 @rule("permute", "unsqueeze", "squeeze", "expand", "flip", "roll", "repeat", "cat", "stack", "unfold", "diagonal")

@@ -9,14 +9,16 @@ them gone it would be another mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.labels import SETTLED, distinct, narrowed
-from mcomp.pruning.tracing import Tracer
+
+if TYPE_CHECKING:
+    from mcomp.pruning.tracing import Tracer
 
 #: Reductions that are statistics.
 STATISTICS = frozenset({"mean", "var", "std", "var_mean"})
@@ -31,12 +33,12 @@ def mark_statistics(tracer: Tracer, labels: Tensor, out: Any) -> None:
     for result in tree_leaves(out):
         if isinstance(result, Tensor):
             tracer.mark(result, torch.full([1] * result.ndim, SETTLED).expand(result.shape), compact=True)
-            tracer.hand_on(result, "statistic", labels)
+            tracer.mark_statistic(result, labels)
 
 
 def follow_statistics(tracer: Tracer, name: str, tensors: Sequence[Tensor], out: Any) -> None:
     """See what a statistic is used for."""
-    origins = [tracer.handed_on(tensor, "statistic") for tensor in tensors]
+    origins = [tracer.statistic(tensor) for tensor in tensors]
     origin = next((found for found in origins if found is not None), None)
     if origin is None:
         return
@@ -45,7 +47,7 @@ def follow_statistics(tracer: Tracer, name: str, tensors: Sequence[Tensor], out:
         tensor for tensor, found in zip(tensors, origins, strict=True) if found is not origin and tensor.numel() > 1
     ]
     if not others and isinstance(out, Tensor) and (plain in _OF_NUMBERS or plain in _OF_SHAPES):
-        tracer.hand_on(out, "statistic", origin)
+        tracer.mark_statistic(out, origin)
     elif plain not in _WITH_CHANNELS or not all(_same_channels(tracer.labels_of(tensor), origin) for tensor in others):
         where = f" in `{tracer.module}`" if tracer.module else ""
         tracer.space.fix(origin, f"has a mean over its channels, which `{name}`{where} uses")

@@ -20,6 +20,7 @@ from mcomp.pruning.arguments import check_amounts, check_choices, check_lists, c
 from mcomp.pruning.attention import free_attention
 from mcomp.pruning.channel_groups import ChannelGroups, channel_groups, layer_name
 from mcomp.pruning.channel_surgery import own_parameters, shared_copy
+from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.fitting import NO_NORM, Fitting, leave_whole
 from mcomp.pruning.goals import goal_of, macs_of_one
 from mcomp.pruning.gradients import Batch, Loss
@@ -172,7 +173,7 @@ def _pruned(subject: _Subject, search: Fitting, target: Target | None, notes: li
         goal = goal_of(target, subject.model, subject.example_inputs, subject.copy, subject.inputs, subject.groups)
         search.scores = untied(search.scores)
     while True:
-        reached = Reached(search.run(), 0.0, search.macs) if goal is None else reach_goal(search, goal)
+        reached = _at_ratio(search) if goal is None else reach_goal(search, goal)
         try:
             cuts = reached.surgery.cuts
             error = check(subject.copy, reached.surgery, subject.inputs, subject.groups.trace) if cuts else 0.0
@@ -186,6 +187,12 @@ def _pruned(subject: _Subject, search: Fitting, target: Target | None, notes: li
     return _result(subject, search, reached, error, [reached.note, *notes] if reached.note else notes)
 
 
+@no_collection()
+def _at_ratio(search: Fitting) -> Reached:
+    return Reached(search.run(), 0.0, search.macs)
+
+
+@no_collection()
 def _result(subject: _Subject, search: Fitting, reached: Reached, error: float, notes: list[str]) -> PruneResult:
     model, groups, cuts = subject.model, subject.groups, reached.surgery.cuts
     result = surgery.inherit(own_parameters(reached.surgery.apply(shared_copy(model)), model), model)
@@ -214,6 +221,7 @@ def ranked_groups(groups: ChannelGroups, importance: Importance, scores: Mapping
     return leave_whole(groups, dict.fromkeys({group.name for group in groups.prunable} - scores.keys(), NO_NORM))
 
 
+@no_collection()
 def traced(subject: nn.Module, inputs: tuple[Tensor, ...], heads: Heads = "dims") -> ChannelGroups:
     """The groups of what :func:`subject_of` made.
 
@@ -226,6 +234,7 @@ def traced(subject: nn.Module, inputs: tuple[Tensor, ...], heads: Heads = "dims"
         raise fails_on_inputs(failure.cause, failure.module, inputs) from failure.cause
 
 
+@no_collection()
 def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A copy to experiment on, and its inputs: CPU, eval mode, float32 where the model is in half precision.
 
@@ -237,17 +246,18 @@ def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn
             scripted = f"`{name}`" if name else "the model"
             hint = "prune the Python module, and script or trace the result"
             raise StageError(f"{scripted} is TorchScript, whose code cannot be followed", code="MC410", hint=hint)
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         if parameter.is_meta:
             raise StageError(f"`{name}` has no values", code="MC410", hint="load the model's weights before pruning it")
         if isinstance(parameter, UninitializedParameter):
             raise StageError(f"`{name}` has no shape yet", code="MC410", hint="run the model once before pruning it")
         if parameter.is_complex():
             raise StageError(f"`{name}` is complex; only real weights can be pruned", code="MC410")
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), torch.float32)
     half = dtype in (torch.float16, torch.bfloat16)
     try:
-        if half or any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        if half or any(parameter.device.type != "cpu" for parameter in parameters.values()):
             subject = copy.deepcopy(model).cpu()
         else:
             subject = shared_copy(model)
