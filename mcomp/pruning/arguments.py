@@ -59,7 +59,7 @@ def check_whole(name: str, value: object, *, least: int | None = None) -> None:
     Raises:
         UsageError: MC417, it is not.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise UsageError(f"`{name}` is {shown(value)}; it must be a whole number", code="MC417")
     if least is not None and value < least:
         raise UsageError(f"`{name}` is {value}; it must be at least {least}", code="MC417")

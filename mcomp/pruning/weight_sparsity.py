@@ -135,8 +135,9 @@ def check_arguments(ratio: object, pattern: object, scope: object, block: object
 
 
 def _is_block(block: object) -> bool:
-    sized = isinstance(block, tuple | list) and len(block) == 2
-    return sized and all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in block)
+    if not isinstance(block, tuple | list) or len(block) != 2:
+        return False
+    return all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in block)
 
 
 def _chosen(weights: _Weights, ignore: Sequence[str]) -> tuple[dict[LayerWeight, Tensor], list[str]]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import StageError
-from mcomp.pruning.whole_layers import of_whole_layers
 from mcomp.pruning.targets import Target
+from mcomp.pruning.whole_layers import of_whole_layers
 from mcomp.stages.base import Metrics, StageContext, StageResult
 
 if TYPE_CHECKING:

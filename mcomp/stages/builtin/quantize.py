@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from mcomp.options import Options as BaseOptions
 from mcomp.errors import plural
+from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import fit_in, idle_milestones
 from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
