@@ -94,8 +94,8 @@ class Workbench:
         Then ask the stages that would run whether they can work on the like of it.
 
         Raises:
-            PreflightError: the model cannot take this data or has another number of outputs, or MC263, a stage cannot do what
-                its options ask on this model.
+            PreflightError: the model cannot take this data or has another number of outputs, or MC263, a stage cannot
+                do what its options ask on this model.
         """
         asked = [line.stage for line in plan.stages if line.status in ("run", "resume")]
         if self.shelf.fits(self.recipe) and not any(names_layers(stage) for stage in asked):

@@ -24,6 +24,10 @@ _FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
 
 #: Stages that hand on the network in the size in which they got it: what they measure is how it was before.
 _LEAVE_WHOLE = ("train", "sparse_train", "finetune", "evaluate")
+_LEGEND = (
+    '<p class="legend">Before is the network as the last stage left it that took nothing away, trained longest; '
+    "after is the last stage that measured the figure. Each names its stage.</p>"
+)
 #: A latency compares with another one only where these agree.
 _PLACE = ("latency_backend", "latency_batch", "latency_threads")
 
@@ -60,11 +64,14 @@ def before_after_html(result: dict[str, Any], details: Details) -> str:
     stages = result["stages"]
     parts = []
     last = ends(stages)
+    compared = False
     for name in last:
         heading = f"<h3>{escaped(name)}</h3>" if len(last) > 1 else ""
-        cards = "".join(map(_card, changes(way_to(name, stages), details)))
+        found = changes(way_to(name, stages), details)
+        compared = compared or any(change.before for change in found)
+        cards = "".join(map(_card, found))
         parts.append(f'{heading}<div class="cards">{cards}</div>' if cards else "")
-    return "".join(parts)
+    return "".join([*parts, _LEGEND] if compared else parts)
 
 
 def is_number(value: Any) -> bool:

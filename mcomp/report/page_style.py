@@ -12,7 +12,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 2.5rem auto; padding: 0 1.25rem; overflow-wrap: anywhere }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem } h4 { font-size: .85rem; margin: 0; color: var(--soft); font-weight: 600 }
-p { margin: .3rem 0 } header p, section > p, footer, .card p { color: var(--soft) }
+p { margin: .3rem 0 } header p, section > p, footer, .legend, .card p { color: var(--soft) }
 code { font: .92em ui-monospace, monospace; background: var(--card); padding: .05em .3em; border-radius: .25em }
 .badge { font-size: .8rem; font-weight: 600; padding: .1rem .55rem; border-radius: 1rem; border: 1px solid currentColor;
   vertical-align: middle; white-space: nowrap }

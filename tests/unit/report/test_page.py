@@ -269,3 +269,11 @@ def test_zeros_of_each_layer_are_drawn() -> None:
     page = report_page(RESULT, {"slim": {"layers": [{"layer": "fc", "sparsity": 50.0}]}})
     assert 'style="width:50.00%"' in page
     assert "50.0 %" in page
+
+
+def test_a_page_says_what_before_means_where_something_is_compared() -> None:
+    compared = [stage("train", params=1000), stage("prune", params=400)]
+    assert "Before is the network as the last stage left it that took nothing away" in report_page(
+        result_of(compared), {}
+    )
+    assert "Before is" not in report_page(result_of([stage("train", params=1000)]), {})

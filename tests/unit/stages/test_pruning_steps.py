@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import nn
 
 import mcomp
 from mcomp.data import Data
-from mcomp.errors import InterruptedRun
+from mcomp.errors import InterruptedRun, StageError
+from mcomp.pruning.whole_layers import of_whole_layers
 from mcomp.stages import StageContext, StageResult, get
 from mcomp.store.snapshot import load_snapshot, save_snapshot
 from mcomp.surgery import provenance
@@ -154,3 +156,25 @@ def test_a_snapshot_of_another_version_starts_over(
     again, _ = run(model, data, tmp_path, **SCHEDULE)
     expected, found = tensors(straight.model), tensors(again.model)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_target_out_of_reach_is_named_with_the_step_that_fails(model: nn.Module, data: Data, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"step 1 of 3 on the way to `macs: 1e-06` \(\d+ of \d+\)") as error:
+        run(model, data, tmp_path, macs=1e-6, importance="l1")
+    assert error.value.code == "MC455"
+
+
+def test_only_layers_that_no_step_cut_are_left_whole(model: nn.Module, data: Data, tmp_path: Path) -> None:
+    result, _ = run(model, data, tmp_path, params=0.3, importance="l1", steps=5, finetune={"epochs": 1})
+    whole = {row["layer"] for row in result.details["layers"] if row["before"] == row["after"]}
+    named = {name for note in result.notes if note.startswith("left whole") for name in re.findall("`([^`]*)`", note)}
+    assert named <= whole
+    assert "8" in named
+
+
+def test_notes_keep_their_reasons_when_layers_go_out_of_them() -> None:
+    notes = ["left whole: `a`, `b.0`: 15 of its 15 channels lie above `x`", "left whole: `c`: is cut", "something: `c`"]
+    assert of_whole_layers(notes, ["b.0"]) == [
+        "left whole: `b.0`: 15 of its 15 channels lie above `x`",
+        "something: `c`",
+    ]

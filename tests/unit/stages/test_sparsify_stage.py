@@ -98,3 +98,26 @@ def test_a_pattern_of_ignore_that_names_no_layer_is_found_before_anything_runs()
 
 def test_a_masked_model_is_told_from_its_surgery_log() -> None:
     assert traits_after(["sparsify"]) == {"float", "bn", "masked"}
+
+
+def test_finetuning_behind_it_reports_the_macs_without_its_zeros() -> None:
+    data: Any = ToyData()
+    sparse = mcomp.stages.sparsify(toy_net(), data, ratio=0.5)
+    tuned = mcomp.stages.finetune(sparse.model, data, epochs=1)
+    assert tuned.metrics["effective_macs"] == sparse.metrics["effective_macs"]
+    assert "effective_macs" not in mcomp.stages.finetune(toy_net(), data, epochs=1).metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"pattern": "2:4", "block": [1, 4]}, ["block"]),
+        ({"ratio": 0.5, "block": [2, 8]}, ["block"]),
+        ({"pattern": "2:4", "scope": "global"}, ["scope"]),
+        ({"ratio": 0.5, "pattern": "block", "block": [2, 8], "scope": "per_layer"}, []),
+        ({"ratio": 0.5}, []),
+    ],
+)
+def test_an_option_that_does_nothing_is_warned_of(options: dict[str, Any], idle: list[str]) -> None:
+    found = STAGE.check(chosen(**options), Surroundings())
+    assert [(one.option, one.severity) for one in found] == [((name,), "warning") for name in idle]
