@@ -14,13 +14,16 @@ from mcomp.pruning.tracing import Heads
 from mcomp.suggest import did_you_mean
 
 
-def check_amounts(given: Mapping[Kind, Any], regular: int, min_channels: int, *, listed: bool = False) -> Target | None:
+def check_amounts(
+    given: Mapping[Kind, Any], regular: int, min_channels: int, seed: int = 0, *, listed: bool = False
+) -> Target | None:
     """See that the numbers given to :func:`mcomp.pruning.prune` are in their ranges.
 
     Args:
         given: the targets.
         regular: as for ``prune``.
         min_channels: as for ``prune``.
+        seed: as for ``prune``.
         listed: shares are given by ``keep`` or ``prune``.
 
     Returns:
@@ -35,6 +38,7 @@ def check_amounts(given: Mapping[Kind, Any], regular: int, min_channels: int, *,
         raise UsageError(str(error), code="MC417") from None
     for name, value in (("regular", regular), ("min_channels", min_channels)):
         check_whole(name, value, least=1)
+    check_whole("seed", seed)
     return target if target is not None or listed else Target("ratio", 0.5)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.labels import SETTLED, lowest, varies
+from mcomp.pruning.operator_names import as_written
 from mcomp.pruning.rules import rule
 from mcomp.pruning.tracing import Tracer
 
@@ -36,7 +37,7 @@ def pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, 
     for index, labels in enumerate(operands):
         spread = labels.broadcast_to(out.shape)
         if any(_is_spread(labels, spread, other) for other in [*operands[:index], *operands[index + 1 :]]):
-            tracer.space.fix(labels, f"is spread over other channels by `{func.overloadpacket.__name__}`")
+            tracer.space.fix(labels, f"is spread over other channels by `{as_written(func.overloadpacket.__name__)}`")
         elif carried is None:
             carried = spread
         else:

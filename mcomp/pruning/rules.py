@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.labels import NONE
+from mcomp.pruning.operator_names import as_written
 from mcomp.pruning.statistics_rules import follow_statistics
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _follow_scores(tracer: Tracer, tensors: Sequence[Tensor], out: Any) -> None:
 def opaque(tracer: Tracer, name: str, tensors: list[Tensor], out: Any) -> None:
     """Leave whole what reaches an op through which channels are not followed."""
     where = f" in `{tracer.module}`" if tracer.module else ""
-    reason = f"reaches `{name}`{where}, through which channels are not followed"
+    reason = f"reaches `{as_written(name)}`{where}, through which channels are not followed"
     for tensor in tensors:
         weight = tracer.weight(tensor)
         if weight is not None:

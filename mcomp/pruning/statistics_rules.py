@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.labels import SETTLED, distinct, narrowed
+from mcomp.pruning.operator_names import as_written
 
 if TYPE_CHECKING:
     from mcomp.pruning.tracing import Tracer
@@ -50,7 +51,7 @@ def follow_statistics(tracer: Tracer, name: str, tensors: Sequence[Tensor], out:
         tracer.mark_statistic(out, origin)
     elif plain not in _WITH_CHANNELS or not all(_same_channels(tracer.labels_of(tensor), origin) for tensor in others):
         where = f" in `{tracer.module}`" if tracer.module else ""
-        tracer.space.fix(origin, f"has a mean over its channels, which `{name}`{where} uses")
+        tracer.space.fix(origin, f"has a mean over its channels, which `{as_written(name)}`{where} uses")
 
 
 def _same_channels(labels: Tensor, origin: Tensor) -> bool:

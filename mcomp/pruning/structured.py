@@ -16,7 +16,7 @@ from mcomp import surgery
 from mcomp.errors import StageError
 from mcomp.metrics.cost import parameter_count
 from mcomp.pruning.allocation import Allocation, Scope, ranking_of, untied
-from mcomp.pruning.arguments import check_amounts, check_choices, check_lists, check_whole
+from mcomp.pruning.arguments import check_amounts, check_choices, check_lists
 from mcomp.pruning.attention import free_attention
 from mcomp.pruning.channel_groups import ChannelGroups, channel_groups, layer_name
 from mcomp.pruning.channel_surgery import own_parameters, shared_copy
@@ -75,7 +75,6 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGroups
     Raises:
         StageError: the model cannot be copied or run, or its weights are complex.
     """
-    check_network(model, example_inputs)
     subject, inputs = subject_of(model, example_inputs)
     return traced(subject, inputs)
 
@@ -136,12 +135,10 @@ def prune(
         UsageError: an argument is out of its range, or a pattern matches no layer.
         StageError: nothing can be pruned, a target cannot be reached, or the self-check failed.
     """
-    check_network(model, example_inputs)
     check_choices(importance, scope, heads, group_reduction, normalize)
     check_lists(keep, prune, ignore)
-    check_whole("seed", seed)
     given: dict[Kind, float | str | None] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
-    target = check_amounts(given, regular, min_channels, listed=bool(keep or prune))
+    target = check_amounts(given, regular, min_channels, seed, listed=bool(keep or prune))
     subject, inputs = subject_of(model, example_inputs)
     groups = ignoring(traced(subject, inputs, heads), ignore)
     how = {"reduction": group_reduction, "normalize": normalize, "batches": batches, "loss": loss}
@@ -239,8 +236,10 @@ def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn
     """A copy to experiment on, and its inputs: CPU, eval mode, float32 where the model is in half precision.
 
     Raises:
+        UsageError: MC417, there is no network, or no tuple of inputs.
         StageError: MC410, the model cannot be copied, or its weights are complex or have no shape yet.
     """
+    check_network(model, example_inputs)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             scripted = f"`{name}`" if name else "the model"

@@ -14,6 +14,9 @@ Kind = Literal["ratio", "macs", "params", "latency_ms"]
 #: How near to its target a pruning has to come, relative to it.
 TOLERANCE = 0.02
 
+#: From here on a number with a fraction cannot be meant as a share or a percentage.
+_PLAINLY_A_COUNT = 1000
+
 _LONGEST = 40  # characters of a value in a message
 
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
@@ -84,7 +87,7 @@ def amount_of(value: object) -> tuple[float, bool]:
         raise ValueError(f"{value:g} is not above 0; {_EXAMPLES}")
     if value == 1:
         raise ValueError("1 may be meant as a share, which leaves everything, or as a count; write `0.99` or a count")
-    if value > 1 and value != int(value):
+    if 1 < value < _PLAINLY_A_COUNT and value != int(value):  # above it, say, `0.4 * whole`
         raise ValueError(f"{value:g} is neither a share, which lies below 1, nor a count, which is a whole number")
     return float(value), value < 1
 

@@ -272,7 +272,7 @@ REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     "no sample": (lambda: (plain(), (images()[:0],)), "MC410"),
     "no input": (lambda: (plain(), ()), "MC410"),
     "an input that is None": (lambda: (plain(), (None,)), "MC410"),
-    "a tensor in place of a tuple": (lambda: (plain(), images()), "MC410"),
+    "a tensor in place of a tuple": (lambda: (plain(), images()), "MC417"),
     "an output of an unknown class": (lambda: between(lambda s, x: Answer(s.b(s.a(x)))), "MC414"),
     "no output": (lambda: between(lambda s, x: None), "MC411"),
     "the best class as the output": (lambda: between(lambda s, x: s.h(s.b(s.a(x))).argmax(1)), "MC414"),

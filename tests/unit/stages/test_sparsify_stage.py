@@ -121,3 +121,12 @@ def test_finetuning_behind_it_reports_the_macs_without_its_zeros() -> None:
 def test_an_option_that_does_nothing_is_warned_of(options: dict[str, Any], idle: list[str]) -> None:
     found = STAGE.check(chosen(**options), Surroundings())
     assert [(one.option, one.severity) for one in found] == [((name,), "warning") for name in idle]
+
+
+def test_what_finetuning_leaves_of_the_macs_can_be_gated() -> None:
+    gate = "{metric: effective_macs, max_ratio: 1.0, vs: sparsify}"
+    recipe = Recipe.from_text(
+        "version: 1\nmodel: {name: lenet}\ndata: {name: digits}\nstages:\n  - sparsify: {ratio: 0.5}\n"
+        f"  - finetune: {{epochs: 1}}\n    gates: [{gate}]\n"
+    )
+    assert [one.metric for one in recipe.stages[1].gates] == ["effective_macs"]
