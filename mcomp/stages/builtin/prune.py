@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +13,9 @@ from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageR
 from mcomp.stages.builtin.finetune import Finetune
 from mcomp.stages.builtin.train import idle_milestones
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
-from mcomp.stages.layer_names import prunable_names, unmatched
+from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import fault_at, faults_at
+from mcomp.stages.prune_findings import TARGETS, idle, matched_twice, said_twice, too_many
 from mcomp.stages.registry import register
 from mcomp.training.hardware import processor
 
@@ -25,18 +25,10 @@ if TYPE_CHECKING:
 # INT8 kernels of TensorRT work on packs of this many channels.
 _PACK = 16
 
-#: Importances that look at training images.
-WITH_GRADIENTS = ("taylor", "hessian")
-
 #: One of these has to say how much goes.
-_AMOUNTS = ("ratio", "macs", "params", "latency_ms", "keep", "prune")
+_AMOUNTS = (*TARGETS, "keep", "prune")
 
 Quantity = float | str | None
-
-#: Those that are reached over the whole network, of which there can be one.
-_TARGETS = _AMOUNTS[:4]
-
-_ONE_OF_THEM = "say of each layer what stays or what goes, not both"
 
 _EXAMPLES = "`ratio: 0.5` (to cut), `macs: 0.3`, `params: 0.3` (to leave), `latency_ms: 5`, `keep: {layer: 0.5}`"
 
@@ -132,7 +124,7 @@ class Prune(Stage):
 
         @model_validator(mode="after")
         def _one_target(self) -> Prune.Options:
-            named = [name for name in _TARGETS if getattr(self, name) is not None]
+            named = [name for name in TARGETS if getattr(self, name) is not None]
             if len(named) > 1:
                 names = " and ".join(f"`{name}`" for name in named)
                 raise fault_at(named[1], f"{names} exclude one another: a pruning has one target", self.model_dump())
@@ -171,7 +163,7 @@ class Prune(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """A layer told two things; warnings of widths that INT8 kernels would pad, and of options that do nothing."""
-        found = [*_said_twice(options), *_idle(options)]
+        found = [*said_twice(options), *idle(options)]
         if "trt_int8" in around.after and options.regular % _PACK:
             found.append(
                 Finding(
@@ -191,13 +183,13 @@ class Prune(Stage):
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """Patterns that name no layer, and layers that are told two things."""
+        """Patterns that name no layer, and layers that are told two things, or to keep more than they have."""
         found = unmatched(model, "ignore", options.ignore, by_weight=True)
         for name in ("keep", "prune"):
             shares = getattr(options, name)
             if isinstance(shares, dict):
                 found += unmatched(model, name, shares, by_weight=True)
-        return found or _matched_twice(model, options)
+        return found or matched_twice(model, options) or too_many(model, options)
 
     @classmethod
     def key_parts(cls, options: Any) -> dict[str, Any]:
@@ -238,67 +230,3 @@ def _no_target(given: Any) -> ValidationError:
 
 def _items(shares: Any) -> Iterable[tuple[str | int, Any]]:
     return shares.items() if isinstance(shares, dict) else enumerate(shares or [])
-
-
-def _idle(options: Any) -> list[Finding]:
-    """Warnings of options that change nothing."""
-    found = []
-    if "score_batches" in options.model_fields_set and options.importance not in WITH_GRADIENTS:
-        found.append(
-            Finding(
-                f"`score_batches` does nothing: `importance: {options.importance}` looks at no data",
-                option=("score_batches",),
-                hint="leave it out, or use `importance: taylor`",
-                severity="warning",
-            )
-        )
-    if options.target() is None:
-        return found
-    for name in ("keep", "prune"):
-        shares = getattr(options, name)
-        if isinstance(shares, list) or (isinstance(shares, dict) and "*" in shares):
-            (target,) = (one for one in _TARGETS if getattr(options, one) is not None)
-            found.append(
-                Finding(
-                    f"`{target}` has nothing to decide on: `{name}` says of every layer what becomes of it",
-                    option=(target,),
-                    hint=f"leave it out, or name in `{name}` only the layers that it is not to decide on",
-                    severity="warning",
-                )
-            )
-            break
-    return found
-
-
-def _said_twice(options: Any) -> list[Finding]:
-    """Layers and patterns that stand in `keep` and in `prune`."""
-    if not isinstance(options.keep, dict) or not isinstance(options.prune, dict):
-        return []
-    return [
-        Finding(
-            f"`{name}` stands under both `keep` and `prune`",
-            option=("prune", name),
-            hint=_ONE_OF_THEM,
-            code="MC457",
-        )
-        for name in options.prune
-        if name in options.keep
-    ]
-
-
-def _matched_twice(model: nn.Module, options: Any) -> list[Finding]:
-    """The first layer that a pattern of `keep` and one of `prune` match."""
-    if not isinstance(options.keep, dict) or not isinstance(options.prune, dict):
-        return []
-    for name in prunable_names(model):
-        kept = next((pattern for pattern in options.keep if fnmatch.fnmatch(name, pattern)), None)
-        cut = next((pattern for pattern in options.prune if fnmatch.fnmatch(name, pattern)), None)
-        if kept is not None and cut is not None:
-            return [
-                Finding(
-                    f"layer `{name}` is matched by `keep` (`{kept}`) and by `prune` (`{cut}`)",
-                    option=("prune",),
-                    hint=_ONE_OF_THEM,
-                )
-            ]
-    return []

@@ -128,3 +128,11 @@ def test_a_layer_that_patterns_of_keep_and_prune_match_is_found_before_anything_
         Engine(tmp_path / "store").apply(recipe)
     assert error.value.code == "MC263"
     assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_a_layer_that_is_to_keep_more_than_it_has_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    recipe = Recipe.from_text(f"{HEAD}  - train: {{epochs: 1}}\n  - prune: {{keep: {{conv1: 999}}}}\n")
+    with pytest.raises(PreflightError, match="`conv1` is to keep 999 channels and has") as error:
+        Engine(tmp_path / "store").apply(recipe)
+    assert error.value.code == "MC263"
+    assert "`stages.prune.keep.conv1`" in error.value.message
