@@ -19,7 +19,7 @@ from mcomp.pruning.allocation import Allocation, Scope, ranking_of, untied
 from mcomp.pruning.arguments import check_amounts, check_choices
 from mcomp.pruning.attention import free_attention
 from mcomp.pruning.channel_groups import ChannelGroups, channel_groups, layer_name
-from mcomp.pruning.channel_surgery import own_parameters, shared_copy
+from mcomp.pruning.channel_surgery import Surgery, own_parameters, shared_copy
 from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.fitting import NO_NORM, Fitting, leave_whole
 from mcomp.pruning.goals import goal_of, macs_of_one
@@ -175,11 +175,26 @@ def _pruned(subject: _Subject, search: Fitting, target: Target | None, notes: li
             break
         except StageError as failure:
             # what multiplies its weights may not be made good for by other weights: then it keeps its width
-            if failure.code != "MC413" or not search.leave(
-                reached.surgery, "its scale follows its width in a way of its own"
+            if failure.code != "MC413" or not (
+                search.leave(reached.surgery, "its scale follows its width in a way of its own")
+                or search.leave_what_fails(lambda found: _is_exact(subject, found), _UNSEEN)
             ):
                 raise
     return _result(subject, search, reached, error, [reached.note, *notes] if reached.note else notes)
+
+
+#: Why a layer stays whole whose cut changes what the network computes.
+_UNSEEN = "cutting it changes what the network computes, in a way that the trace did not see"
+
+
+def _is_exact(subject: _Subject, surgery: Surgery) -> bool:
+    try:
+        check(subject.copy, surgery, subject.inputs, subject.groups.trace)
+    except StageError as failure:
+        if failure.code != "MC413":
+            raise
+        return False
+    return True
 
 
 @no_collection()
