@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mcomp.errors import StageError
-from mcomp.pruning.channel_surgery import Cut, Surgery, shared_copy
+from mcomp.pruning.channel_surgery import Cut, Surgery, restored, shared_copy
 from mcomp.pruning.masking import run_masked
 from mcomp.pruning.tracing import Trace
 from mcomp.pruning.value_free import ValueFree
@@ -174,7 +174,7 @@ def _copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     """All floating-point outputs in one vector."""
-    with torch.no_grad(), ValueFree():  # type: ignore[no-untyped-call]
+    with restored(model), torch.no_grad(), ValueFree():  # type: ignore[no-untyped-call]
         return _joined(model(*_copied(inputs)))
 
 
