@@ -76,7 +76,7 @@ def _joins_what_is_settled(tracer: Tracer, tensors: Sequence[Tensor], operands: 
     if not all(_meets(labels.broadcast_to(out.shape), settled) for labels in others):
         return False
     for labels in others:
-        tracer.space.fix(labels, f"is a value for each head of the attention in `{tracer.module}`")
+        tracer.space.fix(labels, f"is a value for each head of the attention in `{tracer.module or 'forward'}`")
     return True
 
 

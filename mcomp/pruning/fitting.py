@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,6 +24,7 @@ from mcomp.pruning.matching import (
     split_groups,
 )
 from mcomp.pruning.passes import TraceFailure, trace_labels
+from mcomp.pruning.salvage import largest_that_works
 from mcomp.pruning.scaling import rescalings
 from mcomp.pruning.tracing import Trace
 from mcomp.pruning.widths import Rule, WidthRules
@@ -63,6 +65,7 @@ class Fitting:
     ties: int = 0
     macs: int = 0
     _bases: dict[tuple[str, bool], int] = field(default_factory=dict)
+    _accused: list[set[str]] = field(default_factory=list)
 
     def run(self) -> Surgery:
         """What to do; no cuts where every count rounds up to the whole width.
@@ -73,9 +76,13 @@ class Fitting:
         while True:
             counts = self.counts()
             try:
-                return self._surgery(counts)
+                surgery = self._surgery(counts)
             except Mismatch as mismatch:
                 self._give_way(mismatch, {name for name, kept in counts.items() if kept < len(self.scores[name])})
+                continue
+            if not self._accused:
+                return surgery
+            self._acquit()
 
     def leave(self, surgery: Surgery, reason: str) -> bool:
         """Leave whole the groups whose weights had to be multiplied; False where none is left to be pruned."""
@@ -85,6 +92,42 @@ class Fitting:
         }
         self.groups = leave_whole(self.groups, dict.fromkeys(blamed, reason))
         return bool(blamed)
+
+    def leave_what_fails(self, works: Callable[[Surgery], bool], reason: str) -> bool:
+        """Leave whole what cannot be pruned together with the rest; False where nothing would be left to be pruned.
+
+        Args:
+            works: whether a pruned network is right.
+            reason: why the others stay.
+        """
+        before, prunable = self.groups, [group.name for group in self.groups.prunable]
+
+        def pruned_alone(names: set[str]) -> bool:
+            self.groups = leave_whole(before, dict.fromkeys({*prunable} - names, reason))
+            try:
+                return bool(names) and works(self._surgery(self.counts()))
+            except Mismatch:
+                return False
+
+        found = largest_that_works(prunable, pruned_alone)
+        self.groups = leave_whole(before, dict.fromkeys({*prunable} - found, reason))
+        return 0 < len(found) < len(prunable)
+
+    def _acquit(self) -> None:
+        """Prune those groups after all that were left whole with others, and were not the ones at fault."""
+        for names in self._accused:
+            before = self.groups
+
+            def also(readmitted: set[str], before: ChannelGroups = before) -> bool:
+                self.groups = readmit(before, readmitted)
+                try:
+                    self._surgery(self.counts())
+                except Mismatch:
+                    return False
+                return True
+
+            self.groups = readmit(before, largest_that_works(sorted(names), also))
+        self._accused = []
 
     def notes(self) -> list[str]:
         """One sentence per reason, naming the layers it keeps whole, and one on ties."""
@@ -126,6 +169,8 @@ class Fitting:
         return counts
 
     def _why_uncut(self, group: ChannelGroup, base: int, wanted: float) -> str:
+        if self.min_channels > wanted and self.min_channels > group.channels - base:
+            return f"`min_channels` is {self.min_channels}, of {group.channels} channels in steps of {base}"
         if base * 2 > group.channels:
             return f"{group.channels} channels hold no smaller multiple of {base}"
         if group.name in self.allocation.fixed:
@@ -153,6 +198,7 @@ class Fitting:
             share = self._common_share(mine, wanted)
             for group in mine:
                 counts[group.name] = round(group.channels * share)
+                self.uncut.pop(group.name, None)
                 if share == 1:
                     self.uncut[group.name] = "no smaller share suits every layer around it"
 
@@ -225,6 +271,8 @@ class Fitting:
         suspects = (mismatch.groups, around, split_groups(self.groups))
         blamed = next((found & cut_groups for found in suspects if found & cut_groups), None)
         if blamed is None:
+            if self.leave_what_fails(lambda _: True, mismatch.reason):
+                return
             raise StageError(
                 f"the network cannot be pruned exactly: {mismatch.reason}",
                 code="MC416",
@@ -239,7 +287,23 @@ class Fitting:
                     whole[group.name] = mismatch.reason
                 else:
                     self.balanced.add(group.name)
-        self.groups = leave_whole(self.groups, whole)
+        if len(whole) > 1:
+            self._accused.append({*whole})
+        self.groups = leave_whole(self.groups, whole | self._likewise(whole, mismatch.module))
+
+    def _likewise(self, whole: Mapping[str, str], failed: str | None) -> dict[str, str]:
+        """Groups of the same place and width in the other modules of the class that failed: they would fail in turn."""
+        if not failed:
+            return {}
+        model, widths = self.groups.trace.subject, {group.name: group.channels for group in self.groups.prunable}
+        cls, found = type(model.get_submodule(failed)), dict[str, str]()
+        for path, module in model.named_modules():
+            if type(module) is cls:
+                for name, reason in whole.items():
+                    twin = path + name.removeprefix(failed)
+                    if name.startswith(f"{failed}.") and widths.get(twin) == widths.get(name):
+                        found[twin] = reason
+        return found
 
     def _tie_around(self, failed: str, cut_groups: set[str]) -> bool:
         """Tie the groups that meet in the module that failed, and in every other of its class; whether that is new.
@@ -249,8 +313,10 @@ class Fitting:
         model = self.groups.trace.subject
         cls = type(model.get_submodule(failed))
         alike = [path for path, module in model.named_modules() if type(module) is cls]
+        prunable = {group.name for group in self.groups.prunable}  # one that was to stay whole may have to follow
         for meeting in (_made_in, _met_in):
-            new = [self._tie_groups(meeting(self.groups, path) & cut_groups) for path in alike]
+            found = [meeting(self.groups, path) & prunable for path in alike]
+            new = [self._tie_groups(names) for names in found if names & cut_groups]
             if any(new):
                 return True
         return False
@@ -305,6 +371,12 @@ def nothing_to_prune(groups: ChannelGroups) -> StageError:
         why=why or "no convolution or linear layer was met in its forward",
         hint="leave the `prune` stage out, or change what keeps the layers whole",
     )
+
+
+def readmit(groups: ChannelGroups, names: set[str]) -> ChannelGroups:
+    """The same groups, those of ``names`` prunable again."""
+    changed = (replace(group, whole="") if group.name in names else group for group in groups)
+    return replace(groups, groups=tuple(changed))
 
 
 def leave_whole(groups: ChannelGroups, reasons: dict[str, str]) -> ChannelGroups:

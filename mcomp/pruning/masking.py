@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcomp.pruning.channel_surgery import Cut
+from mcomp.pruning.channel_surgery import Cut, restored
 from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, narrowed
 from mcomp.pruning.passes import plain_operators
 from mcomp.pruning.position_rules import SUMS
@@ -176,7 +176,7 @@ def run_masked(model: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...]
     masking = Masking(model, cuts, trace)
     masking.enter(inputs)
     try:
-        with torch.no_grad(), plain_operators(), masking:
+        with restored(model), torch.no_grad(), plain_operators(), masking:
             return model(*inputs)
     finally:
         masking.forget()

@@ -30,6 +30,19 @@ class Weight:
     count: int = 0
 
 
+@dataclass(frozen=True)
+class Statistic:
+    """A mean or variance over channels, or what plain numbers made of one.
+
+    Attributes:
+        labels: of the channels.
+        inverse: it is one by the mean, or by its root.
+    """
+
+    labels: Tensor
+    inverse: bool = False
+
+
 @dataclass(slots=True)
 class Note:
     """What is known of a tensor.
@@ -39,14 +52,14 @@ class Note:
         labels: in the tensor's shape.
         weight: the parameter that it is a view of.
         queries: where it holds scores of attention, the labels of the queries that they are of.
-        statistic: where it is a mean or variance over channels, their labels.
+        statistic: where it is a mean or variance over channels.
     """
 
     by: Notes
     labels: Tensor | None = None
     weight: Weight | None = None
     queries: Tensor | None = None
-    statistic: Tensor | None = None
+    statistic: Statistic | None = None
 
 
 class Notes:
@@ -63,9 +76,9 @@ class Notes:
         """``tensor`` is a view of a parameter."""
         self._noted(tensor).weight = weight
 
-    def mark_statistic(self, tensor: Tensor, labels: Tensor) -> None:
-        """``tensor`` is a mean or variance over the channels of ``labels``."""
-        self._noted(tensor).statistic = labels
+    def mark_statistic(self, tensor: Tensor, statistic: Statistic) -> None:
+        """``tensor`` is a mean or variance over channels."""
+        self._noted(tensor).statistic = statistic
 
     def mark_queries(self, tensor: Tensor, labels: Tensor) -> None:
         """``tensor`` holds scores of attention, of queries with these labels."""
@@ -81,8 +94,8 @@ class Notes:
         note = self._note(tensor)
         return None if note is None else note.weight
 
-    def statistic(self, tensor: Tensor) -> Tensor | None:
-        """The channels over which it is a mean or variance; None where it is none."""
+    def statistic(self, tensor: Tensor) -> Statistic | None:
+        """What it is a mean or variance of; None where it is none."""
         note = self._note(tensor)
         return None if note is None else note.statistic
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from mcomp.pruning.channel_surgery import restored
 from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.ghost import ghost, ghostly, is_ghost
 from mcomp.pruning.tracing import Heads, Operation, Trace, Tracer
@@ -60,8 +61,14 @@ def trace_labels(
     if like is not None:
         return _traced(model, like.inputs, like, like.heads)
     try:
-        return _traced(ghost(model), ghostly(inputs), None, heads)
+        return _untouched(ghost(model), ghostly(inputs), heads)
     except (TraceFailure, NotImplementedError, RuntimeError, TypeError):  # its code asks for values, or will not copy
+        return _untouched(model, inputs, heads)
+
+
+def _untouched(model: nn.Module, inputs: tuple[Tensor, ...], heads: Heads) -> Trace:
+    """The trace of ``model``, which forgets what its forward keeps for the next one: a narrow network needs another."""
+    with restored(model):
         return _traced(model, inputs, None, heads)
 
 

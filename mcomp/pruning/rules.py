@@ -61,7 +61,7 @@ def follow(tracer: Tracer, func: Any, args: Any, kwargs: Any, tensors: list[Tens
     if found is None or not found(tracer, func, args, kwargs, out):
         opaque(tracer, name, tensors, out)
     tracer.check_written(before, args)
-    follow_statistics(tracer, name, tensors, out)
+    follow_statistics(tracer, name, args, tensors, out)
     _follow_scores(tracer, tensors, out)
 
 

@@ -12,12 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mcomp.errors import StageError
-from mcomp.pruning.channel_surgery import Cut, Surgery, shared_copy
+from mcomp.pruning.channel_surgery import Cut, Surgery, restored, shared_copy
 from mcomp.pruning.masking import run_masked
 from mcomp.pruning.tracing import Trace
 from mcomp.pruning.value_free import ValueFree
 
 TOLERANCE = 1e-5
+
+#: Why a check fails where the network itself gives steady, finite answers.
+UNSEEN = "its code uses channels in a way that the trace did not see"
+
 _PRECISE_TOLERANCE = 1e-10
 
 # Kept channels tried before a check counts as blind: single ones may be dead behind their ReLU.
@@ -60,7 +64,7 @@ def check(original: nn.Module, surgery: Surgery, inputs: tuple[Tensor, ...], tra
     for subject, refit in ((precise, False), (_lively(precise), True)):
         precise_error, seen = _compare(subject, surgery, wide, trace, _PRECISE_TOLERANCE, refit)
         if not precise_error <= _PRECISE_TOLERANCE:  # also when it is NaN
-            raise _wrong(precise_error, _PRECISE_TOLERANCE)
+            raise _wrong(precise_error, subject, wide)
         if seen:
             return max(rounding, precise_error)
     raise StageError(
@@ -123,13 +127,25 @@ def _compare(
     return error, _sees_a_change(pruned, surgery.cuts, noise, found, tolerance)
 
 
-def _wrong(error: float, tolerance: float) -> StageError:
+def _wrong(error: float, original: nn.Module, inputs: tuple[Tensor, ...]) -> StageError:
+    noise = _noise(inputs)
+    first, second = _outputs(original, noise), _outputs(original, noise)
+    if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        why, hint = (
+            "its forward computes something else each time it runs",
+            "let it draw no random numbers in eval mode",
+        )
+    elif not bool(first.isfinite().all()):
+        why, hint = "the whole network already gives inf or nan for noise", "check its weights and its batch norms"
+    else:
+        why = UNSEEN
+        hint = "keep the layers around such code out with `ignore: [pattern]`"
     return StageError(
         f"pruning changed what the network computes: max|pruned - masked| / max|masked| is {error:.1e} "
-        f"(allowed {tolerance:.0e} in double precision)",
+        f"(allowed {_PRECISE_TOLERANCE:.0e} in double precision)",
         code="MC413",
-        why="its code uses channels in a way that the trace did not see",
-        hint="keep the layers around such code out with `ignore: [pattern]`",
+        why=why,
+        hint=hint,
     )
 
 
@@ -174,7 +190,7 @@ def _copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     """All floating-point outputs in one vector."""
-    with torch.no_grad(), ValueFree():  # type: ignore[no-untyped-call]
+    with restored(model), torch.no_grad(), ValueFree():  # type: ignore[no-untyped-call]
         return _joined(model(*_copied(inputs)))
 
 

@@ -19,7 +19,7 @@ from mcomp.pruning.allocation import Allocation, Scope, ranking_of, untied
 from mcomp.pruning.arguments import check_amounts, check_choices, check_lists
 from mcomp.pruning.attention import free_attention
 from mcomp.pruning.channel_groups import ChannelGroups, channel_groups, layer_name
-from mcomp.pruning.channel_surgery import own_parameters, shared_copy
+from mcomp.pruning.channel_surgery import Surgery, own_parameters, shared_copy
 from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.fitting import NO_NORM, Fitting, leave_whole
 from mcomp.pruning.goals import goal_of, macs_of_one
@@ -29,7 +29,7 @@ from mcomp.pruning.keep_lists import Shares, keep_list, layer_widths, matching
 from mcomp.pruning.passes import TraceFailure, trace_labels
 from mcomp.pruning.python_inputs import check_network, fails_on_inputs
 from mcomp.pruning.reaching import Reached, reach_goal
-from mcomp.pruning.self_check import check
+from mcomp.pruning.self_check import UNSEEN, check
 from mcomp.pruning.targets import Kind, Target
 from mcomp.pruning.tracing import Heads
 
@@ -177,11 +177,26 @@ def _pruned(subject: _Subject, search: Fitting, target: Target | None, notes: li
             break
         except StageError as failure:
             # what multiplies its weights may not be made good for by other weights: then it keeps its width
-            if failure.code != "MC413" or not search.leave(
-                reached.surgery, "its scale follows its width in a way of its own"
+            if failure.why != UNSEEN or not (
+                search.leave(reached.surgery, "its scale follows its width in a way of its own")
+                or search.leave_what_fails(lambda found: _is_exact(subject, found), _HARMFUL)
             ):
                 raise
     return _result(subject, search, reached, error, [reached.note, *notes] if reached.note else notes)
+
+
+#: Why a layer stays whole whose cut changes what the network computes.
+_HARMFUL = "cutting it changes what the network computes, in a way that the trace did not see"
+
+
+def _is_exact(subject: _Subject, surgery: Surgery) -> bool:
+    try:
+        check(subject.copy, surgery, subject.inputs, subject.groups.trace)
+    except StageError as failure:
+        if failure.why != UNSEEN:
+            raise
+        return False
+    return True
 
 
 @no_collection()

@@ -67,6 +67,7 @@ class Trace:
         cut_short: the forward asked for values that a ghost does not have, after every parameter had been met.
         macs: multiply-accumulates of the pass in eval mode, for the whole batch.
         decisions: for each reduction, whether it is over channels.
+        frozen: parameter to the reason why nothing may be cut from it.
     """
 
     sites: dict[tuple[str, Role, int], Site]
@@ -83,6 +84,7 @@ class Trace:
     cut_short: bool = False
     macs: int = 0
     decisions: list[bool] = field(default_factory=list)
+    frozen: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def slots(self) -> Slots:
@@ -391,6 +393,7 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
             cut_short,
             macs,
             self.seen.decisions,
+            self.seen.frozen,
         )
 
     def _settled(self, site: Site, classes: Tensor) -> Site:

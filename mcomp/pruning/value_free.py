@@ -83,6 +83,17 @@ def _argsort(values: Tensor, dim: int = -1, descending: bool = False, **_how: An
     return _order(values, dim)
 
 
+def _unique(
+    values: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of values that nobody knows, one: detectors suppress boxes class by class, and each class takes all of them."""
+    if not values.is_meta:
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._unique2(values, sorted, return_inverse, return_counts)
+        return found
+    where = torch.zeros(values.shape, dtype=torch.int64)
+    return values.new_empty(1), where, torch.full((1,), values.numel())
+
+
 def _order(values: Tensor, dim: int) -> Tensor:
     """Positions along ``dim``, in order."""
     size = [1] * values.ndim
@@ -103,4 +114,5 @@ _SELECTIONS: dict[str, Any] = {
     "topk": _topk,
     "sort": _sort,
     "argsort": _argsort,
+    "_unique2": _unique,
 }

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
-from mcomp.errors import McompError
+from mcomp.errors import McompError, StageError
 from mcomp.pruning import prune
 from tests.unit.pruning.named_nets import silenced
 from tests.unit.pruning.pruning_nets import Net, block, digest, head, images, seeded
@@ -341,3 +341,18 @@ def test_more_than_there_is_leaves_everything_whole_and_says_so(options: dict[st
     assert result.kept == {}
     assert left_whole(result.notes) == {"0.0", "1.0"}
     assert torch.equal(result.model(images()), model(images()))
+
+
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [
+        (lambda s, x: s.h(s.a(x) + torch.rand(2, 1, 8, 8)), "something else each time"),
+        (lambda s, x: s.h(s.a(x)) / (x.sum() * 0), "inf or nan"),
+    ],
+    ids=["random", "nan"],
+)
+def test_a_network_that_gives_no_steady_answer_is_told_so(forward: Any, why: str) -> None:
+    model = Net(forward, a=block(3, 16), h=head(16))
+    with pytest.raises(StageError, match="changed what the network computes") as caught:
+        prune(seeded(model), (images(),), ratio=0.5)
+    assert why in str(caught.value.why)

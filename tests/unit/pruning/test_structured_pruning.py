@@ -158,11 +158,66 @@ def test_half_precision_stays_half_precision() -> None:
     assert {parameter.dtype for parameter in result.model.parameters()} == {torch.float16}
 
 
-def test_code_that_reads_the_width_as_a_number_is_refused() -> None:
+def test_a_layer_whose_width_the_code_reads_as_a_number_is_left_whole_and_the_others_are_cut() -> None:
     model = Net(lambda s, x: s.h(s.b((y := s.a(x)) + y.shape[1])), a=block(3, 16), b=block(16, 16), h=head(16))
+    result = prune(seeded(model), (images(),), ratio=0.5)
+    assert result.kept.keys() == {"b.0"}
+    assert any("`a.0`" in note and "did not see" in note for note in result.notes)
+
+
+def test_a_network_of_which_every_cut_changes_the_output_is_refused() -> None:
+    model = Net(lambda s, x: s.h((y := s.a(x)) + y.shape[1]), a=block(3, 16), h=head(16))
     with pytest.raises(StageError, match="pruning changed what the network computes") as caught:
         prune(seeded(model), (images(),), ratio=0.5)
     assert caught.value.code == "MC413"
+
+
+def test_a_gate_by_the_mean_of_its_channels_is_left_whole() -> None:
+    gated = Net(lambda s, x: s.h((y := s.a(x)) * y.mean(1, keepdim=True)), a=block(3, 16), h=head(16))
+    with pytest.raises(StageError, match="has a mean over its channels, which `mul` uses"):
+        prune(seeded(gated), (images(),), ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda y: y / (y.pow(2).mean(1, keepdim=True) + 1e-5).sqrt(),
+        lambda y: y * torch.rsqrt(y.pow(2).mean(1, keepdim=True) + 1e-5),
+        lambda y: (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, unbiased=False) + 1e-5) ** 0.5,
+        lambda y: (y - y.mean(1, keepdim=True)) * (y.var(1, keepdim=True) + 1e-5).pow(-0.5),
+    ],
+    ids=["root mean square", "its reciprocal", "centred", "centred, by a power"],
+)
+def test_a_norm_written_by_hand_is_cut(norm: Any) -> None:
+    model = Net(lambda s, x: s.h(norm(s.a(x))), a=block(3, 16), h=head(16))
+    result = prune(seeded(model), (images(),), ratio=0.5)
+    assert len(result.kept["a.0"]) == 7
+    assert result.max_error <= 1e-5
+
+
+def test_layers_along_positions_let_channels_pass() -> None:
+    def mixed(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x).flatten(2)  # channels, positions
+        x = x + net.tokens(x)
+        return net.head(net.channels(x.transpose(1, 2)).mean(1))
+
+    net = Net(mixed, stem=block(3, 16), tokens=nn.Linear(64, 64), channels=nn.Linear(16, 24), head=nn.Linear(24, 5))
+    result = prune(seeded(net), (images(),), ratio=0.5, scope="per_layer", importance="l1")
+    assert {name: len(kept) for name, kept in result.kept.items()} == {"stem.0": 7, "channels": 11}
+    assert result.model.get_submodule("tokens").weight.shape == (64, 64)
+
+
+def test_what_a_forward_keeps_for_the_next_one_does_not_disturb() -> None:
+    def cached(net: Any, x: Tensor) -> Tensor:
+        if "shift" not in net.kept:
+            net.kept["shift"] = 2 * net.bias
+        return net.head(net.stem(x) + net.kept["shift"].reshape(-1, 1, 1))
+
+    net = Net(cached, stem=block(3, 16), head=head(16), kept={})
+    net.bias = nn.Parameter(torch.randn(16))
+    result = prune(seeded(net), (images(),), ratio=0.5)
+    assert net.kept == {}
+    assert len(result.kept["stem.0"]) == 7
 
 
 def test_tied_weights_are_left_whole_by_name() -> None:
