@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from mcomp.pruning.labels import connected
 from mcomp.pruning.signatures import Signatures, balanced_base, hashes, signatures
 from mcomp.pruning.slots import Flags, Integers, runs
 from mcomp.pruning.tracing import Trace
+
+#: Modules with a weight that makes channels.
+_LAYERS = (_ConvNd, nn.Linear, nn.Embedding, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,22 @@ class ChannelGroups:
     def prunable(self) -> tuple[ChannelGroup, ...]:
         """The groups from which channels can be cut."""
         return tuple(group for group in self.groups if not group.whole)
+
+    @property
+    def unled(self) -> dict[str, str]:
+        """Layers that make no group's channels, and why: what they multiply with is not a weight of their own."""
+        subject = self.trace.subject
+        names = {axis.parameter for group in self.groups for axis in group.coupled if axis.role == "rows"}
+        rows = {id(subject.get_parameter(name)) for name in names}  # a tied weight has a name in each of its layers
+        met = {key for key, _, _ in self.trace.sites}
+        found = {}
+        for path, module in subject.named_modules():
+            if isinstance(module, _LAYERS) and not any(id(own) in rows for own in module._parameters.values()):
+                own = [f"{path}.{name}" for name, _ in module.named_parameters()]
+                frozen = [self.trace.frozen[name] for name in own if name in self.trace.frozen]
+                computed = "its weight is computed in the forward" if met & {*own} else "is not called in the forward"
+                found[path] = frozen[0] if frozen else computed
+        return found
 
     def __iter__(self) -> Iterator[ChannelGroup]:
         return iter(self.groups)

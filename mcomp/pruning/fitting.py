@@ -27,6 +27,7 @@ from mcomp.pruning.passes import TraceFailure, trace_labels
 from mcomp.pruning.salvage import largest_that_works
 from mcomp.pruning.scaling import rescalings
 from mcomp.pruning.tracing import Trace
+from mcomp.pruning.whole_layers import left_whole
 from mcomp.pruning.widths import Rule, WidthRules
 
 NO_NORM = "has no batch norm, and `importance: bn_gamma` ranks by it (`importance: l1` does not need one)"
@@ -136,9 +137,9 @@ class Fitting:
             reason = group.whole or self.uncut.get(group.name, "")
             if reason:
                 layers.setdefault(reason, []).extend(group.producers)
-        notes = [
-            f"left whole: {', '.join(f'`{name}`' for name in names)}: {reason}" for reason, names in layers.items()
-        ]
+        for name, reason in self.groups.unled.items():
+            layers.setdefault(reason, []).append(name)
+        notes = [left_whole(names, reason) for reason, names in layers.items()]
         if self.ties:
             notes.append(
                 f"{self.ties} channels tie with the threshold and went beyond the ratio {self.allocation.ratio:g}; "

@@ -208,12 +208,13 @@ def _stepwise(fitting: Fitting, goal: Goal, best: Reached) -> Reached:
     Groups that cost something else than the prediction says are not moved again.
     """
     still: set[str] = set()
+    told = {*fitting.allocation.fixed}  # the person's own widths stay
     for _ in range(_ATTEMPTS):
         missing = goal.amount - best.figure
         if abs(missing) <= TOLERANCE * goal.amount:
             break
         allocation, counts = fitting.allocation, fitting.counts()
-        groups = [group for group in fitting.groups.prunable if group.name not in still]
+        groups = [group for group in fitting.groups.prunable if group.name not in told | still]
         bases = {group.name: fitting.base(group) for group in groups}
         change = missing * goal.predicted(counts) / best.figure
         moved = stepped(groups, bases, counts, fitting.min_channels, goal.predicted, change)
