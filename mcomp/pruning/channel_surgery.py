@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from mcomp.errors import StoreError
 from mcomp.pruning.attention import PrunableAttention, freed
 from mcomp.pruning.copying import structural_copy
+from mcomp.pruning.kept_values import KeptValues, kept_values
 
 #: Rows of a recurrent layer's weights for each channel of its state.
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -138,19 +139,20 @@ def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] 
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """Undo, at the end of the block, what surgery does to ``model`` in it: parameters, widths, classes of modules."""
+def restored(model: nn.Module) -> Iterator[KeptValues]:
+    """Undo, at the end of the block, what is done to ``model`` in it: parameters, their values, widths, classes."""
     before = [
         (module, type(module), {name: _held(value) for name, value in vars(module).items()})
         for module in model.modules()
     ]
-    try:
-        yield
-    finally:
-        for module, cls, attributes in before:
-            module.__class__ = cls
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
+    with kept_values(model.parameters()) as kept:
+        try:
+            yield kept
+        finally:
+            for module, cls, attributes in before:
+                module.__class__ = cls
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
 
 
 def _held(value: Any) -> Any:

@@ -15,15 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from mcomp.pruning.held_tensors import output_tensors, tensors_within
 from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, distinct, lowest, narrowed, varies
 from mcomp.pruning.notes import Notes, Weight
 from mcomp.pruning.slots import Slots
-from mcomp.pruning.value_free import compute, plain_number
+from mcomp.pruning.value_free import compute, plain_number, taken_apart
 
 # A parameter with more elements than this gets a label for each channel that it meets, not for each element.
 _TABLE = 1 << 12
 
 _CONVOLUTION = torch.ops.aten.convolution.default
+
+#: Attributes of every module in which a forward keeps no tensors; its buffers are not among them.
+_OF_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}
+_PLAIN = (bool, int, float, str, type(None))
 
 #: What goes at the least of an attention layer: single channels, as many of every head, or whole heads.
 Heads = Literal["dims", "whole"]
@@ -68,6 +73,8 @@ class Trace:
         macs: multiply-accumulates of the pass in eval mode, for the whole batch.
         decisions: for each reduction, whether it is over channels.
         frozen: parameter to the reason why nothing may be cut from it.
+        evaluated: how many of the ops are of the pass in eval mode; they come first.
+        writes: whether the forward writes into parameters.
     """
 
     sites: dict[tuple[str, Role, int], Site]
@@ -85,6 +92,8 @@ class Trace:
     macs: int = 0
     decisions: list[bool] = field(default_factory=list)
     frozen: dict[str, str] = field(default_factory=dict)
+    evaluated: int = 0
+    writes: bool = False
 
     @cached_property
     def slots(self) -> Slots:
@@ -116,6 +125,8 @@ class _Seen:
     flops: int = 0
     decisions: list[bool] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    evaluated: int = 0
 
 
 class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
@@ -140,6 +151,9 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        parts = taken_apart(self, func, args, kwargs)
+        if parts is not NotImplemented:
+            return parts
         tensors = _tensors(args, kwargs)
         tracked = [found for tensor in tensors if (found := self.carried(tensor)) is not None]
         factor = _factor(func, args) if self.counts_factors else None
@@ -354,11 +368,29 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         met = {site.key for site in self.seen.sites.values()} | self.seen.frozen.keys()
         return any(name not in met for name in self._names.values() if name in self._parameters)
 
-    def finish(self, outputs: Any, inputs: tuple[Tensor, ...], *, trained: bool, cut_short: bool, macs: int) -> Trace:
-        """Fix what leaves the network, settle which axis of each parameter is cut, and name the classes."""
-        tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        for tensor in tensors:
+    def leave(self, results: Any) -> None:
+        """Fix what leaves the network at the end of a pass: its outputs, and what its modules keep.
+
+        Raises:
+            StageError: MC410, outputs cannot be looked into.
+        """
+        for tensor in output_tensors(results):
+            self.seen.outputs.append(tensor)
             self.space.fix(self.labels_of(tensor), "is an output of the network")
+        for path, module in self._model.named_modules():
+            for attribute, value in vars(module).items():
+                if attribute not in _OF_MODULES and not isinstance(value, _PLAIN):
+                    self._keep(value, f"{path}.{attribute}" if path else attribute)
+
+    def _keep(self, value: Any, name: str) -> None:
+        """Fix what a module holds after the forward; it makes anew what it made of parameters alone."""
+        for tensor in tensors_within(value):
+            labels = self.carried(tensor)
+            if labels is not None and id(tensor) not in self._names and not self.of_parameters(labels):
+                self.space.fix(self.labels_of(tensor), f"is kept as `{name}` when the forward is over")
+
+    def finish(self, inputs: tuple[Tensor, ...], *, trained: bool, cut_short: bool, macs: int) -> Trace:
+        """Settle which axis of each parameter is cut, and name the classes."""
         if cut_short:  # whatever is still held may be an output
             for tensor in self.alive():
                 self.space.fix(self.labels_of(tensor), "is an output of the network")
@@ -379,21 +411,22 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
             for found in distinct(classes[labels]).tolist():
                 whole.setdefault(found, reason)
         return Trace(
-            sites,
-            classes,
-            whole,
-            self.seen.operations,
-            list(self.seen.gammas),
-            frozenset(self.seen.depthwise),
-            [tensor.shape for tensor in tensors],
-            self._model,
-            inputs,
-            self.heads,
-            trained,
-            cut_short,
-            macs,
-            self.seen.decisions,
-            self.seen.frozen,
+            sites=sites,
+            classes=classes,
+            whole=whole,
+            operations=self.seen.operations,
+            gammas=list(self.seen.gammas),
+            depthwise=frozenset(self.seen.depthwise),
+            outputs=[tensor.shape for tensor in self.seen.outputs],
+            subject=self._model,
+            inputs=inputs,
+            heads=self.heads,
+            trained=trained,
+            cut_short=cut_short,
+            macs=macs,
+            decisions=self.seen.decisions,
+            frozen=self.seen.frozen,
+            evaluated=self.seen.evaluated,
         )
 
     def _settled(self, site: Site, classes: Tensor) -> Site:
