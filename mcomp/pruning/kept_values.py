@@ -25,7 +25,7 @@ class KeptValues:
     @property
     def written(self) -> bool:
         """Whether something was written."""
-        return bool(self._saved) or any(tensor.data_ptr() != data.data_ptr() for tensor, data in self._before)
+        return bool(self._saved) or any(_storage(tensor) != _storage(data) for tensor, data in self._before)
 
     def save(self, tensor: Tensor) -> None:
         """``tensor``, which may be a view of one of them, is about to be written into."""
@@ -36,7 +36,7 @@ class KeptValues:
     def restore(self) -> None:
         """Put it back."""
         for tensor, data in self._before:
-            if tensor.data_ptr() != data.data_ptr():  # given another storage: `weight.data = ...`
+            if _storage(tensor) != _storage(data):  # given another storage: `weight.data = ...`
                 tensor.data = data
         for saved in self._saved.values():
             for owner, values in saved:

@@ -13,10 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mcomp.pruning.channel_surgery import Cut
 
 #: Forwards that are spent on readers of which gradients tell nothing.
-_TRIALS = 24
+_TRIALS = 8
 
 #: A parameter with no larger element scales what it meets to near nothing.
 _TINY = 1e-2
+
+#: The largest change of many outputs over their mean one, at the least.
+_PEAK = 3
 
 #: The floating-point outputs of a network.
 Run = Callable[[nn.Module], list[Tensor]]
@@ -24,14 +27,21 @@ Run = Callable[[nn.Module], list[Tensor]]
 
 @dataclass(frozen=True)
 class Sight:
-    """Whether every reader of the pruned channels, and whether any of them, has a visible part in the outputs."""
+    """Which readers of the pruned channels have a visible part in the outputs.
+
+    Attributes:
+        every: all of them.
+        any: at least one.
+        faint: some have a part that is too small; the other invisible ones have none at all.
+    """
 
     every: bool
     any: bool
+    faint: bool = False
 
 
 def sight(pruned: nn.Module, readers: Sequence[Cut], run: Run, before: Sequence[Tensor], tolerance: float) -> Sight:
-    """Tell whether doubling a kept channel in front of its readers moves an output by more than the tolerance.
+    """Tell whether a change of the kept channels in front of each reader moves an output by more than the tolerance.
 
     One backward pass tells it of all readers, to first order. Where that fails, as behind operations without a
     gradient, or says no of all of them, weights are doubled in turn.
@@ -45,12 +55,26 @@ def sight(pruned: nn.Module, readers: Sequence[Cut], run: Run, before: Sequence[
     """
     if not readers or not any(map(largest, before)):  # there is no weight to change, or a head begins with zeros
         return Sight(every=False, any=False)
-    moves = _first_order(pruned, readers, run, before)
+    moves = [_PEAK * move for move in _first_order(pruned, readers, run, before)]
     seen = [not move <= tolerance for move in moves]  # NaN is looked into below
     doubtful = [place for place, move in enumerate(moves) if move != move or not any(seen)]
-    for place in doubtful[-_TRIALS:]:
+    for place in doubtful[:: len(doubtful) // _TRIALS + 1]:
         seen[place] = _moves(pruned, readers[place], run, before, tolerance)
-    return Sight(every=all(seen), any=any(seen))
+    faint = any(0 < move <= tolerance for move in moves)
+    return Sight(every=all(seen), any=any(seen), faint=faint)
+
+
+def hides(model: nn.Module) -> bool:
+    """Whether some branch is scaled to near nothing, or dead behind a batch norm; shifts hide nothing."""
+    return any(_is_tiny(parameter) for name, parameter in model.named_parameters() if not name.endswith("bias")) or any(
+        bool((norm.bias <= -2 * norm.weight.abs()).all())
+        for norm in model.modules()
+        if isinstance(norm, _BatchNorm) and norm.affine
+    )
+
+
+def _is_tiny(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() and parameter.numel() > 0 and largest(parameter.detach()) <= _TINY
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -58,7 +82,7 @@ def lively(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point() and parameter.numel() and not bool((parameter.abs() > _TINY).any()):
+            if _is_tiny(parameter):
                 spread = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
                 noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
                 parameter.copy_(noise / spread**0.5)
@@ -69,7 +93,7 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 def _first_order(pruned: nn.Module, readers: Sequence[Cut], run: Run, before: Sequence[Tensor]) -> list[float]:
-    """By how much doubling a column of each reader moves the outputs, scaled to 1, on average over them; or NaN."""
+    """By how much the columns of each reader, doubled or dropped by chance, move the outputs, scaled to 1; or NaN."""
     weights = [_weight(pruned, reader) for reader in readers]
     asked = [(weight, weight.requires_grad) for weight in weights]
     try:
@@ -85,14 +109,14 @@ def _first_order(pruned: nn.Module, readers: Sequence[Cut], run: Run, before: Se
         for weight, needed in asked:
             weight.requires_grad_(needed)
     return [
-        0.0 if gradient is None else _largest(weight.detach() * gradient, reader.axis)
+        0.0 if gradient is None else _over_columns(weight.detach() * gradient, reader.axis)
         for weight, gradient, reader in zip(weights, found, readers, strict=True)
     ]
 
 
-def _largest(product: Tensor, axis: int) -> float:
+def _over_columns(product: Tensor, axis: int) -> float:
     others = [dim for dim in range(product.ndim) if dim != axis]
-    return float((product.sum(others) if others else product).abs().max())
+    return float((product.sum(others) if others else product).norm())
 
 
 def _projection(outputs: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
@@ -123,7 +147,7 @@ def _moves(pruned: nn.Module, reader: Cut, run: Run, before: Sequence[Tensor], t
 
 def largest(values: Tensor) -> float:
     """The largest finite magnitude."""
-    return float(values.abs().nan_to_num(0, 0, 0).max()) if values.numel() else 0.0
+    return float(values.detach().abs().nan_to_num(0, 0, 0).max()) if values.numel() else 0.0
 
 
 def _weight(model: nn.Module, reader: Cut) -> Tensor:
