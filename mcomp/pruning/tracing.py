@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
+from mcomp.pruning.flops import flops
 from mcomp.pruning.held_tensors import output_tensors, tensors_within
 from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, distinct, lowest, narrowed, varies
 from mcomp.pruning.notes import Notes, Weight
@@ -23,8 +22,6 @@ from mcomp.pruning.value_free import compute, plain_number, taken_apart
 
 # A parameter with more elements than this gets a label for each channel that it meets, not for each element.
 _TABLE = 1 << 12
-
-_CONVOLUTION = torch.ops.aten.convolution.default
 
 #: Attributes of every module in which a forward keeps no tensors; its buffers are not among them.
 _OF_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}
@@ -160,7 +157,7 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         queries = self.queries(tensors[0]) if factor is not None and tensors else None
         self.seen.operations.append(Operation(str(func), self.module, tracked, factor, queries))
         out = self.compute(func, args, kwargs)
-        self.seen.flops += _flops(func, args, kwargs, out)
+        self.seen.flops += flops(func, args, kwargs, out)
         self._follow(self, func, args, kwargs, tensors, out)
         return out
 
@@ -466,15 +463,6 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             found += [item for item in value if isinstance(item, Tensor)]
     return found
-
-
-def _flops(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
-    """Twice the multiply-accumulates of an op, as ``torch.utils.flop_counter`` has them."""
-    if func is _CONVOLUTION and not args[6]:
-        _, columns, *kernel = args[1].shape
-        return int(2 * math.prod(out.shape) * columns * math.prod(kernel))
-    formula = flop_registry.get(func.overloadpacket)
-    return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
 
 def _factor(func: Any, args: Any) -> float | None:

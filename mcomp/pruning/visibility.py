@@ -15,7 +15,7 @@ from mcomp.pruning.channel_surgery import Cut
 #: Forwards that are spent on readers of which gradients tell nothing.
 _TRIALS = 8
 
-#: A parameter with no larger element scales what it meets to near nothing.
+#: A parameter with no larger element, times the root of its fan-in, scales what it meets to near nothing.
 _TINY = 1e-2
 
 #: The largest change of many outputs over their mean one, at the least.
@@ -74,7 +74,12 @@ def hides(model: nn.Module) -> bool:
 
 
 def _is_tiny(parameter: Tensor) -> bool:
-    return parameter.is_floating_point() and parameter.numel() > 0 and largest(parameter.detach()) <= _TINY
+    known = parameter.is_floating_point() and parameter.numel() > 0
+    return known and largest(parameter) * _fan_in(parameter) ** 0.5 <= _TINY
+
+
+def _fan_in(parameter: Tensor) -> int:
+    return parameter[0].numel() if parameter.ndim > 1 else 1
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -83,9 +88,8 @@ def lively(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if _is_tiny(parameter):
-                spread = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
                 noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-                parameter.copy_(noise / spread**0.5)
+                parameter.copy_(noise / _fan_in(parameter) ** 0.5)
         for norm in model.modules():
             if isinstance(norm, _BatchNorm) and norm.affine:
                 norm.bias.abs_().add_(norm.weight.abs())
