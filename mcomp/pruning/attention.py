@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -137,4 +138,17 @@ def free_attention(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn:
             freed(module)
+    pad_as_tensors(model.modules())
     return model
+
+
+def pad_as_tensors(modules: Iterable[nn.Module]) -> None:
+    """Turn nested tensors off, in place, in encoders among ``modules`` that hold an attention that was freed.
+
+    In eval mode ``nn.TransformerEncoder`` packs padded sequences into a nested tensor, which its layers' fused path
+    alone can read. As in training, padded positions then hold values that nothing attends to, not zeros.
+    """
+    for module in modules:
+        if isinstance(module, nn.TransformerEncoder):
+            if any(isinstance(inside, PrunableAttention) for inside in module.modules()):
+                module.enable_nested_tensor = module.use_nested_tensor = False

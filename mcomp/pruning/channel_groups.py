@@ -134,7 +134,8 @@ class ChannelGroups:
         """Layers that make no group's channels, and why: what they multiply with is not a weight of their own."""
         subject = self.trace.subject
         names = {axis.parameter for group in self.groups for axis in group.coupled if axis.role == "rows"}
-        rows = {id(subject.get_parameter(name)) for name in names}  # a tied weight has a name in each of its layers
+        # a tied weight has a name in each of its layers; a name that is none of these is a buffer's
+        rows = {id(own) for name, own in subject.named_parameters(remove_duplicate=False) if name in names}
         met = {key for key, _, _ in self.trace.sites}
         found = {}
         for path, module in subject.named_modules():
