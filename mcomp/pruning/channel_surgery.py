@@ -261,6 +261,8 @@ def _update_widths(module: nn.Module) -> None:
         weight = module.get_parameter("weight_ih_l0")
         module.input_size = weight.shape[1]
         module.hidden_size = weight.shape[0] // _GATES[module.mode]
+        if module.proj_size:
+            module.proj_size = module.get_parameter("weight_hr_l0").shape[0]
     elif isinstance(module, nn.RNNCellBase):
         module.input_size = module.weight_ih.shape[1]
         module.hidden_size = module.weight_hh.shape[1]
