@@ -160,6 +160,10 @@ def free_attention(model: nn.Module) -> nn.Module:
     return model
 
 
+def _holds_freed(module: nn.Module) -> bool:
+    return any(isinstance(inside, PrunableAttention) for inside in module.modules())
+
+
 def pad_as_tensors(modules: Iterable[nn.Module]) -> None:
     """Turn nested tensors off, in place, in encoders among ``modules`` that hold an attention that was freed.
 
@@ -167,6 +171,5 @@ def pad_as_tensors(modules: Iterable[nn.Module]) -> None:
     alone can read. As in training, padded positions then hold values that nothing attends to, not zeros.
     """
     for module in modules:
-        if isinstance(module, nn.TransformerEncoder):
-            if any(isinstance(inside, PrunableAttention) for inside in module.modules()):
-                module.enable_nested_tensor = module.use_nested_tensor = False
+        if isinstance(module, nn.TransformerEncoder) and _holds_freed(module):
+            module.enable_nested_tensor = module.use_nested_tensor = False

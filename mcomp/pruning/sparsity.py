@@ -84,9 +84,10 @@ class BNPenalty:
         for name, module in model.named_modules():
             excluded = any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
             scale = f"{name}.weight" if name else "weight"
-            if isinstance(module, _BatchNorm) and module.affine and not excluded and scale not in self._unprunable:
-                if module.weight.requires_grad:
-                    yield name, module.weight
+            if excluded or scale in self._unprunable or not isinstance(module, _BatchNorm) or not module.affine:
+                continue
+            if module.weight.requires_grad:
+                yield name, module.weight
 
 
 def _unprunable_scales(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> frozenset[str]:

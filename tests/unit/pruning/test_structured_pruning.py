@@ -363,6 +363,16 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
     rebuilt.load_state_dict(twice.model.state_dict())
 
 
+def test_what_is_noted_on_parameters_stays_on_them() -> None:
+    model: Any = seeded(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 5)))
+    for parameter in (model[0].weight, model[2].weight, model[2].bias):
+        parameter._no_weight_decay = True
+    pruned: Any = prune(model, (torch.randn(4, 8),), 0.5, importance="l1").model
+    noted = [name for name, parameter in pruned.named_parameters() if getattr(parameter, "_no_weight_decay", False)]
+    assert noted == ["0.weight", "2.weight", "2.bias"]
+    assert not {*map(id, model.parameters())} & {*map(id, pruned.parameters())}
+
+
 def test_a_pruned_network_trains_on() -> None:
     result = prune(seeded(nn.Sequential(block(3, 16), block(16, 16), head(16))), (images(),), ratio=0.5)
     result.model.train()(images()).sum().backward()
