@@ -190,6 +190,22 @@ def test_a_ratio_in_steps_is_of_what_is_ranked_alone(
         assert result.details["steps"][-1]["channels"] == 64 + widths["b"]
 
 
+def test_a_layer_that_lies_above_the_threshold_is_ranked_all_the_same(data: Data, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = TwoLayers()
+    with torch.no_grad():
+        network.a.weight.mul_(1000)
+    how = {
+        "ratio": 0.3,
+        "importance": "l1",
+        "normalize": "none",
+        "finetune": {"epochs": 1, "batch_size": 16, "lr": 1e-6},
+    }
+    result, _ = run(network, data, tmp_path, **how)
+    widths = {row["layer"]: row["after"] for row in result.details["layers"]}
+    assert (widths["a"], widths["b"]) == (64, pytest.approx(128 * 0.7 - 64, abs=2))
+
+
 def test_the_artifact_of_a_schedule_loads_again(data: Data, tmp_path: Path) -> None:
     whole = mcomp.models.build("lenet", num_classes=3, in_shape=data.in_shape)
     result, _ = run(whole, data, tmp_path / "work", **SCHEDULE)
