@@ -99,6 +99,11 @@ class ChannelGroup:
         """The least count of channels whose share of ``slots`` divides by ``needed``."""
         return needed * self.channels // math.gcd(needed * self.channels, slots)
 
+    def least(self, min_channels: int) -> int:
+        """Fewest channels with which each layer that makes some of them keeps ``min_channels`` of its own."""
+        rows = [len(axis.indices) for axis in self.coupled if axis.role == "rows"]
+        return max([min_channels, *(math.ceil(min_channels * self.channels / made) for made in rows)])
+
     def _layers(self, role: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(axis.layer for axis in self.coupled if axis.role == role))
 

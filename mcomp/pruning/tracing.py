@@ -359,6 +359,9 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
         for tensor in tensors:
             self.space.fix(self.labels_of(tensor), "is an output of the network")
+            statistic = self.statistic(tensor)
+            if statistic is not None:
+                self.space.fix(statistic.labels, "has a mean over its channels, which is an output of the network")
         if cut_short:  # whatever is still held may be an output
             for tensor in self.alive():
                 self.space.fix(self.labels_of(tensor), "is an output of the network")
