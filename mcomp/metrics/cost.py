@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mcomp.metrics.accuracy import in_eval_mode
+from mcomp.metrics.samples import first_sample
 
 Seen = TypeVar("Seen")
 
@@ -103,12 +104,12 @@ class _Pass(NamedTuple):
 
 def _observed(model: nn.Module, example_inputs: tuple[Tensor, ...], observe: Callable[[_Pass], Seen]) -> Seen:
     """What ``observe`` sees of a pass: one on the meta device, where only shapes are computed, else a real one."""
-    sample = tuple(tensor[:1] for tensor in example_inputs)
+    sample = first_sample(example_inputs)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad(), in_eval_mode(model):
         try:
             ghosts = {name: tensor.detach().to("meta") for name, tensor in own.items()}
-            inputs = tuple(tensor.to("meta") for tensor in sample)
+            inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, sample)
             return observe(_Pass(ghosts, lambda: functional_call(model, ghosts, inputs)))
         except Exception:  # whatever a forward that reads values (`.item()`, plain-attribute tensors) raises there
             return observe(_Pass(own, lambda: model(*sample)))

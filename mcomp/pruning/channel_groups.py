@@ -99,6 +99,11 @@ class ChannelGroup:
         """The least count of channels whose share of ``slots`` divides by ``needed``."""
         return needed * self.channels // math.gcd(needed * self.channels, slots)
 
+    def least(self, min_channels: int) -> int:
+        """Fewest channels with which each layer that makes some of them keeps ``min_channels`` of its own."""
+        rows = [len(axis.indices) for axis in self.coupled if axis.role == "rows"]
+        return max([min_channels, *(math.ceil(min_channels * self.channels / made) for made in rows)])
+
     def _layers(self, role: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(axis.layer for axis in self.coupled if axis.role == role))
 
@@ -134,7 +139,8 @@ class ChannelGroups:
         """Layers that make no group's channels, and why: what they multiply with is not a weight of their own."""
         subject = self.trace.subject
         names = {axis.parameter for group in self.groups for axis in group.coupled if axis.role == "rows"}
-        rows = {id(subject.get_parameter(name)) for name in names}  # a tied weight has a name in each of its layers
+        # a tied weight has a name in each of its layers; a name that is none of these is a buffer's
+        rows = {id(own) for name, own in subject.named_parameters(remove_duplicate=False) if name in names}
         met = {key for key, _, _ in self.trace.sites}
         found = {}
         for path, module in subject.named_modules():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from mcomp.errors import StoreError
-from mcomp.pruning.attention import PrunableAttention, freed
+from mcomp.pruning.attention import PrunableAttention, freed, pad_as_tensors
 from mcomp.pruning.copying import structural_copy
 from mcomp.pruning.kept_values import KeptValues, kept_values
 
@@ -102,7 +101,7 @@ class Surgery:
             factors = torch.ones(weight.shape[change.axis], dtype=weight.dtype, device=weight.device)
             factors[change.indices.to(weight.device)] = change.factor
             changed = weight.detach() * factors.reshape(shape)  # in a parameter of its own: this one may be shared
-            setattr(owner, attribute, nn.Parameter(changed, requires_grad=weight.requires_grad))
+            setattr(owner, attribute, _in_place_of(weight, changed))
         return model
 
     def as_entry(self) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] 
         old = getattr(owner, attribute)
         new = _cut(old.detach(), cut)
         if isinstance(old, nn.Parameter):
-            setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad))
+            setattr(owner, attribute, _in_place_of(old, new))
         else:
             owner._buffers[attribute] = new
         touched[id(owner)] = owner
@@ -167,6 +166,7 @@ def _free_attention(modules: dict[str, nn.Module], cuts: Iterable[Cut]) -> None:
             module = modules.get(around)
             if type(module) is nn.MultiheadAttention:
                 freed(module)
+    pad_as_tensors(modules.values())
 
 
 def _set_width(module: nn.Module, width: Width) -> None:
@@ -182,7 +182,7 @@ def own_parameters(pruned: nn.Module, original: nn.Module) -> nn.Module:
     for module in pruned.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in shared:
-                copy_of = copies.setdefault(id(parameter), copy.deepcopy(parameter))
+                copy_of = copies.setdefault(id(parameter), _in_place_of(parameter, parameter.detach().clone()))
                 setattr(module, name, copy_of)
     return pruned
 
@@ -216,6 +216,13 @@ def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
 def _owner(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
     path, _, attribute = parameter.rpartition(".")
     return model.get_submodule(path), attribute
+
+
+def _in_place_of(old: nn.Parameter, values: Tensor) -> nn.Parameter:
+    """A parameter of these values, with whatever was noted on ``old``: that it takes no weight decay, say."""
+    made = nn.Parameter(values, requires_grad=old.requires_grad)
+    made.__dict__.update(old.__dict__)
+    return made
 
 
 def _cut(tensor: Tensor, cut: Cut) -> Tensor:
@@ -255,6 +262,8 @@ def _update_widths(module: nn.Module) -> None:
         weight = module.get_parameter("weight_ih_l0")
         module.input_size = weight.shape[1]
         module.hidden_size = weight.shape[0] // _GATES[module.mode]
+        if module.proj_size:
+            module.proj_size = module.get_parameter("weight_hr_l0").shape[0]
     elif isinstance(module, nn.RNNCellBase):
         module.input_size = module.weight_ih.shape[1]
         module.hidden_size = module.weight_hh.shape[1]

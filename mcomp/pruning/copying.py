@@ -18,6 +18,9 @@ _PLAIN = frozenset(
     | {types.FunctionType, types.BuiltinFunctionType}
 )
 
+#: Containers that every module has, most of them empty; no two modules share one.
+_OWN = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set))
+
 
 def structural_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy of ``model``.
@@ -38,7 +41,10 @@ def structural_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     made: nn.Module = object.__new__(cls)
     memo[id(model)] = made
     memo.setdefault(id(memo), []).append(state)  # as `deepcopy` does: an identity is one as long as its owner lives
-    copied = {name: value if type(value) in _PLAIN else _copied(value, memo) for name, value in state.items()}
+    copied = {
+        name: value if type(value) in _PLAIN else type(value)() if name in _OWN and not value else _copied(value, memo)
+        for name, value in state.items()
+    }
     made.__setstate__(copied)  # type: ignore[no-untyped-call]
     return made
 

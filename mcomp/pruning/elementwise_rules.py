@@ -49,6 +49,13 @@ def pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, 
     return True
 
 
+@rule("exp", "exp_", "exp2", "exp2_")
+def _exponential(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
+    followed = pointwise(tracer, func, args, kwargs, out)
+    tracer.mark_exponential(out)
+    return followed
+
+
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
     """Every tensor among the arguments."""
     if any(isinstance(value, list | tuple | dict) for value in args):

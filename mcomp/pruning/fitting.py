@@ -67,6 +67,7 @@ class Fitting:
     macs: int = 0
     _bases: dict[tuple[str, bool], int] = field(default_factory=dict)
     _accused: list[set[str]] = field(default_factory=list)
+    _untied: list[set[str]] = field(default_factory=list)
 
     def run(self) -> Surgery:
         """What to do; no cuts where every count rounds up to the whole width.
@@ -191,32 +192,37 @@ class Fitting:
     def _tie(self, counts: dict[str, int]) -> None:
         """Give the groups of each tied set the share, of those that all of them can have, that is nearest."""
         groups = {group.name: group for group in self.groups.prunable}
-        for names in self.tied:
+        for names in list(self.tied):
             mine = [groups[name] for name in sorted(names & groups.keys())]
             if len(mine) < 2:
                 continue
+            shares = self._common_shares(mine)
+            if not shares:  # tied, none of them could go: another way has to be found
+                self.tied.remove(names)
+                self._untied.append(names)
+                continue
             wanted = sum(counts[group.name] for group in mine) / sum(group.channels for group in mine)
-            share = self._common_share(mine, wanted)
+            share = min([*shares, 1.0], key=lambda share: (abs(share - wanted), share))
             for group in mine:
                 counts[group.name] = round(group.channels * share)
                 self.uncut.pop(group.name, None)
                 if share == 1:
-                    self.uncut[group.name] = "no smaller share suits every layer around it"
+                    self.uncut[group.name] = f"with the layers around it, {wanted:.0%} are to stay: nearest to all"
 
-    def _common_share(self, groups: list[ChannelGroup], wanted: float) -> float:
+    def _common_shares(self, groups: list[ChannelGroup]) -> list[float]:
+        """Those below 1 that all of the groups can have."""
         smallest = min(groups, key=lambda group: group.channels // self.base(group))
         step = self.base(smallest)
-        found = [
+        return [
             kept / smallest.channels
-            for kept in range(step, smallest.channels + 1, step)
+            for kept in range(step, smallest.channels, step)
             if all(self._takes(group, kept, smallest.channels) for group in groups)
         ]
-        return min(found, key=lambda share: (abs(share - wanted), share), default=1.0)
 
     def _takes(self, group: ChannelGroup, kept: int, channels: int) -> bool:
         """Whether the group can keep ``kept / channels`` of its channels."""
         count = group.channels * kept
-        least = min(self.min_channels, group.channels)
+        least = min(group.least(self.min_channels), group.channels)
         return count % (channels * self.base(group)) == 0 and count // channels >= least
 
     def _surgery(self, counts: dict[str, int]) -> Surgery:
@@ -279,18 +285,19 @@ class Fitting:
                 code="MC416",
                 hint="keep the layers around it out with `ignore: [pattern]`",
             ) from mismatch
-        if mismatch.module is not None and self._tie_around(mismatch.module, cut_groups):
-            return
-        whole = {}
-        for group in self.groups:
-            if group.name in blamed:
-                if group.name in self.balanced or balanced_base(group, self.groups.trace) in (1, group.unit):
-                    whole[group.name] = mismatch.reason
-                else:
-                    self.balanced.add(group.name)
-        if len(whole) > 1:
-            self._accused.append({*whole})
-        self.groups = leave_whole(self.groups, whole | self._likewise(whole, mismatch.module))
+        trace = self.groups.trace
+        uneven = {
+            group.name
+            for group in self.groups
+            if group.name in blamed - self.balanced and balanced_base(group, trace) not in (1, group.unit)
+        }
+        if uneven:
+            self.balanced |= uneven
+        elif mismatch.module is None or not self._tie_around(mismatch.module, cut_groups):
+            if len(blamed) > 1:
+                self._accused.append(blamed)
+            whole = dict.fromkeys(blamed, mismatch.reason)
+            self.groups = leave_whole(self.groups, whole | self._likewise(whole, mismatch.module))
 
     def _likewise(self, whole: Mapping[str, str], failed: str | None) -> dict[str, str]:
         """Groups of the same place and width in the other modules of the class that failed: they would fail in turn."""
@@ -323,7 +330,7 @@ class Fitting:
         return False
 
     def _tie_groups(self, names: set[str]) -> bool:
-        if len(names) < 2 or any(names <= tied for tied in self.tied):
+        if len(names) < 2 or any(names <= tied for tied in [*self.tied, *self._untied]):
             return False
         others = [tied for tied in self.tied if not tied & names]
         self.tied = [*others, names.union(*(tied for tied in self.tied if tied & names))]

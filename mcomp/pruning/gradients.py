@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def gradient_scores(
         UsageError: MC456, there is no batch, or one that the model or the loss cannot take.
     """
     twin = copy.deepcopy(model).requires_grad_(True)
-    wanted = _wanted(groups)
+    wanted = _wanted(groups, {name for name, _ in twin.named_parameters()})
     totals: dict[tuple[str, int], Tensor] = {}
     count = 0
     for inputs, labels in _pairs(batches):
@@ -85,13 +85,15 @@ def _pairs(batches: object) -> Iterator[Batch]:
         yield batch[0], batch[1]
 
 
-def _wanted(groups: ChannelGroups) -> list[tuple[str, int]]:
+def _wanted(groups: ChannelGroups, parameters: Set[str]) -> list[tuple[str, int]]:
+    """Parameters and axes to score: a buffer, such as the kernel of a blur, is the same for every channel."""
     gammas = set(groups.trace.gammas)
     found = {
         (axis.parameter, axis.axis): None
         for group in groups.prunable
         for axis in group.coupled
         if axis.role == "rows" or (axis.role == "values" and axis.parameter in gammas)
+        if axis.parameter in parameters
     }
     return list(found)
 

@@ -14,12 +14,12 @@ from mcomp.pruning.rules import rule
 from mcomp.pruning.tracing import Tracer
 
 
-@rule("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution")
+@rule("convolution")
 def _convolution(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
     x, tensor, bias = args[0], args[1], args[2]
     transposed, groups = args[6], args[8]
     weight = tracer.weight(tensor)
-    if func.overloadpacket.__name__ != "convolution" or weight is None:
+    if weight is None:
         return False
     depthwise = tracer.depthwise(weight.name, groups, tensor.shape[1])
     if transposed and groups > 1 and not depthwise:

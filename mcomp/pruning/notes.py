@@ -53,6 +53,7 @@ class Note:
         weight: the parameter that it is a view of.
         queries: where it holds scores of attention, the labels of the queries that they are of.
         statistic: where it is a mean or variance over channels.
+        exponential: it is one, and 1 where its channel is 0.
     """
 
     by: Notes
@@ -60,6 +61,7 @@ class Note:
     weight: Weight | None = None
     queries: Tensor | None = None
     statistic: Statistic | None = None
+    exponential: bool = False
 
 
 class Notes:
@@ -80,6 +82,10 @@ class Notes:
         """``tensor`` is a mean or variance over channels."""
         self._noted(tensor).statistic = statistic
 
+    def mark_exponential(self, tensor: Tensor) -> None:
+        """``tensor`` is an exponential."""
+        self._noted(tensor).exponential = True
+
     def mark_queries(self, tensor: Tensor, labels: Tensor) -> None:
         """``tensor`` holds scores of attention, of queries with these labels."""
         self._noted(tensor).queries = labels
@@ -98,6 +104,11 @@ class Notes:
         """What it is a mean or variance of; None where it is none."""
         note = self._note(tensor)
         return None if note is None else note.statistic
+
+    def exponential(self, tensor: Tensor) -> bool:
+        """Whether it is an exponential."""
+        note = self._note(tensor)
+        return note is not None and note.exponential
 
     def queries(self, tensor: Tensor) -> Tensor | None:
         """The queries that these scores of attention are of; None where it holds none."""

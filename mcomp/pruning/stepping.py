@@ -53,5 +53,5 @@ def stepped(
 
 
 def _is_possible(group: ChannelGroup, count: int, before: int, base: int, min_channels: int) -> bool:
-    fits = max(base, min_channels) <= count <= group.channels and count % base == 0
+    fits = max(base, group.least(min_channels)) <= count <= group.channels and count % base == 0
     return fits and abs(count - before) <= max(base, group.channels * _FURTHEST)

@@ -374,6 +374,9 @@ class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         for tensor in output_tensors(results):
             self.seen.outputs.append(tensor)
             self.space.fix(self.labels_of(tensor), "is an output of the network")
+            statistic = self.statistic(tensor)
+            if statistic is not None:
+                self.space.fix(statistic.labels, "has a mean over its channels, which is an output of the network")
         for path, module in self._model.named_modules():
             for attribute, value in vars(module).items():
                 if attribute not in _OF_MODULES and not isinstance(value, _PLAIN):

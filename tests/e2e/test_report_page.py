@@ -15,6 +15,9 @@ from tests.conftest import FlagshipRun, run_mcomp
 @pytest.fixture
 def place(flagship: FlagshipRun, tmp_path: Path) -> Path:
     shutil.copytree(flagship.store, tmp_path / ".mcomp")
+    for run in (tmp_path / ".mcomp" / "runs").iterdir():  # other tests add runs to the store that all share
+        if run.name != flagship.result["run"]:
+            shutil.rmtree(run)
     return tmp_path
 
 

@@ -37,7 +37,7 @@ _EXAMPLES = "`ratio: 0.5` (to cut), `macs: 0.3`, `params: 0.3` (to leave), `late
 class Prune(Stage):
     """Cut the least important channels, and prove that the rest computes what the masked network computed."""
 
-    name, version = "prune", 3
+    name, version = "prune", 4
     traits = Traits(
         requires={"float", "bn"},
         provides={"pruned"},

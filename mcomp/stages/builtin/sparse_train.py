@@ -26,7 +26,7 @@ _USUAL = {"gamma_l1": 1e-3, "group_lasso": 1e-3, "growing": 0.5}
 class SparseTrain(Stage):
     """Train while pulling channels to zero, so that pruning finds some to spare."""
 
-    name, version = "sparse_train", 2
+    name, version = "sparse_train", 3
     traits = Traits(
         requires={"float", "bn"},
         provides={"sparse"},

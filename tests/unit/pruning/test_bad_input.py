@@ -174,7 +174,8 @@ EXACT: dict[str, tuple[Callable[[], Made], set[str]]] = {
     "parameters in lists": (
         lambda: between(lambda s, x: s.h(s.b(s.a(x) * s.p[0])), p=nn.ParameterList([torch.rand(16, 1, 1)])), set()),
     "a frozen network": (lambda: (plain().requires_grad_(False), (images(),)), set()),
-    "a layer that is never used": (lambda: between(lambda s, x: s.h(s.b(s.a(x))), unused=nn.Conv2d(16, 16, 3)), {"unused"}),
+    "a layer that is never used": (
+        lambda: between(lambda s, x: s.h(s.b(s.a(x))), unused=nn.Conv2d(16, 16, 3)), {"unused"}),
     "a maximum over halves": (
         lambda: between(lambda s, x: s.h(s.b(s.a(x).view(len(x), 2, -1, 8, 8).amax(1))), b=block(8, 16)), set()),
     "a division by the norm": (lambda: between(lambda s, x: s.h(s.b(F.normalize(s.a(x), dim=1)))), set()),

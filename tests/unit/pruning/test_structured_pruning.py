@@ -195,6 +195,44 @@ def test_a_norm_written_by_hand_is_cut(norm: Any) -> None:
     assert result.max_error <= 1e-5
 
 
+@pytest.mark.parametrize("statistic", ["mean", "var", "std"])
+def test_a_statistic_over_channels_that_leaves_the_network_keeps_them_whole(statistic: str) -> None:
+    model = Net(
+        lambda s, x: (s.h(y := s.b(s.a(x))), getattr(y, statistic)(1)), a=block(3, 16), b=block(16, 16), h=head(16)
+    )
+    result = prune(seeded(model), (images(),), ratio=0.5)
+    assert result.kept.keys() == {"a.0"}
+
+
+def test_a_softmax_over_channels_keeps_them_whole_however_it_is_written() -> None:
+    def by_hand(net: Any, x: Tensor) -> Tensor:
+        scores = net.b(net.a(x)).exp()
+        return net.h(scores / scores.sum(1, keepdim=True))
+
+    for forward in (by_hand, lambda s, x: s.h(s.b(s.a(x)).softmax(1))):
+        model = seeded(Net(forward, a=block(3, 16), b=nn.Conv2d(16, 16, 1), h=head(16)))
+        assert prune(model, (images(),), ratio=0.5, importance="l1").kept.keys() == {"a.0"}
+
+
+def test_no_layer_keeps_fewer_than_the_least_though_it_makes_but_a_part_of_the_channels() -> None:
+    net = Net(
+        lambda s, x: s.h(torch.cat([s.a(x), s.b(x)], 1) + s.c(x)),
+        a=nn.Conv2d(3, 16, 1),
+        b=nn.Conv2d(3, 16, 1),
+        c=nn.Conv2d(3, 32, 1),
+        h=head(32),
+    )
+    result = prune(seeded(net), (images(),), ratio=0.9, importance="l1", scope="per_layer", min_channels=6)
+    assert {name: len(kept) for name, kept in result.kept.items()} == {"a": 6, "b": 6, "c": 12}
+
+
+def test_odd_halves_of_one_block_do_not_keep_all_the_others_whole() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    model = seeded(torchvision.models.shufflenet_v2_x1_0(weights=None))
+    result = prune(model, (images(32),), ratio=0.5, importance="l1", scope="per_layer")
+    assert result.macs_after < 0.35 * result.macs_before
+
+
 def test_layers_along_positions_let_channels_pass() -> None:
     def mixed(net: Any, x: Tensor) -> Tensor:
         x = net.stem(x).flatten(2)  # channels, positions
@@ -361,6 +399,16 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
     for entry in surgery.provenance(twice.model).log:
         rebuilt = surgery.replay(rebuilt, entry, (images(16),))
     rebuilt.load_state_dict(twice.model.state_dict())
+
+
+def test_what_is_noted_on_parameters_stays_on_them() -> None:
+    model: Any = seeded(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 5)))
+    for parameter in (model[0].weight, model[2].weight, model[2].bias):
+        parameter._no_weight_decay = True
+    pruned: Any = prune(model, (torch.randn(4, 8),), 0.5, importance="l1").model
+    noted = [name for name, parameter in pruned.named_parameters() if getattr(parameter, "_no_weight_decay", False)]
+    assert noted == ["0.weight", "2.weight", "2.bias"]
+    assert not {*map(id, model.parameters())} & {*map(id, pruned.parameters())}
 
 
 def test_a_pruned_network_trains_on() -> None:

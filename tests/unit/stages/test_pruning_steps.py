@@ -64,9 +64,15 @@ def straight(through: tuple[StageResult, list[dict[str, Any]]]) -> StageResult:
 def run(
     model: nn.Module, data: Data, folder: Path, should_stop: Callable[[], int] = lambda: 0, **options: Any
 ) -> tuple[StageResult, list[dict[str, Any]]]:
+    return run_on(copy.deepcopy(model).eval(), data, folder, should_stop, **options)
+
+
+def run_on(
+    model: nn.Module, data: Data, folder: Path, should_stop: Callable[[], int] = lambda: 0, **options: Any
+) -> tuple[StageResult, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
     folder.mkdir(exist_ok=True)
-    ctx = StageContext(copy.deepcopy(model).eval(), data.example_inputs, data, folder, seed=5, stage_id="prune")
+    ctx = StageContext(model, data.example_inputs, data, folder, seed=5, stage_id="prune")
     ctx.report = lambda kind, **fields: reports.append({"kind": kind, **fields})
     ctx.save = lambda state: save_snapshot(folder, state)
     ctx.restore = lambda: load_snapshot(folder, lambda _text: None)
@@ -132,6 +138,72 @@ def test_an_interrupted_schedule_ends_with_the_same_bits(
     assert provenance(resumed.model).log == provenance(straight.model).log
     assert [row["params"] for row in resumed.details["steps"]] == [row["params"] for row in straight.details["steps"]]
     assert resumed.metrics == straight.metrics
+
+
+def test_a_resumed_schedule_leaves_the_model_that_came_in_as_it_was(
+    data: Data, model: nn.Module, tmp_path: Path
+) -> None:
+    with pytest.raises(InterruptedRun):
+        run(model, data, tmp_path, lambda: 2, **SCHEDULE)
+    given = copy.deepcopy(model).eval()
+    run_on(given, data, tmp_path, **SCHEDULE)
+    before, after = tensors(model), tensors(given)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert provenance(given).log == []
+
+
+class TwoLayers(nn.Module):
+    """Two layers of 64 channels; where that is asked for, the code insists on those of the first."""
+
+    def __init__(self, stuck: bool = False) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)
+        self.out, self.stuck = nn.Linear(64, 3), stuck
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        if self.stuck and x.shape[1] != 64:
+            raise ValueError("64 channels are expected here")
+        return self.out(self.b(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scope", ["per_layer", "global"])
+@pytest.mark.parametrize(
+    ("stuck", "options"),
+    [(False, {}), (False, {"keep": {"a": 0.9}}), (False, {"ignore": ["a"]}), (True, {})],
+    ids=["all ranked", "one listed", "one ignored", "one stuck"],
+)
+def test_a_ratio_in_steps_is_of_what_is_ranked_alone(
+    stuck: bool, options: dict[str, Any], scope: str, data: Data, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = TwoLayers(stuck)
+    how = {"ratio": 0.5, "importance": "l1", "scope": scope, **options}
+    result, _ = run(network, data, tmp_path, **how, finetune={"epochs": 1, "batch_size": 16})
+    widths = {row["layer"]: row["after"] for row in result.details["layers"]}
+    ranked = ["a", "b"] if not stuck and not options else ["b"]
+    assert sum(widths[name] for name in ranked) == pytest.approx(32 * len(ranked), abs=2)
+    if "keep" in options:
+        assert widths["a"] == 58
+    if stuck:
+        assert [note for note in result.notes if note.startswith("left whole: `a`: the code of ")]
+        assert result.details["steps"][-1]["channels"] == 64 + widths["b"]
+
+
+def test_a_layer_that_lies_above_the_threshold_is_ranked_all_the_same(data: Data, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = TwoLayers()
+    with torch.no_grad():
+        network.a.weight.mul_(1000)
+    how = {
+        "ratio": 0.3,
+        "importance": "l1",
+        "normalize": "none",
+        "finetune": {"epochs": 1, "batch_size": 16, "lr": 1e-6},
+    }
+    result, _ = run(network, data, tmp_path, **how)
+    widths = {row["layer"]: row["after"] for row in result.details["layers"]}
+    assert (widths["a"], widths["b"]) == (64, pytest.approx(128 * 0.7 - 64, abs=2))
 
 
 def test_the_artifact_of_a_schedule_loads_again(data: Data, tmp_path: Path) -> None:
