@@ -63,7 +63,8 @@ def provenance(model: nn.Module) -> Provenance:
 
 def inherit(model: nn.Module, source: nn.Module) -> nn.Module:
     """Give ``model`` a copy of the provenance of ``source``, the module it was made from, and return it."""
-    model.__dict__[ATTRIBUTE] = copy.deepcopy(provenance(source))
+    origin = source.__dict__.get(ATTRIBUTE)  # looked at, not made: the source stays as it is
+    model.__dict__[ATTRIBUTE] = Provenance() if origin is None else copy.deepcopy(origin)
     return model
 
 

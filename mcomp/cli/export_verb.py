@@ -83,22 +83,24 @@ def _copy(source: Path, target: Path) -> list[str]:
 
 
 def _stage(result: dict[str, Any], wanted: str | None) -> dict[str, Any]:
+    from mcomp.engine.lineage import ends, source_of
+
     finished: dict[str, dict[str, Any]] = {stage["id"]: stage for stage in result["stages"] if stage["artifact"]}
     if not finished:
         raise UsageError(f"run {result['run']} finished no stage", code="MC217", hint="run the recipe again")
     if wanted is None:
-        ends = _ends(result["stages"], finished)
-        if len(ends) > 1:
-            listed = ", ".join(f"`{name}`" for name in ends)
+        last = ends(result["stages"])
+        if len(last) > 1:
+            listed = ", ".join(f"`{name}`" for name in last)
             raise UsageError(
-                f"run {result['run']} has {len(ends)} last stages, one per branch: {listed}",
+                f"run {result['run']} has {len(last)} last stages, one per branch: {listed}",
                 code="MC277",
-                hint=f"choose one, e.g. with `--stage {ends[-1]}`",
+                hint=f"choose one, e.g. with `--stage {last[-1]}`",
             )
-        return finished[ends[0]]
+        return finished[last[0]]
     if wanted in finished:
         return finished[wanted]
-    source = _source(wanted, result["stages"])
+    source = source_of(wanted, result["stages"])
     skipped = f"; it was skipped, what came after it got the model of `{source}`" if source in finished else ""
     if any(stage["id"] == wanted and stage.get("outcome") == "not run" for stage in result["stages"]):
         skipped = "; the run ended before it"
@@ -106,21 +108,3 @@ def _stage(result: dict[str, Any], wanted: str | None) -> dict[str, Any]:
     raise UsageError(
         f"run {result['run']} has no finished stage `{wanted}`{skipped}", code="MC217", hint=f"it has: {listed}"
     )
-
-
-def _ends(stages: list[dict[str, Any]], finished: dict[str, dict[str, Any]]) -> list[str]:
-    """The finished stages whose model no other finished one went on from."""
-    used = {_source(name, stages) for name in finished}
-    return [name for name in finished if name not in used]
-
-
-def _source(stage_id: str, stages: list[dict[str, Any]]) -> str | None:
-    """The stage whose model this one got, looking through those that were skipped."""
-    by_id = {stage["id"]: stage for stage in stages}
-    given: dict[str, str | None] = {stage["id"]: stage.get("from") for stage in stages}
-    if not any(given.values()):  # written before recipes had branches
-        given = dict(zip(by_id, [None, *by_id], strict=False))
-    found = given.get(stage_id)
-    while found is not None and not by_id[found]["artifact"]:
-        found = given[found]
-    return found

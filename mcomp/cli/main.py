@@ -23,7 +23,7 @@ VERBS = {
     "schema": "print the JSON Schema of recipes, for editors",
     "init": "write a commented recipe to start from",
     "runs": "list the runs of a store",
-    "report": "print a run's table again",
+    "report": "print a run's table again, or write its page",
     "gc": "remove what nothing needs any more from a store",
     "verify": "read a whole store and compare every digest",
     "export": "copy a run's model and deployed files out of the store",

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from mcomp.store import RunRecord, Store
 
 
-def chosen_run(store: Store, wanted: str | None, *, ended_well: bool = False) -> dict[str, Any]:
+def chosen_run(
+    store: Store, wanted: str | None, *, ended_well: bool = False, unfinished: bool = False
+) -> dict[str, Any]:
     """The result of the run whose id contains ``wanted``; of the newest finished run without one.
 
     Where that is not the newest of all, a note on standard error says why.
@@ -20,18 +22,22 @@ def chosen_run(store: Store, wanted: str | None, *, ended_well: bool = False) ->
         store: where to look.
         wanted: an id or a part of it.
         ended_well: without ``wanted``, prefer the newest run whose status is ``ok``.
+        unfinished: take what a run has done so far where it has no result: if it is named, or no run has one.
 
     Raises:
         UsageError: no such run, or several.
     """
     records = store.runs()
     finished = [record for record in records if record.result is not None]
-    if not finished:
+    if not finished and not (unfinished and records):
         raise UsageError(
             f"the store `{store.root}` holds no finished run", code="MC215", hint="run `mcomp apply RECIPE` first"
         )
     if wanted is not None:
-        return _result(_named(records, wanted))
+        named = _named(records, wanted)
+        return _so_far(named) if unfinished else _result(named)
+    if not finished:
+        return _so_far(records[0])
     well = [record for record in finished if _result(record)["status"] == "ok"] if ended_well else finished
     found = (well or finished)[0]
     for record in records[: records.index(found)]:
@@ -49,9 +55,6 @@ def _named(records: list[RunRecord], wanted: str) -> RunRecord:
     if len(found) > 1:
         listed = ", ".join(record.id for record in found[:3])
         raise UsageError(f"{len(found)} runs match `{wanted}`: {listed}", code="MC215", hint="give more of the id")
-    if found[0].result is None:
-        message = f"run {found[0].id} {_state(found[0])}"
-        raise UsageError(message, code="MC215", hint="run the recipe again: what it finished is kept")
     return found[0]
 
 
@@ -64,6 +67,17 @@ def _state(record: RunRecord) -> str:
     return f"has a damaged `result.json` ({fault})" if fault else "is not finished"
 
 
+def _so_far(record: RunRecord) -> dict[str, Any]:
+    from mcomp.store.run_events import result_so_far
+
+    if record.result is None and (found := result_so_far(record.path)):
+        say(f"note: run {record.id} {_state(record)}; this is what it had done", error=True)
+        return found
+    return _result(record)
+
+
 def _result(record: RunRecord) -> dict[str, Any]:
-    assert record.result is not None
+    if record.result is None:
+        message = f"run {record.id} {_state(record)}"
+        raise UsageError(message, code="MC215", hint="run the recipe again: what it finished is kept")
     return record.result

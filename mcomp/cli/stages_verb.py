@@ -131,7 +131,7 @@ def _as_written(default: Any) -> str:
 
 
 def _print_one(stage: dict[str, Any]) -> None:
-    from mcomp.report.table import print_table
+    from mcomp.report.table import READABLE, print_table
 
     out = sys.stdout
     out.write(f"{stage['name']} (version {stage['version']}): {stage['summary']}\n")
@@ -139,4 +139,4 @@ def _print_one(stage: dict[str, Any]) -> None:
         if stage[word]:
             out.write(f"  {word}: {', '.join(stage[word])}\n")
     out.flush()
-    print_table("options", OPTION_COLUMNS, [option_row(option) for option in stage["options"]])
+    print_table("options", OPTION_COLUMNS, [option_row(option) for option in stage["options"]], widest=READABLE)

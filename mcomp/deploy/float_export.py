@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import onnx
@@ -17,6 +18,9 @@ from mcomp.errors import StageError
 
 #: The newest opset that the TorchScript route writes.
 DEFAULT_OPSET = 20
+
+#: Of ``torch._C``: turns the log of the TorchScript exporter on and off.
+_SWITCH = "_jit_set_onnx_log_enabled"
 
 Marked = TypeVar("Marked")
 
@@ -40,7 +44,7 @@ def export_float(
     for route, export in routes.items():
         try:
             model, marked = prepare(route)
-            with warnings.catch_warnings(), torch.no_grad():
+            with warnings.catch_warnings(), _no_graphs(), torch.no_grad():
                 warnings.simplefilter("ignore")  # tracer and deprecation warnings about code that is not the user's
                 return export(model.eval(), example_inputs, opset), marked
         except StageError:
@@ -53,6 +57,24 @@ def export_float(
         why="; ".join(f"{route}: {type(error).__name__}: {_first_line(error)}" for route, error in failures.items()),
         hint="replace the operation named there by one that ONNX has, or keep that part out of the network",
     ) from failures["torchscript"]
+
+
+@contextmanager
+def _no_graphs() -> Iterator[None]:
+    """Keep the TorchScript exporter from printing its whole graph where it fails, for then the other route is tried.
+
+    The C++ half prints it, past ``sys.stdout``; the Python half turns that log on, however it was set before.
+    """
+    switch = getattr(torch._C, _SWITCH, None)
+    if switch is None:  # of another version of torch
+        yield
+        return
+    switch(False)
+    setattr(torch._C, _SWITCH, lambda _on: None)
+    try:
+        yield
+    finally:
+        setattr(torch._C, _SWITCH, switch)
 
 
 def _names(example_inputs: tuple[Tensor, ...]) -> list[str]:

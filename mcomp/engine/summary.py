@@ -26,13 +26,19 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
                 visible(stage["id"]),
                 top1_text(metrics.get("top1")),
                 count_text(metrics.get("params")),
-                count_text(metrics.get("macs")),
+                _macs_text(metrics),
                 bytes_text(metrics.get("bytes")),
                 latency_text(metrics),
                 status,
             )
         )
     return found
+
+
+def _macs_text(metrics: dict[str, Any]) -> str:
+    """``287 k``; where weights were set to zero also what is left of them: ``287 k (144 k effective)``."""
+    text = count_text(metrics.get("macs"))
+    return f"{text} ({count_text(metrics['effective_macs'])} effective)" if "effective_macs" in metrics else text
 
 
 def remarks(result: dict[str, Any]) -> list[str]:

@@ -34,14 +34,15 @@ def refuse_unfit(model: nn.Module, stages: Iterable[RecipeStage], recipe: Recipe
         PreflightError: MC263, the first that cannot do what its options ask.
     """
     for stage in stages:
-        if not _keeps_names(stage, recipe):
+        if not keeps_names(stage, recipe):
             continue
         for finding in stage.cls.preflight(model, stage.options):
             path = ".".join(["stages", stage.id, *map(str, finding.option)])
             raise PreflightError(f"`{path}`: {finding.message}", code="MC263", hint=finding.hint)
 
 
-def _keeps_names(stage: RecipeStage, recipe: Recipe) -> bool:
+def keeps_names(stage: RecipeStage, recipe: Recipe) -> bool:
+    """Whether mcomp's own stages alone come before a stage."""
     entries = {one.id: one for one in recipe.stages}
     source = stage.source
     while source is not None:

@@ -16,12 +16,13 @@ from mcomp.engine.damage import DamagedArtifactError, present
 from mcomp.engine.events import EventLog, progress_of
 from mcomp.engine.keys import KeyMaker
 from mcomp.engine.metering import Effort, common_metrics
+from mcomp.engine.model_fit import check_fit
 from mcomp.engine.planning import Plan, PlannedStage, Walk
 from mcomp.engine.result_check import check_answer, checked_result, unrecorded_change
 from mcomp.engine.shelf import Shelf
 from mcomp.engine.signals import StopFlag
 from mcomp.engine.unfit import names_layers, refuse_unfit
-from mcomp.errors import PreflightError, StoreError
+from mcomp.errors import StoreError
 from mcomp.stages.base import COMMON_METRICS, Metrics, StageContext, StageResult
 from mcomp.store.atomic import storage_errors
 from mcomp.store.digest import finite, sha256_json
@@ -93,56 +94,17 @@ class Workbench:
         Then ask the stages that would run whether they can work on the like of it.
 
         Raises:
-            PreflightError: the model cannot take this data or has too few outputs, or MC263, a stage cannot do what
-                its options ask on this model.
+            PreflightError: the model cannot take this data or has another number of outputs, or MC263, a stage cannot
+                do what its options ask on this model.
         """
         asked = [line.stage for line in plan.stages if line.status in ("run", "resume")]
         if self.shelf.fits(self.recipe) and not any(names_layers(stage) for stage in asked):
             return
         model = self.initial_model()
         if not self.shelf.fits(self.recipe):
-            self._check_fit(model)
+            check_fit(model, self.data, self.recipe, asked)
             self.shelf.remember_fit(self.recipe)
         refuse_unfit(model, asked, self.recipe)
-
-    def _check_fit(self, model: nn.Module) -> None:
-        shape = tuple(self.example_inputs[0].shape)
-        now = f"`data.image_size` (now {shape[-2]}x{shape[-1]}) or `data.channels` (now {shape[1]})"
-        try:
-            with torch.inference_mode():
-                output = model(*self.example_inputs)
-        except Exception as error:
-            raise PreflightError(
-                f"model `{self.recipe.model.name}` cannot take an input of shape {shape}: {error}",
-                code="MC260",
-                hint=f"set {now} to what it expects",
-            ) from error
-        self._check_output(output)
-
-    def _check_output(self, output: object) -> None:
-        """One score per class for each image.
-
-        Raises:
-            PreflightError: MC261, it is something else.
-        """
-        images, classes = len(self.example_inputs[0]), self.data.num_classes
-        hint = f"let `forward` return one tensor of logits, of shape (images, {classes})"
-        if not isinstance(output, torch.Tensor):
-            parts = f" of {len(output)}" if isinstance(output, tuple | list | dict) else ""
-            found = f"returns a {type(output).__name__}{parts}, not one tensor"
-        elif output.dim() != 2 or output.shape[0] != images:
-            found = f"returns a tensor of shape {tuple(output.shape)} for {images} images"
-        elif output.shape[1] < classes:
-            found = f"gives {output.shape[1]} scores per image"
-            hint = f"set `model.num_classes: {classes}`"
-        else:
-            return
-        raise PreflightError(
-            f"model `{self.recipe.model.name}` {found}; data `{self.data.name}` has {classes} classes, "
-            "and each wants one score per image",
-            code="MC261",
-            hint=hint,
-        )
 
     def model_of(self, artifact: str | None) -> nn.Module:
         """The model that a stage receives: the committed artifact, never what lay in memory before it."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mcomp.metrics.accuracy import in_eval_mode
+from mcomp.metrics.samples import first_sample
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,14 @@ def count(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Cost:
         model: left as it was.
         example_inputs: a batch that the model accepts, of any batch size.
     """
-    one = tuple(tensor[:1] for tensor in example_inputs)
-    with torch.no_grad(), in_eval_mode(model), _visible_attention():
-        try:
-            macs = _macs_on_meta(model, one)
-        except Exception:  # whatever a forward that reads values (`.item()`, plain-attribute tensors) raises there
-            macs = _macs(model, one)
-    return Cost(parameter_count(model), macs)
+
+    def macs(one: _Pass) -> int:
+        with FlopCounterMode(display=False) as counter:
+            one.run()
+        return int(counter.get_total_flops()) // 2
+
+    with _visible_attention():
+        return Cost(parameter_count(model), _observed(model, example_inputs, macs))
 
 
 def effective_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
@@ -59,13 +63,15 @@ def effective_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
         model: left as it was.
         example_inputs: a batch that the model accepts, of any batch size.
     """
-    one = tuple(tensor[:1] for tensor in example_inputs)
-    with torch.no_grad(), in_eval_mode(model), _visible_attention():
-        try:
-            idle = _idle_macs_on_meta(model, one)
-        except Exception:  # as in `count`
-            idle = _idle_macs(model, one)
-    return count(model, example_inputs).macs - idle
+
+    def idle(one: _Pass) -> int:
+        zeros = _ZeroWeights((one.tensors[name], weight) for name, weight in model.named_parameters())
+        with zeros:
+            one.run()
+        return zeros.flops // 2
+
+    with _visible_attention():
+        return count(model, example_inputs).macs - _observed(model, example_inputs, idle)
 
 
 def output_shape(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
@@ -75,12 +81,7 @@ def output_shape(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[
         model: left as it was.
         example_inputs: a batch that the model accepts, of any batch size.
     """
-    one = tuple(tensor[:1] for tensor in example_inputs)
-    with torch.no_grad(), in_eval_mode(model):
-        try:
-            found = _run_on_meta(model, one)
-        except Exception:  # as in `count`
-            found = model(*one)
+    found = _observed(model, example_inputs, lambda one: one.run())
     return tuple(found.shape[1:]) if isinstance(found, Tensor) else None
 
 
@@ -94,34 +95,24 @@ def parameter_count(model: nn.Module) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def _macs_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Only shapes are computed: exact, and no arithmetic is done."""
-    with FlopCounterMode(display=False) as counter:
-        _run_on_meta(model, inputs)
-    return int(counter.get_total_flops()) // 2
+class _Pass(NamedTuple):
+    """One sample through a model, to be run once, and the tensors by name that it computes with."""
+
+    tensors: Mapping[str, Tensor]
+    run: Callable[[], object]
 
 
-def _run_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> object:
-    named = [*model.named_parameters(), *model.named_buffers()]
-    tensors = {name: tensor.detach().to("meta") for name, tensor in named}
-    return functional_call(model, tensors, tuple(tensor.to("meta") for tensor in inputs))
-
-
-def _idle_macs_on_meta(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    weights = dict(model.named_parameters())
-    ghosts = {name: weight.detach().to("meta") for name, weight in weights.items()}
-    buffers = {name: buffer.detach().to("meta") for name, buffer in model.named_buffers()}
-    zeros = _ZeroWeights((ghosts[name], weight) for name, weight in weights.items())
-    with zeros:
-        functional_call(model, ghosts | buffers, tuple(tensor.to("meta") for tensor in inputs))
-    return zeros.flops // 2
-
-
-def _idle_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    zeros = _ZeroWeights((weight, weight) for weight in model.parameters())
-    with zeros:
-        model(*inputs)
-    return zeros.flops // 2
+def _observed(model: nn.Module, example_inputs: tuple[Tensor, ...], observe: Callable[[_Pass], Seen]) -> Seen:
+    """What ``observe`` sees of a pass: one on the meta device, where only shapes are computed, else a real one."""
+    sample = first_sample(example_inputs)
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad(), in_eval_mode(model):
+        try:
+            ghosts = {name: tensor.detach().to("meta") for name, tensor in own.items()}
+            inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, sample)
+            return observe(_Pass(ghosts, lambda: functional_call(model, ghosts, inputs)))
+        except Exception:  # whatever a forward that reads values (`.item()`, plain-attribute tensors) raises there
+            return observe(_Pass(own, lambda: model(*sample)))
 
 
 class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
@@ -157,12 +148,6 @@ class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        model(*inputs)
-    return int(counter.get_total_flops()) // 2
 
 
 @contextmanager

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mcomp.metrics.accuracy import in_eval_mode
+from mcomp.metrics.samples import with_samples
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def model_latency(
         runs: measured calls.
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    inputs = tuple(batch_of(tensor, batch).to(device) for tensor in example_inputs)
+    inputs = on_device(with_samples(example_inputs, batch), device)
 
     def forward() -> None:
         model(*inputs)
@@ -85,6 +88,12 @@ def model_latency(
     with torch.inference_mode(), in_eval_mode(model), _threads(threads):
         found = latency(forward, warmup=warmup, runs=runs, batch=batch)
     return replace(found, threads=threads or found.threads)
+
+
+def on_device(inputs: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    """The inputs with every tensor on ``device``."""
+    found: tuple[Any, ...] = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
+    return found
 
 
 def batch_of(tensor: Tensor, batch: int) -> Tensor:

@@ -96,9 +96,9 @@ class Allocation:
     def rounded(self, wanted: float, group: ChannelGroup, base: int, min_channels: int) -> int:
         """As :func:`rounded`; all, where nothing says that any should go."""
         told = self.ratio is None or group.name in self.fixed
-        return (
-            group.channels if told and wanted >= group.channels else rounded(wanted, group.channels, base, min_channels)
-        )
+        if told and wanted >= group.channels:
+            return group.channels
+        return rounded(wanted, group.channels, base, group.least(min_channels))
 
     def _above(self, scores: dict[str, Tensor], ratio: float | None) -> dict[str, int]:
         if ratio is None:

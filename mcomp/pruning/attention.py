@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -14,7 +15,8 @@ class PrunableAttention(nn.MultiheadAttention):
     """``nn.MultiheadAttention`` with widths of its own for queries and keys, for values, and for the model.
 
     PyTorch's takes all of them for one number. Parameters have the same names; a module is made by :func:`freed`, in
-    place, and computes the same. The softmax keeps the scale that the network was trained with.
+    place, and computes the same. The softmax keeps the scale that the network was trained with. It cannot be scripted:
+    for TorchScript, trace the pruned network (``torch.jit.trace``).
 
     Attributes:
         qk_dim: channels of a head in queries and keys.
@@ -62,8 +64,10 @@ class PrunableAttention(nn.MultiheadAttention):
         elif not self.batch_first:
             turned = {id(tensor): tensor.transpose(0, 1) for tensor in (query, key, value)}
             query, key, value = (turned[id(tensor)] for tensor in (query, key, value))  # one tensor stays one
-        q, k, v = (self._split(part) for part in self._projected(query, key, value))
+        q, k, v = self._projected(query, key, value)
         mask = self._mask(attn_mask, key_padding_mask, query, key, is_causal)
+        k, v, mask = self._with_own_positions(k, v, mask)
+        q, k, v = (self._split(part) for part in (q, k, v))
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -94,6 +98,21 @@ class PrunableAttention(nn.MultiheadAttention):
         biases = (None, None, None) if bias is None else torch.split(bias, widths)
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         return q, k, v
+
+    def _with_own_positions(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values of ``add_bias_kv`` and ``add_zero_attn`` behind those of the sequence; no mask hides them."""
+        bias_k: Tensor | None = self.bias_k
+        bias_v: Tensor | None = self.bias_v
+        own: list[tuple[Tensor | float, Tensor | float]] = []
+        if bias_k is not None and bias_v is not None:
+            own.append((bias_k, bias_v))
+        if self.add_zero_attn:
+            own.append((0.0, 0.0))
+        if own:  # made of a position that is there, so that each is seen to hold the same channels
+            k = torch.cat([k, *(k[:, :1] * 0 + key for key, _ in own)], 1)
+            v = torch.cat([v, *(v[:, :1] * 0 + value for _, value in own)], 1)
+            mask = None if mask is None else F.pad(mask, (0, len(own)))
+        return k, v, mask
 
     def _split(self, tensor: Tensor) -> Tensor:
         """``(batch, heads, length, width)``."""
@@ -133,8 +152,24 @@ def freed(module: nn.MultiheadAttention) -> PrunableAttention:
 
 
 def free_attention(model: nn.Module) -> nn.Module:
-    """Free every attention module of ``model`` that can be, in place, and return it."""
+    """Free every attention module of ``model``, in place, and return it."""
     for module in model.modules():
-        if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn:
+        if type(module) is nn.MultiheadAttention:
             freed(module)
+    pad_as_tensors(model.modules())
     return model
+
+
+def _holds_freed(module: nn.Module) -> bool:
+    return any(isinstance(inside, PrunableAttention) for inside in module.modules())
+
+
+def pad_as_tensors(modules: Iterable[nn.Module]) -> None:
+    """Turn nested tensors off, in place, in encoders among ``modules`` that hold an attention that was freed.
+
+    In eval mode ``nn.TransformerEncoder`` packs padded sequences into a nested tensor, which its layers' fused path
+    alone can read. As in training, padded positions then hold values that nothing attends to, not zeros.
+    """
+    for module in modules:
+        if isinstance(module, nn.TransformerEncoder) and _holds_freed(module):
+            module.enable_nested_tensor = module.use_nested_tensor = False

@@ -18,7 +18,7 @@ from mcomp.pruning.rules import rule
 from mcomp.pruning.tracing import Tracer
 
 
-@rule("bmm", "baddbmm", "_int_mm")
+@rule("bmm", "baddbmm")
 def _product(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
     """``(B, M, K) @ (B, K, N)``, where at most one of M, K and N holds channels."""
     added, left, right = args[:3] if len(args) == 3 else (None, *args[:2])
@@ -35,7 +35,7 @@ def _product(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, A
         tracer.space.couple(labels, found.expand(out.shape))
     tracer.mark(out, found.expand(out.shape))
     if holds[2]:
-        tracer.hand_on(out, "queries", a)
+        tracer.mark_queries(out, a)
     return True
 
 

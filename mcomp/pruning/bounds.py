@@ -249,14 +249,14 @@ def _widths(group: ChannelGroup, base: int, min_channels: int, allocation: Alloc
     ranked = allocation.ratio is not None and group.name not in allocation.fixed
     if may_stay:  # what the others ask for, or its own refusal, may set it
         budgeted = float(group.channels if ranked else 0)
-        found = {rounded(above, group.channels, base, min_channels) for above in range(group.channels + 1)}
+        found = {rounded(above, group.channels, base, group.least(min_channels)) for above in range(group.channels + 1)}
         return [Width(kept, 0, budgeted) for kept in sorted({*found, group.channels})]
     if not ranked:
         wanted = allocation.fixed.get(group.name, float(group.channels))
         return [Width(allocation.rounded(wanted, group, base, min_channels), 0, 0)]
     reached: dict[int, tuple[float, float]] = {}
     for above in range(group.channels + 1):
-        kept = rounded(above, group.channels, base, min_channels)
+        kept = rounded(above, group.channels, base, group.least(min_channels))
         least, most = reached.get(kept, (above, above))
         reached[kept] = min(least, above), max(most, above)
     return [Width(kept, *counts) for kept, counts in sorted(reached.items())]
@@ -293,7 +293,8 @@ def _suspects(
     uncertain: set[str] = set()
     for group in groups.prunable:
         base = bases[group.name]
-        lattice = sorted({rounded(above, group.channels, base, min_channels) for above in range(group.channels + 1)})
+        least = group.least(min_channels)
+        lattice = sorted({rounded(above, group.channels, base, least) for above in range(group.channels + 1)})
         certain = base % balanced_base(group, groups.trace) == 0
         if not certain:
             uncertain.add(group.name)

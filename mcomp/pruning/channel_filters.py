@@ -28,6 +28,7 @@ class ChannelFilters:
 
     These are the filters of each producing layer and the scales of the batch norms behind them. A scale has to be part
     of its group: behind a batch norm the length of a filter alone says nothing, for any length gives the same output.
+    What takes no gradient counts and stays as it is; a kernel that is a buffer does not count.
 
     Args:
         model: any module; unchanged.
@@ -40,15 +41,17 @@ class ChannelFilters:
     def __init__(self, model: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
         groups = trace(model, example_inputs)
         scales = set(groups.trace.gammas)
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._channels = {group.name: group.channels for group in groups.prunable}
-        self._parts = {
+        found = {
             group.name: [
                 _part(axis, model.get_parameter(axis.parameter).device)
                 for axis in group.coupled
-                if axis.role == "rows" or axis.parameter in scales
+                if axis.parameter in parameters and (axis.role == "rows" or axis.parameter in scales)
             ]
             for group in groups.prunable
         }
+        self._parts = {name: parts for name, parts in found.items() if parts}
         if not self._parts:
             raise StageError(
                 "the network has no channel that a penalty on its filters could drive out",
@@ -79,6 +82,8 @@ class ChannelFilters:
         for name, of_channel in factors.items():
             for part in self._parts[name]:
                 weight = model.get_parameter(part.parameter)
+                if not weight.requires_grad:
+                    continue
                 along = torch.ones(weight.shape[part.axis], dtype=weight.dtype, device=weight.device)
                 slots = of_channel.to(weight.device, weight.dtype)[part.members.to(weight.device)]
                 along[part.indices.to(weight.device)] = slots

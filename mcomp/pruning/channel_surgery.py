@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from mcomp.errors import StoreError
-from mcomp.pruning.attention import PrunableAttention, freed
+from mcomp.pruning.attention import PrunableAttention, freed, pad_as_tensors
+from mcomp.pruning.copying import structural_copy
+from mcomp.pruning.kept_values import KeptValues, kept_values
 
 #: Rows of a recurrent layer's weights for each channel of its state.
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -45,7 +47,7 @@ class Cut:
             "axis": self.axis,
             "role": self.role,
             "groups": self.groups,
-            "runs": _runs(self.indices.tolist()),
+            "runs": _runs(self.indices),
         }
 
     @classmethod
@@ -99,7 +101,7 @@ class Surgery:
             factors = torch.ones(weight.shape[change.axis], dtype=weight.dtype, device=weight.device)
             factors[change.indices.to(weight.device)] = change.factor
             changed = weight.detach() * factors.reshape(shape)  # in a parameter of its own: this one may be shared
-            setattr(owner, attribute, nn.Parameter(changed, requires_grad=weight.requires_grad))
+            setattr(owner, attribute, _in_place_of(weight, changed))
         return model
 
     def as_entry(self) -> dict[str, Any]:
@@ -111,21 +113,23 @@ class Surgery:
 def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] = ()) -> nn.Module:
     """Apply ``cuts`` to ``model`` in place, transferring the weights, and return it."""
     cuts = list(cuts)
-    _free_attention(model, cuts)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    _free_attention(modules, cuts)
     touched: dict[int, nn.Module] = {}
     # columns of a group convolution are cut row by row: its rows must be the final ones
     for cut in sorted(cuts, key=lambda cut: cut.role == "columns"):
-        owner, attribute = _owner(model, cut.parameter)
+        path, _, attribute = cut.parameter.rpartition(".")
+        owner = modules[path] if path in modules else model.get_submodule(path)
         old = getattr(owner, attribute)
         new = _cut(old.detach(), cut)
         if isinstance(old, nn.Parameter):
-            setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad))
+            setattr(owner, attribute, _in_place_of(old, new))
         else:
             owner._buffers[attribute] = new
         touched[id(owner)] = owner
     for width in widths:
         _set_width(model.get_submodule(width.module), width)
-    for module in model.modules():
+    for module in dict.fromkeys(modules.values()):
         if isinstance(module, PrunableAttention):
             module.update_widths()
         elif id(module) in touched:
@@ -134,19 +138,20 @@ def cut_channels(model: nn.Module, cuts: Iterable[Cut], widths: Iterable[Width] 
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """Undo, at the end of the block, what surgery does to ``model`` in it: parameters, widths, classes of modules."""
+def restored(model: nn.Module) -> Iterator[KeptValues]:
+    """Undo, at the end of the block, what is done to ``model`` in it: parameters, their values, widths, classes."""
     before = [
         (module, type(module), {name: _held(value) for name, value in vars(module).items()})
         for module in model.modules()
     ]
-    try:
-        yield
-    finally:
-        for module, cls, attributes in before:
-            module.__class__ = cls
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
+    with kept_values(model.parameters()) as kept:
+        try:
+            yield kept
+        finally:
+            for module, cls, attributes in before:
+                module.__class__ = cls
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
 
 
 def _held(value: Any) -> Any:
@@ -154,13 +159,14 @@ def _held(value: Any) -> Any:
     return value.copy() if type(value) in (dict, list) else value
 
 
-def _free_attention(model: nn.Module, cuts: Iterable[Cut]) -> None:
+def _free_attention(modules: dict[str, nn.Module], cuts: Iterable[Cut]) -> None:
     """PyTorch's attention knows one width only: that which is cut is turned into one with several."""
     for path in {cut.parameter.rpartition(".")[0] for cut in cuts}:
         for around in (path, path.rpartition(".")[0]):  # its output projection is a module inside it
-            module = model.get_submodule(around)
+            module = modules.get(around)
             if type(module) is nn.MultiheadAttention:
                 freed(module)
+    pad_as_tensors(modules.values())
 
 
 def _set_width(module: nn.Module, width: Width) -> None:
@@ -176,7 +182,7 @@ def own_parameters(pruned: nn.Module, original: nn.Module) -> nn.Module:
     for module in pruned.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in shared:
-                copy_of = copies.setdefault(id(parameter), copy.deepcopy(parameter))
+                copy_of = copies.setdefault(id(parameter), _in_place_of(parameter, parameter.detach().clone()))
                 setattr(module, name, copy_of)
     return pruned
 
@@ -186,7 +192,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
     Surgery replaces parameters and never writes into them, so large networks need not be duplicated to be cut.
     """
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    return structural_copy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
@@ -210,6 +216,13 @@ def replay(model: nn.Module, entry: dict[str, Any]) -> nn.Module:
 def _owner(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
     path, _, attribute = parameter.rpartition(".")
     return model.get_submodule(path), attribute
+
+
+def _in_place_of(old: nn.Parameter, values: Tensor) -> nn.Parameter:
+    """A parameter of these values, with whatever was noted on ``old``: that it takes no weight decay, say."""
+    made = nn.Parameter(values, requires_grad=old.requires_grad)
+    made.__dict__.update(old.__dict__)
+    return made
 
 
 def _cut(tensor: Tensor, cut: Cut) -> Tensor:
@@ -249,6 +262,8 @@ def _update_widths(module: nn.Module) -> None:
         weight = module.get_parameter("weight_ih_l0")
         module.input_size = weight.shape[1]
         module.hidden_size = weight.shape[0] // _GATES[module.mode]
+        if module.proj_size:
+            module.proj_size = module.get_parameter("weight_hr_l0").shape[0]
     elif isinstance(module, nn.RNNCellBase):
         module.input_size = module.weight_ih.shape[1]
         module.hidden_size = module.weight_hh.shape[1]
@@ -256,11 +271,9 @@ def _update_widths(module: nn.Module) -> None:
         module.num_parameters = module.weight.numel()
 
 
-def _runs(indices: list[int]) -> list[list[int]]:
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index:
-            runs[-1][1] += 1
-        else:
-            runs.append([index, index + 1])
-    return runs
+def _runs(indices: Tensor) -> list[list[int]]:
+    """``[start, stop]`` of each stretch of numbers that follow one another."""
+    values = indices.numpy()
+    breaks = (values[1:] != values[:-1] + 1).nonzero()[0]
+    starts, stops = [values[:1], values[breaks + 1]], [values[breaks], values[-1:]]
+    return np.stack([np.concatenate(starts), np.concatenate(stops) + 1], 1).tolist()  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from mcomp.metrics.accuracy import in_eval_mode
+from mcomp.metrics.samples import first_sample
 from mcomp.pruning.channel_groups import ChannelGroups
 
 
@@ -131,7 +132,7 @@ def _uses(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, float]:
     handles = [layer.register_forward_hook(used) for layer in layers]
     try:
         with torch.no_grad(), in_eval_mode(model):
-            model(*(tensor[:1] for tensor in inputs))
+            model(*first_sample(inputs))
     finally:
         for handle in handles:
             handle.remove()

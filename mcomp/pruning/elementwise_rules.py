@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mcomp.pruning.labels import SETTLED, narrowed, varies
+from mcomp.pruning.labels import SETTLED, lowest, varies
+from mcomp.pruning.operator_names import as_written
 from mcomp.pruning.rules import rule
 from mcomp.pruning.tracing import Tracer
 
@@ -22,9 +23,12 @@ def pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, 
     """Elements that meet stay together; one that is spread over several channels cannot go with any of them."""
     if not isinstance(out, Tensor):
         return False
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if len(tensors) == 1 and tracer.weight(tensors[0]) is not None and torch.Tag.pointwise not in func.tags:
-        return view_of_weight(tracer, tensors[0], out, swap=False)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)] if kwargs else _tensors(args)
+    if len(tensors) == 1:
+        if tracer.weight(tensors[0]) is not None and torch.Tag.pointwise not in func.tags:
+            return view_of_weight(tracer, tensors[0], out, swap=False)
+        tracer.mark(out, tracer.labels_of(tensors[0]).broadcast_to(out.shape), compact=True)
+        return True
     operands = _operands(tracer, tensors, out.shape)
     if _joins_what_is_settled(tracer, tensors, operands, out):
         tracer.mark(out, torch.full([1] * out.ndim, SETTLED).expand(out.shape))
@@ -33,7 +37,7 @@ def pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, 
     for index, labels in enumerate(operands):
         spread = labels.broadcast_to(out.shape)
         if any(_is_spread(labels, spread, other) for other in [*operands[:index], *operands[index + 1 :]]):
-            tracer.space.fix(labels, f"is spread over other channels by `{func.overloadpacket.__name__}`")
+            tracer.space.fix(labels, f"is spread over other channels by `{as_written(func.overloadpacket.__name__)}`")
         elif carried is None:
             carried = spread
         else:
@@ -43,6 +47,20 @@ def pointwise(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, 
         return False
     tracer.mark(out, carried, compact=True)
     return True
+
+
+@rule("exp", "exp_", "exp2", "exp2_")
+def _exponential(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
+    followed = pointwise(tracer, func, args, kwargs, out)
+    tracer.mark_exponential(out)
+    return followed
+
+
+def _tensors(args: Sequence[Any]) -> list[Tensor]:
+    """Every tensor among the arguments."""
+    if any(isinstance(value, list | tuple | dict) for value in args):
+        return [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    return [value for value in args if isinstance(value, Tensor)]
 
 
 def _joins_what_is_settled(tracer: Tracer, tensors: Sequence[Tensor], operands: Sequence[Tensor], out: Tensor) -> bool:
@@ -65,7 +83,7 @@ def _joins_what_is_settled(tracer: Tracer, tensors: Sequence[Tensor], operands: 
     if not all(_meets(labels.broadcast_to(out.shape), settled) for labels in others):
         return False
     for labels in others:
-        tracer.space.fix(labels, f"is a value for each head of the attention in `{tracer.module}`")
+        tracer.space.fix(labels, f"is a value for each head of the attention in `{tracer.module or 'forward'}`")
     return True
 
 
@@ -97,7 +115,7 @@ def _operands(tracer: Tracer, tensors: Sequence[Tensor], shape: torch.Size) -> l
 
 def _filled(carried: Tensor, other: Tensor) -> Tensor:
     """``carried``, and where that is of no channel, ``other``."""
-    if bool((narrowed(carried) > SETTLED).all()):
+    if lowest(carried) > SETTLED:
         return carried
     return torch.where(carried > SETTLED, carried, other)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,8 +24,10 @@ from mcomp.pruning.matching import (
     split_groups,
 )
 from mcomp.pruning.passes import TraceFailure, trace_labels
+from mcomp.pruning.salvage import largest_that_works
 from mcomp.pruning.scaling import rescalings
 from mcomp.pruning.tracing import Trace
+from mcomp.pruning.whole_layers import left_whole
 from mcomp.pruning.widths import Rule, WidthRules
 
 NO_NORM = "has no batch norm, and `importance: bn_gamma` ranks by it (`importance: l1` does not need one)"
@@ -63,6 +66,8 @@ class Fitting:
     ties: int = 0
     macs: int = 0
     _bases: dict[tuple[str, bool], int] = field(default_factory=dict)
+    _accused: list[set[str]] = field(default_factory=list)
+    _untied: list[set[str]] = field(default_factory=list)
 
     def run(self) -> Surgery:
         """What to do; no cuts where every count rounds up to the whole width.
@@ -73,9 +78,13 @@ class Fitting:
         while True:
             counts = self.counts()
             try:
-                return self._surgery(counts)
+                surgery = self._surgery(counts)
             except Mismatch as mismatch:
                 self._give_way(mismatch, {name for name, kept in counts.items() if kept < len(self.scores[name])})
+                continue
+            if not self._accused:
+                return surgery
+            self._acquit()
 
     def leave(self, surgery: Surgery, reason: str) -> bool:
         """Leave whole the groups whose weights had to be multiplied; False where none is left to be pruned."""
@@ -86,6 +95,42 @@ class Fitting:
         self.groups = leave_whole(self.groups, dict.fromkeys(blamed, reason))
         return bool(blamed)
 
+    def leave_what_fails(self, works: Callable[[Surgery], bool], reason: str) -> bool:
+        """Leave whole what cannot be pruned together with the rest; False where nothing would be left to be pruned.
+
+        Args:
+            works: whether a pruned network is right.
+            reason: why the others stay.
+        """
+        before, prunable = self.groups, [group.name for group in self.groups.prunable]
+
+        def pruned_alone(names: set[str]) -> bool:
+            self.groups = leave_whole(before, dict.fromkeys({*prunable} - names, reason))
+            try:
+                return bool(names) and works(self._surgery(self.counts()))
+            except Mismatch:
+                return False
+
+        found = largest_that_works(prunable, pruned_alone)
+        self.groups = leave_whole(before, dict.fromkeys({*prunable} - found, reason))
+        return 0 < len(found) < len(prunable)
+
+    def _acquit(self) -> None:
+        """Prune those groups after all that were left whole with others, and were not the ones at fault."""
+        for names in self._accused:
+            before = self.groups
+
+            def also(readmitted: set[str], before: ChannelGroups = before) -> bool:
+                self.groups = readmit(before, readmitted)
+                try:
+                    self._surgery(self.counts())
+                except Mismatch:
+                    return False
+                return True
+
+            self.groups = readmit(before, largest_that_works(sorted(names), also))
+        self._accused = []
+
     def notes(self) -> list[str]:
         """One sentence per reason, naming the layers it keeps whole, and one on ties."""
         layers: dict[str, list[str]] = {}
@@ -93,9 +138,9 @@ class Fitting:
             reason = group.whole or self.uncut.get(group.name, "")
             if reason:
                 layers.setdefault(reason, []).extend(group.producers)
-        notes = [
-            f"left whole: {', '.join(f'`{name}`' for name in names)}: {reason}" for reason, names in layers.items()
-        ]
+        for name, reason in self.groups.unled.items():
+            layers.setdefault(reason, []).append(name)
+        notes = [left_whole(names, reason) for reason, names in layers.items()]
         if self.ties:
             notes.append(
                 f"{self.ties} channels tie with the threshold and went beyond the ratio {self.allocation.ratio:g}; "
@@ -115,7 +160,7 @@ class Fitting:
         scores = {group.name: self.scores[group.name] for group in prunable}
         wanted = self.allocation.kept(scores)
         self.ties = self.allocation.tied(scores)
-        bases = {group.name: self._base(group) for group in prunable}
+        bases = {group.name: self.base(group) for group in prunable}
         counts = self.allocation.settled(wanted, prunable, bases, self.min_channels)
         self.uncut = {
             group.name: self._why_uncut(group, bases[group.name], wanted[group.name])
@@ -126,6 +171,8 @@ class Fitting:
         return counts
 
     def _why_uncut(self, group: ChannelGroup, base: int, wanted: float) -> str:
+        if self.min_channels > wanted and self.min_channels > group.channels - base:
+            return f"`min_channels` is {self.min_channels}, of {group.channels} channels in steps of {base}"
         if base * 2 > group.channels:
             return f"{group.channels} channels hold no smaller multiple of {base}"
         if group.name in self.allocation.fixed:
@@ -134,7 +181,8 @@ class Fitting:
             return "nothing says how much of it goes"
         return f"{wanted:g} of its {group.channels} channels lie above the threshold"
 
-    def _base(self, group: ChannelGroup) -> int:
+    def base(self, group: ChannelGroup) -> int:
+        """What the count of a group must divide by, as far as is known."""
         key = group.name, group.name in self.balanced
         if key not in self._bases:
             base = group.base(self.regular)
@@ -144,32 +192,38 @@ class Fitting:
     def _tie(self, counts: dict[str, int]) -> None:
         """Give the groups of each tied set the share, of those that all of them can have, that is nearest."""
         groups = {group.name: group for group in self.groups.prunable}
-        for names in self.tied:
+        for names in list(self.tied):
             mine = [groups[name] for name in sorted(names & groups.keys())]
             if len(mine) < 2:
                 continue
+            shares = self._common_shares(mine)
+            if not shares:  # tied, none of them could go: another way has to be found
+                self.tied.remove(names)
+                self._untied.append(names)
+                continue
             wanted = sum(counts[group.name] for group in mine) / sum(group.channels for group in mine)
-            share = self._common_share(mine, wanted)
+            share = min([*shares, 1.0], key=lambda share: (abs(share - wanted), share))
             for group in mine:
                 counts[group.name] = round(group.channels * share)
+                self.uncut.pop(group.name, None)
                 if share == 1:
-                    self.uncut[group.name] = "no smaller share suits every layer around it"
+                    self.uncut[group.name] = f"with the layers around it, {wanted:.0%} are to stay: nearest to all"
 
-    def _common_share(self, groups: list[ChannelGroup], wanted: float) -> float:
-        smallest = min(groups, key=lambda group: group.channels // self._base(group))
-        step = self._base(smallest)
-        found = [
+    def _common_shares(self, groups: list[ChannelGroup]) -> list[float]:
+        """Those below 1 that all of the groups can have."""
+        smallest = min(groups, key=lambda group: group.channels // self.base(group))
+        step = self.base(smallest)
+        return [
             kept / smallest.channels
-            for kept in range(step, smallest.channels + 1, step)
+            for kept in range(step, smallest.channels, step)
             if all(self._takes(group, kept, smallest.channels) for group in groups)
         ]
-        return min(found, key=lambda share: (abs(share - wanted), share), default=1.0)
 
     def _takes(self, group: ChannelGroup, kept: int, channels: int) -> bool:
         """Whether the group can keep ``kept / channels`` of its channels."""
         count = group.channels * kept
-        least = min(self.min_channels, group.channels)
-        return count % (channels * self._base(group)) == 0 and count // channels >= least
+        least = min(group.least(self.min_channels), group.channels)
+        return count % (channels * self.base(group)) == 0 and count // channels >= least
 
     def _surgery(self, counts: dict[str, int]) -> Surgery:
         shapes = narrow_shapes(self.groups, counts)
@@ -224,21 +278,40 @@ class Fitting:
         suspects = (mismatch.groups, around, split_groups(self.groups))
         blamed = next((found & cut_groups for found in suspects if found & cut_groups), None)
         if blamed is None:
+            if self.leave_what_fails(lambda _: True, mismatch.reason):
+                return
             raise StageError(
                 f"the network cannot be pruned exactly: {mismatch.reason}",
                 code="MC416",
                 hint="keep the layers around it out with `ignore: [pattern]`",
             ) from mismatch
-        if mismatch.module is not None and self._tie_around(mismatch.module, cut_groups):
-            return
-        whole = {}
-        for group in self.groups:
-            if group.name in blamed:
-                if group.name in self.balanced or balanced_base(group, self.groups.trace) in (1, group.unit):
-                    whole[group.name] = mismatch.reason
-                else:
-                    self.balanced.add(group.name)
-        self.groups = leave_whole(self.groups, whole)
+        trace = self.groups.trace
+        uneven = {
+            group.name
+            for group in self.groups
+            if group.name in blamed - self.balanced and balanced_base(group, trace) not in (1, group.unit)
+        }
+        if uneven:
+            self.balanced |= uneven
+        elif mismatch.module is None or not self._tie_around(mismatch.module, cut_groups):
+            if len(blamed) > 1:
+                self._accused.append(blamed)
+            whole = dict.fromkeys(blamed, mismatch.reason)
+            self.groups = leave_whole(self.groups, whole | self._likewise(whole, mismatch.module))
+
+    def _likewise(self, whole: Mapping[str, str], failed: str | None) -> dict[str, str]:
+        """Groups of the same place and width in the other modules of the class that failed: they would fail in turn."""
+        if not failed:
+            return {}
+        model, widths = self.groups.trace.subject, {group.name: group.channels for group in self.groups.prunable}
+        cls, found = type(model.get_submodule(failed)), dict[str, str]()
+        for path, module in model.named_modules():
+            if type(module) is cls:
+                for name, reason in whole.items():
+                    twin = path + name.removeprefix(failed)
+                    if name.startswith(f"{failed}.") and widths.get(twin) == widths.get(name):
+                        found[twin] = reason
+        return found
 
     def _tie_around(self, failed: str, cut_groups: set[str]) -> bool:
         """Tie the groups that meet in the module that failed, and in every other of its class; whether that is new.
@@ -248,14 +321,16 @@ class Fitting:
         model = self.groups.trace.subject
         cls = type(model.get_submodule(failed))
         alike = [path for path, module in model.named_modules() if type(module) is cls]
+        prunable = {group.name for group in self.groups.prunable}  # one that was to stay whole may have to follow
         for meeting in (_made_in, _met_in):
-            new = [self._tie_groups(meeting(self.groups, path) & cut_groups) for path in alike]
+            found = [meeting(self.groups, path) & prunable for path in alike]
+            new = [self._tie_groups(names) for names in found if names & cut_groups]
             if any(new):
                 return True
         return False
 
     def _tie_groups(self, names: set[str]) -> bool:
-        if len(names) < 2 or any(names <= tied for tied in self.tied):
+        if len(names) < 2 or any(names <= tied for tied in [*self.tied, *self._untied]):
             return False
         others = [tied for tied in self.tied if not tied & names]
         self.tied = [*others, names.union(*(tied for tied in self.tied if tied & names))]
@@ -304,6 +379,12 @@ def nothing_to_prune(groups: ChannelGroups) -> StageError:
         why=why or "no convolution or linear layer was met in its forward",
         hint="leave the `prune` stage out, or change what keeps the layers whole",
     )
+
+
+def readmit(groups: ChannelGroups, names: set[str]) -> ChannelGroups:
+    """The same groups, those of ``names`` prunable again."""
+    changed = (replace(group, whole="") if group.name in names else group for group in groups)
+    return replace(groups, groups=tuple(changed))
 
 
 def leave_whole(groups: ChannelGroups, reasons: dict[str, str]) -> ChannelGroups:

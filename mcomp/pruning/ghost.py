@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+from mcomp.pruning.copying import structural_copy
 
 
 def ghost(model: nn.Module) -> nn.Module:
@@ -14,11 +16,11 @@ def ghost(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            memo[id(parameter)] = nn.Parameter(_without_values(parameter.detach()), parameter.requires_grad)
     for buffer in model.buffers():
         if buffer.is_floating_point():
-            memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
+            memo[id(buffer)] = _without_values(buffer.detach())
+    return structural_copy(model, memo)
 
 
 def ghostly(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -28,7 +30,11 @@ def ghostly(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _without_values(leaf: Any) -> Any:
-    return leaf.to("meta") if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+        return leaf
+    if leaf.layout is torch.strided and leaf.is_contiguous():  # what `to` makes too, and sooner
+        return torch.empty(leaf.shape, dtype=leaf.dtype, device="meta")
+    return leaf.to("meta")
 
 
 def is_ghost(model: nn.Module) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mcomp.metrics import count, interleaved, model_latency
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.metrics.cost import parameter_count
-from mcomp.metrics.timing import batch_of
+from mcomp.metrics.samples import first_sample, samples_of
+from mcomp.metrics.timing import on_device
 from mcomp.pruning.channel_groups import ChannelGroups
 from mcomp.pruning.channel_surgery import Surgery, cut_channels, restored, shared_copy
 from mcomp.pruning.cost_form import CostForm, mac_form, parameter_form
@@ -64,9 +65,8 @@ def goal_of(
 
 def macs_of_one(model: nn.Module, inputs: tuple[Tensor, ...], traced_macs: int) -> int:
     """Of one sample, as the trace counted them for the batch."""
-    first = inputs[0] if inputs else None
-    samples = len(first) if isinstance(first, Tensor) and first.ndim else 1
-    return traced_macs // samples if traced_macs % samples == 0 else count(model, inputs).macs
+    samples = samples_of(inputs)
+    return traced_macs // samples if samples and traced_macs % samples == 0 else count(model, inputs).macs
 
 
 def _predictor(
@@ -91,7 +91,7 @@ def _parameters_left(trace: Trace, done: Surgery, _macs: int) -> float:
 def _share_of_time(model: nn.Module, pruned: nn.Module, example_inputs: tuple[Tensor, ...], whole_ms: float) -> float:
     """Time of ``pruned`` over that of ``model``, run in turns, so that a busy machine is unfair to both."""
     device = next(model.parameters()).device
-    inputs = tuple(batch_of(tensor, 1).to(device) for tensor in example_inputs)
+    inputs = on_device(first_sample(example_inputs), device)
 
     def forward(network: nn.Module) -> None:
         network(*inputs)

@@ -12,15 +12,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.errors import UsageError
+from mcomp.errors import McompError, UsageError
 from mcomp.pruning.channel_groups import ChannelGroups
+from mcomp.pruning.targets import shown
 from mcomp.training.preparation import logits
 
 #: Inputs, a tensor or several, and labels.
@@ -46,13 +47,13 @@ def gradient_scores(
         Parameter and axis to ``[slices]`` float64 on the CPU.
 
     Raises:
-        UsageError: MC456, there is no batch.
+        UsageError: MC456, there is no batch, or one that the model or the loss cannot take.
     """
     twin = copy.deepcopy(model).requires_grad_(True)
-    wanted = _wanted(groups)
+    wanted = _wanted(groups, {name for name, _ in twin.named_parameters()})
     totals: dict[tuple[str, int], Tensor] = {}
     count = 0
-    for inputs, labels in batches:
+    for inputs, labels in _pairs(batches):
         twin.to(labels.device)
         parameters = dict(twin.named_parameters())
         gradients = _gradients(twin, parameters, inputs, labels, loss or _cross_entropy)
@@ -69,13 +70,30 @@ def gradient_scores(
     return {key: total / count for key, total in totals.items()}
 
 
-def _wanted(groups: ChannelGroups) -> list[tuple[str, int]]:
+def _pairs(batches: object) -> Iterator[Batch]:
+    """The batches, seen to be pairs of inputs and labels.
+
+    Raises:
+        UsageError: MC456, they are something else.
+    """
+    hint = "pass `batches=[(inputs, labels), …]`, labels as a tensor"
+    if not isinstance(batches, Iterable):
+        raise UsageError(f"`batches` is {shown(batches)}; it must give batches", code="MC456", hint=hint)
+    for place, batch in enumerate(batches, 1):
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+            raise UsageError(f"batch {place} of `batches` is no pair of inputs and labels", code="MC456", hint=hint)
+        yield batch[0], batch[1]
+
+
+def _wanted(groups: ChannelGroups, parameters: Set[str]) -> list[tuple[str, int]]:
+    """Parameters and axes to score: a buffer, such as the kernel of a blur, is the same for every channel."""
     gammas = set(groups.trace.gammas)
     found = {
         (axis.parameter, axis.axis): None
         for group in groups.prunable
         for axis in group.coupled
         if axis.role == "rows" or (axis.role == "values" and axis.parameter in gammas)
+        if axis.parameter in parameters
     }
     return list(found)
 
@@ -91,9 +109,30 @@ def _gradients(
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     given = tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in given)
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN's RNNs have no gradient in eval mode
-        value = loss(model(*given), labels)
+        value = _loss_of(model, given, labels, loss)
         found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     return {name: gradient for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
+
+
+def _loss_of(model: nn.Module, given: tuple[Tensor, ...], labels: Tensor, loss: Loss) -> Tensor:
+    try:
+        value = loss(model(*given), labels)
+    except (McompError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        own = "the loss" if loss is not _cross_entropy else "cross-entropy"
+        raise UsageError(
+            f"the model or {own} fails on a batch of `batches`: {type(error).__name__}: {text:.200}",
+            code="MC456",
+            hint="a batch is a pair `(inputs, labels)`; pass `loss=` where the labels are no classes",
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        raise UsageError(
+            f"`loss` gives {found}; it must be one number for the batch", code="MC456", hint="end it with `.mean()`"
+        )
+    return value.reshape(())
 
 
 def _cross_entropy(outputs: Any, labels: Tensor) -> Tensor:

@@ -6,18 +6,16 @@ others, and attention keeps its scale: what the pruned network has to compute, b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from mcomp.pruning.channel_surgery import Cut
+from mcomp.pruning.channel_surgery import Cut, restored
 from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, narrowed
 from mcomp.pruning.passes import plain_operators
 from mcomp.pruning.position_rules import SUMS
-from mcomp.pruning.statistics_rules import STATISTICS
 from mcomp.pruning.tracing import Trace, Tracer
 
 #: In place of labels: the channel stays, or is masked.
@@ -63,7 +61,7 @@ class Masking(Tracer):  # type: ignore[no-untyped-call]
         """What comes in says itself what stays."""
         return Site(name, role, axis, incoming, groups, 0)
 
-    def holds(self, vector: Tensor, channels: Tensor) -> None:
+    def holds(self, vectors: Sequence[Any], channels: Tensor) -> None:
         """Nothing: the values of masked channels are masked with them."""
 
     def fresh_values(self, name: str, tensor: Tensor, shape: list[int]) -> Tensor:
@@ -87,14 +85,10 @@ class Masking(Tracer):  # type: ignore[no-untyped-call]
             args = (self._masked(args[0]), *args[1:])
         elif name in _LINEAR:
             args = tuple(arg if place < len(args) - 2 else self._masked(arg) for place, arg in enumerate(args))
-        elif name in STATISTICS:
-            stays = self.labels_of(args[0]) != _MASKED
-            if not bool(narrowed(stays).all()):
-                return _statistic(name, args, kwargs, stays.to(args[0].dtype))
-        elif name in _NORMS:
-            flags = narrowed(self.labels_of(args[0]))
-            if bool((flags == _MASKED).any()):
-                return _NORMS[name](args, (self.labels_of(args[0]) != _MASKED).to(args[0].dtype))
+        elif name in _OVER_KEPT:
+            flags = self.labels_of(args[0])
+            if bool((narrowed(flags) == _MASKED).any()):
+                return _OVER_KEPT[name](args, kwargs, (flags != _MASKED).to(args[0].dtype))
         return super().compute(func, args, kwargs)
 
     def _masked(self, tensor: Tensor) -> Tensor:
@@ -105,7 +99,7 @@ class Masking(Tracer):  # type: ignore[no-untyped-call]
         return tensor.masked_fill(masked, 0) if bool(masked.any()) else tensor
 
 
-def _layer_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
+def _layer_norm(args: Sequence[Any], _options: dict[str, Any], stays: Tensor) -> tuple[Tensor, ...]:
     x, shape, weight, bias, eps = args
     dims = tuple(range(x.ndim - len(shape), x.ndim))
     mean, variance = _moments(x, stays, dims)
@@ -115,7 +109,7 @@ def _layer_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
     return (out if bias is None else out + bias), mean, scale
 
 
-def _rms_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
+def _rms_norm(args: Sequence[Any], _options: dict[str, Any], stays: Tensor) -> tuple[Tensor, ...]:
     x, shape, weight, eps = args
     dims = tuple(range(x.ndim - len(shape), x.ndim))
     square = (x.square() * stays).sum(dims, keepdim=True) / _some(stays.sum(dims, keepdim=True))
@@ -124,7 +118,7 @@ def _rms_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
     return (out if weight is None else out * weight), scale
 
 
-def _group_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
+def _group_norm(args: Sequence[Any], _options: dict[str, Any], stays: Tensor) -> tuple[Tensor, ...]:
     x, weight, bias, count, channels, _positions, groups, eps = args
     parts = x.reshape(count, groups, -1)
     mean, variance = _moments(parts, stays.reshape(parts.shape), (2,))
@@ -135,32 +129,39 @@ def _group_norm(args: Sequence[Any], stays: Tensor) -> tuple[Tensor, ...]:
     return (out if bias is None else out + bias.reshape(per_channel)), mean[..., 0], scale[..., 0]
 
 
-def _statistic(name: str, args: Sequence[Any], kwargs: dict[str, Any], stays: Tensor) -> Any:
-    x, options = args[0], dict(zip(("dim", "keepdim"), args[1:], strict=False)) | kwargs
+def _statistics(args: Sequence[Any], options: dict[str, Any], stays: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean, by the arguments of ``torch.var_mean``."""
+    x, options = args[0], dict(zip(("dim", "keepdim"), args[1:], strict=False)) | options
     given = options.get("dim")
     dims = tuple(range(x.ndim)) if given is None else (given,) if isinstance(given, int) else tuple(given)
-    count = stays.sum(dims, keepdim=True)
-    mean = (x * stays).sum(dims, keepdim=True) / _some(count)
     correction = options.get("correction", 1)
-    freedom = _some(count - (1 if correction is None else correction))
-    variance = ((x - mean).square() * stays).sum(dims, keepdim=True) / freedom
+    mean, variance = _moments(x, stays, dims, 1 if correction is None else correction)
     if not options.get("keepdim", False):
         mean, variance = mean.mean(dims), variance.mean(dims)  # of one element each
-    return {"mean": mean, "var": variance, "std": variance.sqrt(), "var_mean": (variance, mean)}[name]
+    return variance, mean
 
 
-def _moments(x: Tensor, stays: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor, stays: Tensor, dims: tuple[int, ...], correction: float = 0) -> tuple[Tensor, Tensor]:
     count = stays.sum(dims, keepdim=True)
     mean = (x * stays).sum(dims, keepdim=True) / _some(count)
-    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / _some(count)
+    return mean, ((x - mean).square() * stays).sum(dims, keepdim=True) / _some(count - correction)
 
 
 def _some(count: Tensor) -> Tensor:
-    """At least one: where nothing stays, as in the mean of a masked channel, the sum is 0 and no NaN."""
+    """At least one: where nothing stays, as over the positions of a masked channel, the sum is 0 and no NaN."""
     return count.clamp(min=1)
 
 
-_NORMS = {"native_layer_norm": _layer_norm, "_fused_rms_norm": _rms_norm, "native_group_norm": _group_norm}
+#: Ops that take statistics, over the channels that stay: by their arguments and options, and by what stays.
+_OVER_KEPT: dict[str, Callable[[Sequence[Any], dict[str, Any], Tensor], Any]] = {
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _rms_norm,
+    "native_group_norm": _group_norm,
+    "var_mean": _statistics,
+    "var": lambda *given: _statistics(*given)[0],
+    "std": lambda *given: _statistics(*given)[0].sqrt(),
+    "mean": lambda *given: _statistics(*given)[1],
+}
 
 
 def run_masked(model: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...], trace: Trace) -> Any:
@@ -173,11 +174,9 @@ def run_masked(model: nn.Module, cuts: Sequence[Cut], inputs: tuple[Tensor, ...]
         trace: that led to the cuts.
     """
     masking = Masking(model, cuts, trace)
-    for tensor in tree_leaves(inputs):
-        if isinstance(tensor, Tensor):
-            masking.mark(tensor, torch.full([1] * tensor.ndim, _STAYS).expand(tensor.shape))
+    masking.enter(inputs)
     try:
-        with torch.no_grad(), plain_operators(), masking:
+        with restored(model), torch.no_grad(), plain_operators(), masking:
             return model(*inputs)
     finally:
         masking.forget()

@@ -9,13 +9,17 @@ follows the narrow network's own order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from mcomp.pruning import signatures
 from mcomp.pruning.channel_groups import ChannelGroup, ChannelGroups, group_of_class
 from mcomp.pruning.channel_surgery import Cut
-from mcomp.pruning.labels import Site, distinct, narrowed
+from mcomp.pruning.labels import Site, narrowed
+from mcomp.pruning.slots import Integers, Key
 from mcomp.pruning.tracing import Trace
 
 
@@ -91,16 +95,8 @@ def choose(groups: ChannelGroups, narrow: Trace, scores: dict[str, Tensor], cut_
             _of_other_sites(groups, narrow), "the code splits its channels at places that do not move with them"
         )
     wide_of = _matched_classes(groups, narrow, scores, cut_groups)
-    kept = torch.zeros(len(trace.classes), dtype=torch.bool)
-    kept[wide_of[wide_of >= 0]] = True
-    cuts = []
-    for key, site in trace.sites.items():
-        if site.role == "piece":
-            continue
-        indices = _slots(site, trace, narrow.sites[key], narrow, wide_of, kept)
-        if not torch.equal(indices, torch.arange(len(site.labels))):
-            cuts.append(_cut(site, indices))
-    return cuts
+    sites = trace.sites
+    return [_cut(sites[key], torch.from_numpy(indices)) for key, indices in _slots(trace, narrow, wide_of)]
 
 
 def _of_other_sites(groups: ChannelGroups, narrow: Trace) -> set[str]:
@@ -117,24 +113,32 @@ def _cut(site: Site, indices: Tensor) -> Cut:
     return Cut(site.key, site.axis, site.role, indices, site.groups if site.role == "columns" else 1)
 
 
-def _matched_classes(groups: ChannelGroups, narrow: Trace, scores: dict[str, Tensor], cut_groups: set[str]) -> Tensor:
+def _matched_classes(groups: ChannelGroups, narrow: Trace, scores: dict[str, Tensor], cut_groups: set[str]) -> Integers:
     """``[narrow labels]`` the original class that each class of the narrow network stands for; -1 elsewhere."""
     trace = groups.trace
     numbers = signatures.hashes(trace)
     wide, thin = signatures.signatures(trace, numbers), signatures.signatures(narrow, numbers)
-    score = torch.full((len(trace.classes),), torch.inf, dtype=torch.float64)
+    score = np.full(len(trace.classes), np.inf)
     for group in groups:
         if group.name in cut_groups:
-            score[group.classes] = scores[group.name].double()
-    wide_of = torch.full((len(narrow.classes),), -1)
-    for signature in distinct(thin.values):
-        places = thin.classes[thin.values == signature]
-        candidates = wide.classes[wide.values == signature]
-        spare = candidates[score[candidates].isfinite()]
-        if len(places) > len(candidates) or len(candidates) - len(places) > len(spare):
-            raise Mismatch(_blamed(groups, narrow, places, cut_groups), "its channels are routed by their number")
-        best = score[candidates].sort(descending=True, stable=True).indices[: len(places)]
-        wide_of[places] = candidates[best].sort().values
+            score[group.classes.numpy()] = scores[group.name].double().numpy()
+    routes, of_place, places = np.unique(thin.values, return_inverse=True, return_counts=True)
+    at = routes.searchsorted(wide.values).clip(max=len(routes) - 1)
+    met = routes[at] == wide.values
+    candidates, of_candidate = wide.classes[met], at[met]
+    offered = np.bincount(of_candidate, minlength=len(routes))
+    spare = np.bincount(of_candidate[np.isfinite(score[candidates])], minlength=len(routes))
+    misfit = ((places > offered) | (offered - places > spare)).nonzero()[0]
+    if len(misfit):
+        blamed = _blamed(groups, narrow, torch.from_numpy(thin.classes[of_place == misfit[0]]), cut_groups)
+        raise Mismatch(blamed, "its channels are routed by their number")
+    best = np.lexsort((-score[candidates], of_candidate))  # of each route, the best first; of equal ones, the first
+    rank = np.arange(len(best)) - (offered.cumsum() - offered)[of_candidate[best]]
+    chosen = np.sort(best[rank < places[of_candidate[best]]])  # by class, as those of the narrow network are
+    wide_of = np.full(len(narrow.classes), -1, dtype=np.int64)
+    wide_of[thin.classes[of_place.argsort(kind="stable")]] = candidates[
+        chosen[of_candidate[chosen].argsort(kind="stable")]
+    ]
     return wide_of
 
 
@@ -157,18 +161,39 @@ def groups_of_labels(groups: ChannelGroups, labels: Tensor) -> set[str]:
     return {group.name for group in groups if int(group_of[group.classes[0]]) in roots}
 
 
-def _slots(site: Site, trace: Trace, thin: Site, narrow: Trace, wide_of: Tensor, kept: Tensor) -> Tensor:
-    """``[narrow slots]`` the original slot that each slot of the narrow site takes its weights from."""
-    classes = trace.classes[site.labels]
-    survivors = kept[classes].nonzero().flatten()
-    wanted = wide_of[narrow.classes[thin.labels]] * site.groups + signatures.group_of_slot(thin)
-    offered = (classes * site.groups + signatures.group_of_slot(site))[survivors]
-    wanted_order, offered_order = wanted.argsort(stable=True), offered.argsort(stable=True)
-    if not torch.equal(wanted[wanted_order], offered[offered_order]):
-        raise Mismatch(set(), f"`{site.key}` would read its channels in unequal numbers")
-    indices = torch.empty_like(wanted)
-    indices[wanted_order] = survivors[offered_order]
-    return indices
+def _slots(trace: Trace, narrow: Trace, wide_of: Integers) -> Iterator[tuple[Key, Integers]]:
+    """For each site that is cut, ``[narrow slots]`` the original slot that each takes its weights from."""
+    whole, thin = trace.slots, narrow.slots
+    groups = np.array([site.groups for site in trace.sites.values()], dtype=np.int64)
+    number = {key: place for place, key in enumerate(whole.keys)}
+    site_of = np.array([number[key] for key in thin.keys], dtype=np.int64)[thin.sites]
+    kept = np.zeros(len(trace.classes), dtype=bool)
+    kept[wide_of[wide_of >= 0]] = True
+    givers = (kept[whole.classes] & ~whole.of_role("piece")).nonzero()[0]
+    takers = (~thin.of_role("piece")).nonzero()[0]
+    offered = whole.classes[givers] * groups[whole.sites[givers]] + whole.groups[givers]
+    wanted = wide_of[thin.classes[takers]] * groups[site_of[takers]] + thin.groups[takers]
+    giving, taking = np.lexsort((offered, whole.sites[givers])), np.lexsort((wanted, site_of[takers]))
+    _check_pairs(trace, (whole.sites[givers[giving]], offered[giving]), (site_of[takers[taking]], wanted[taking]))
+    sources = np.empty(len(thin.sites), dtype=np.int64)
+    sources[takers[taking]] = whole.places[givers[giving]]
+    moved = np.bincount(thin.sites, sources != thin.places, minlength=len(thin.keys)).tolist()
+    starts, lengths = thin.starts.tolist(), np.diff(whole.starts).tolist()
+    at = {key: place for place, key in enumerate(thin.keys)}
+    for key, length in zip(whole.keys, lengths, strict=True):
+        place = at[key]
+        part = slice(starts[place], starts[place + 1])
+        if key[1] != "piece" and (moved[place] or part.stop - part.start != length):
+            yield key, sources[part]
+
+
+def _check_pairs(trace: Trace, offered: tuple[Integers, Integers], wanted: tuple[Integers, Integers]) -> None:
+    """See that every site is offered what it wants: sites, and for each slot the channel and its group, in order."""
+    if all(np.array_equal(one, other) for one, other in zip(offered, wanted, strict=True)):
+        return
+    for place, site in enumerate(trace.sites.values()):
+        if not np.array_equal(*(values[sites == place] for sites, values in (offered, wanted))):
+            raise Mismatch(set(), f"`{site.key}` would read its channels in unequal numbers")
 
 
 def split_groups(groups: ChannelGroups) -> set[str]:
@@ -189,4 +214,4 @@ def blamed_for_failure(groups: ChannelGroups, narrow: list[str], module: str) ->
 
 def balanced_base(group: ChannelGroup, trace: Trace) -> int:
     """The number that keeps every signature of the group at the same share, whatever the routing."""
-    return signatures.balanced_base(group.classes, signatures.signatures(trace, signatures.hashes(trace)))
+    return signatures.balanced_base(group.classes.numpy(), signatures.signatures(trace, signatures.hashes(trace)))

@@ -19,9 +19,7 @@ from mcomp.pruning.tracing import Tracer
 def _batch_norm(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
     labels = tracer.labels_of(args[0])
     channels = tracer.per_channel(labels, 1)
-    for vector in args[1:5]:
-        if isinstance(vector, Tensor):
-            tracer.holds(vector, channels)
+    tracer.holds(args[1:5], channels)
     gamma = tracer.weight(args[1]) if args[1] is not None else None
     if gamma is not None:
         tracer.gamma(gamma.name)
@@ -46,8 +44,8 @@ def _group_norm(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str
     labels, groups = tracer.labels_of(args[0]), args[6]
     channels = tracer.per_channel(labels, 1)
     vectors = [vector for vector in args[1:3] if isinstance(vector, Tensor)]
+    tracer.holds(vectors, channels)
     for vector in vectors:
-        tracer.holds(vector, channels)
         tracer.in_groups(vector, groups)
     if not vectors:
         tracer.shares(channels, groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -13,8 +14,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from mcomp.pruning.channel_surgery import restored
+from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.ghost import ghost, ghostly, is_ghost
+from mcomp.pruning.held_tensors import copied_inputs
 from mcomp.pruning.tracing import Heads, Operation, Trace, Tracer
+
+#: The key of our hooks, which is a number where PyTorch makes it.
+_HOOK: Any = "mcomp"
 
 
 class TraceFailure(Exception):
@@ -33,6 +40,8 @@ class TraceFailure(Exception):
         self.module = module
 
 
+@torch.inference_mode(False)
+@no_collection()
 def trace_labels(
     model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None = None, heads: Heads = "dims"
 ) -> Trace:
@@ -55,9 +64,16 @@ def trace_labels(
     if like is not None:
         return _traced(model, like.inputs, like, like.heads)
     try:
-        return _traced(ghost(model), ghostly(inputs), None, heads)
+        return _untouched(ghost(model), ghostly(inputs), heads)
     except (TraceFailure, NotImplementedError, RuntimeError, TypeError):  # its code asks for values, or will not copy
-        return _traced(model, inputs, None, heads)
+        return _untouched(model, inputs, heads)
+
+
+def _untouched(model: nn.Module, inputs: tuple[Tensor, ...], heads: Heads) -> Trace:
+    """The trace of ``model``, which forgets what its forward keeps for the next one: a narrow network needs another."""
+    with restored(model) as kept:
+        found = _traced(model, inputs, None, heads)
+        return replace(found, writes=kept.written)
 
 
 def _traced(model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None, heads: Heads) -> Trace:
@@ -71,28 +87,33 @@ def _traced(model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None, he
 def _followed(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...], like: Trace | None) -> Trace:
     cut_short = False
     try:
-        outputs = [_run(tracer, model, inputs)]
+        _run(tracer, model, inputs)
     except TraceFailure as failure:
         values_wanted = is_ghost(model) and not tracer.unmet() if like is None else like.cut_short
         if not values_wanted:
             raise
-        outputs, cut_short = [_at_hand(failure.cause)], True
-    macs = tracer.seen.flops // 2
+        cut_short = True
+        tracer.leave(_at_hand(failure.cause))
+    macs, trained = tracer.seen.flops // 2, False
+    tracer.seen.evaluated = len(tracer.seen.operations)
     if tracer.unmet() if like is None else like.trained:
         tracer.counts_factors = False  # the pass in eval mode met them all
         try:
             with _train_mode(model):
-                outputs.append(_run(tracer, model, inputs))
+                _run(tracer, model, inputs)
+            trained = True
         except TraceFailure:
             if like is not None:
                 raise
             # these inputs do not suit training (an auxiliary head may be too deep for them): start afresh without it
             fresh = Tracer(model, like, tracer.heads)
             try:
-                return fresh.finish(_run(fresh, model, inputs), inputs, trained=False, cut_short=False, macs=macs)
+                _run(fresh, model, inputs)
+                fresh.seen.evaluated = len(fresh.seen.operations)
+                return fresh.finish(inputs, trained=False, cut_short=False, macs=macs)
             finally:
                 fresh.forget()
-    return tracer.finish(outputs, inputs, trained=len(outputs) > 1, cut_short=cut_short, macs=macs)
+    return tracer.finish(inputs, trained=trained, cut_short=cut_short, macs=macs)
 
 
 def _at_hand(cause: Exception) -> list[Tensor]:
@@ -106,17 +127,17 @@ def _is_of_torch_or_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("torch", "mcomp")
 
 
-def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+def _run(tracer: Tracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     tracer.module = ""
-    for tensor in tree_leaves(inputs):
-        if isinstance(tensor, Tensor):
-            tracer.mark(tensor, tracer.space.opaque(tensor.shape, "meets the network's input"))
+    inputs = copied_inputs(inputs)
+    tracer.enter(inputs)
     with torch.no_grad(), _module_names(model, tracer), plain_operators():
         try:
             with tracer:
-                return model(*inputs)
+                results = model(*inputs)
         except Exception as error:  # a user's forward may raise anything
             raise TraceFailure(error, tracer.seen.operations, tracer.module) from error
+    tracer.leave(results)
 
 
 @contextmanager
@@ -151,7 +172,7 @@ def _train_mode(model: nn.Module) -> Iterator[None]:
 def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
     """Keep ``tracer.module`` at the name of the innermost module that is running."""
     stack: list[str] = []
-    handles = []
+    modules = dict(model.named_modules())
 
     def enter(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any) -> None:
@@ -164,10 +185,12 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         tracer.module = stack.pop()
 
     try:
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
-            handles.append(module.register_forward_hook(leave))
+        for name, module in modules.items():  # as `register_forward_hook` does, whose handles take longer
+            module._forward_pre_hooks[_HOOK] = enter(name)
+            module._forward_pre_hooks.move_to_end(_HOOK, last=False)
+            module._forward_hooks[_HOOK] = leave
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for module in modules.values():
+            module._forward_pre_hooks.pop(_HOOK, None)
+            module._forward_hooks.pop(_HOOK, None)

@@ -86,7 +86,8 @@ def _reduced(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, A
     if func.overloadpacket.__name__ in STATISTICS and over_channels:
         mark_statistics(tracer, labels, out)
         return True
-    if func.overloadpacket.__name__ in SUMS and tracer.heads == "dims" and over_channels:
+    adds_nothing = func.overloadpacket.__name__ in SUMS and not tracer.exponential(args[0])  # else it is a softmax
+    if adds_nothing and tracer.heads == "dims" and over_channels:
         tracer.mark(out, torch.full([1] * out.ndim, SETTLED).expand(out.shape))  # zeros add nothing: it reads them
         return True
     return _over(tracer, labels, positive, out)

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mcomp.pruning.labels import NONE
+from mcomp.pruning.operator_names import as_written
+from mcomp.pruning.statistics_rules import follow_statistics
 
 if TYPE_CHECKING:
     from mcomp.pruning.tracing import Tracer
@@ -43,8 +45,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def follow(tracer: Tracer, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], out: Any) -> None:
     """Give the results of one op their labels."""
-    from mcomp.pruning.statistics_rules import follow_statistics
-
     name = func.overloadpacket.__name__
     if name in _UNIFORM or name in _UNIFORM_LIKE:
         tracer.mark(out, torch.full([1] * out.ndim, NONE).expand(out.shape))
@@ -61,21 +61,21 @@ def follow(tracer: Tracer, func: Any, args: Any, kwargs: Any, tensors: list[Tens
     if found is None or not found(tracer, func, args, kwargs, out):
         opaque(tracer, name, tensors, out)
     tracer.check_written(before, args)
-    follow_statistics(tracer, name, tensors, out)
+    follow_statistics(tracer, name, args, tensors, out)
     _follow_scores(tracer, tensors, out)
 
 
 def _follow_scores(tracer: Tracer, tensors: Sequence[Tensor], out: Any) -> None:
     """What is made of the scores of attention are scores: of the same queries."""
-    queries = [found for tensor in tensors if (found := tracer.handed_on(tensor, "queries")) is not None]
+    queries = [found for tensor in tensors if (found := tracer.queries(tensor)) is not None]
     if queries and isinstance(out, Tensor) and (labels := tracer.carried(out)) is not None and tracer.settled(labels):
-        tracer.hand_on(out, "queries", queries[0])
+        tracer.mark_queries(out, queries[0])
 
 
 def opaque(tracer: Tracer, name: str, tensors: list[Tensor], out: Any) -> None:
     """Leave whole what reaches an op through which channels are not followed."""
     where = f" in `{tracer.module}`" if tracer.module else ""
-    reason = f"reaches `{name}`{where}, through which channels are not followed"
+    reason = f"reaches `{as_written(name)}`{where}, through which channels are not followed"
     for tensor in tensors:
         weight = tracer.weight(tensor)
         if weight is not None:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mcomp.pruning.labels import SETTLED, compressed, distinct, narrowed, varies
+from mcomp.pruning.notes import Weight
 from mcomp.pruning.rules import rule
-from mcomp.pruning.tracing import Tracer, Weight
+from mcomp.pruning.tracing import Tracer
 
 
 @rule("permute", "unsqueeze", "squeeze", "expand", "flip", "roll", "repeat", "cat", "stack", "unfold", "diagonal")
@@ -48,15 +49,32 @@ def _pieces(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, An
         return _rows_of_weight(tracer, args[0], out, args[1:], kwargs)
     labels = tracer.labels_of(args[0])
     cut = func(labels, *args[1:], **kwargs)
-    all_of_it = distinct(narrowed(labels)).numel()
-    results = [(out, cut)] if isinstance(out, Tensor) else list(zip(out, cut, strict=True))
-    parts: list[Tensor | None] = []
-    for tensor, piece in results:
+    for tensor, piece in [(out, cut)] if isinstance(out, Tensor) else zip(out, cut, strict=True):
         tracer.mark(tensor, piece)
+    _note_split(tracer, labels, [cut] if isinstance(cut, Tensor) else cut)
+    return True
+
+
+def _note_split(tracer: Tracer, labels: Tensor, pieces: Sequence[Tensor]) -> None:
+    """Note which of these channels fell into each piece."""
+    all_of_it = distinct(narrowed(labels)).numel()
+    parts: list[Tensor | None] = []
+    for piece in pieces:
         slots = narrowed(compressed(piece)).flatten()
         told = 0 < distinct(slots).numel() < all_of_it  # an empty piece says nothing
         parts.append(slots[slots > SETTLED] if told else None)
     tracer.pieces(parts)
+
+
+@rule("glu")
+def _gated(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> bool:
+    """The second half of the channels gates the first, one by one."""
+    labels = tracer.labels_of(args[0])
+    halves = labels.chunk(2, args[1] if len(args) > 1 else kwargs.get("dim", -1))
+    _note_split(tracer, labels, halves)
+    values, gates = halves
+    tracer.space.couple(values, gates)
+    tracer.mark(out, torch.where(values > SETTLED, values, gates), compact=True)
     return True
 
 

@@ -12,13 +12,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcomp.errors import StageError, UsageError
 from mcomp.pruning.distribution import distribution
+from mcomp.pruning.structured import trace
 
 #: Steady-state gain of momentum 0.9: a constant gradient moves the weight ten times its plain step.
 MOMENTUM_GAIN = 10.0
 
 
 class BNPenalty:
-    """L1 on the scale γ of every batch norm; a ``training.Penalty``.
+    """L1 on the scale γ of every batch norm whose channels can be pruned; a ``training.Penalty``.
+
+    Which these are :meth:`prepare` finds out; where the network cannot be traced, or before that, it is every one.
+    A scale that takes no gradient stays as it is.
 
     Args:
         strength: s, above 0; 1e-4 to 1e-3 is usual.
@@ -41,17 +45,20 @@ class BNPenalty:
             raise UsageError(f"`mode` is `{mode}`; one of decoupled, subgradient", code="MC417")
         self.mode = mode
         self.exclude = tuple(exclude)
+        self._unprunable: frozenset[str] = frozenset()
 
     def prepare(self, model: nn.Module, example_inputs: tuple[Tensor, ...], steps: int) -> None:
-        """See that there is a scale to pull at.
+        """Find the scales to pull at.
 
         Raises:
             StageError: MC407, there is none.
         """
+        self._unprunable = _unprunable_scales(model, example_inputs)
         if next(self._gammas(model), None) is None:
             raise StageError(
                 "the network has no batch norm whose scales could be pulled to zero",
                 code="MC407",
+                why=f"the channels of {_some(self._unprunable)} cannot be pruned" if self._unprunable else "",
                 hint="use `method: group_lasso`, which pulls at whole filters",
             )
 
@@ -76,8 +83,25 @@ class BNPenalty:
     def _gammas(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, module in model.named_modules():
             excluded = any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
-            if isinstance(module, _BatchNorm) and module.affine and not excluded:
+            scale = f"{name}.weight" if name else "weight"
+            if excluded or scale in self._unprunable or not isinstance(module, _BatchNorm) or not module.affine:
+                continue
+            if module.weight.requires_grad:
                 yield name, module.weight
+
+
+def _unprunable_scales(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> frozenset[str]:
+    """Those that the network's forward uses, on channels that have to stay."""
+    try:
+        groups = trace(model, example_inputs)
+    except Exception:  # whatever a forward that cannot be traced raises: it can be trained all the same
+        return frozenset()
+    return frozenset(groups.trace.gammas) - {axis.parameter for group in groups.prunable for axis in group.coupled}
+
+
+def _some(scales: frozenset[str]) -> str:
+    names = sorted(f"`{scale.removesuffix('.weight')}`" for scale in scales)
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
 
 
 def check_strength(strength: float) -> float:

@@ -16,18 +16,21 @@ from mcomp import surgery
 from mcomp.errors import StageError
 from mcomp.metrics.cost import parameter_count
 from mcomp.pruning.allocation import Allocation, Scope, ranking_of, untied
-from mcomp.pruning.arguments import check_amounts, check_choices
+from mcomp.pruning.arguments import check_amounts, check_choices, check_lists
 from mcomp.pruning.attention import free_attention
 from mcomp.pruning.channel_groups import ChannelGroups, channel_groups, layer_name
 from mcomp.pruning.channel_surgery import own_parameters, shared_copy
+from mcomp.pruning.collecting import no_collection
 from mcomp.pruning.fitting import NO_NORM, Fitting, leave_whole
 from mcomp.pruning.goals import goal_of, macs_of_one
 from mcomp.pruning.gradients import Batch, Loss
+from mcomp.pruning.held_tensors import copied_inputs
 from mcomp.pruning.importance import Importance, Normalize, Reduction, channel_importance
 from mcomp.pruning.keep_lists import Shares, keep_list, layer_widths, matching
 from mcomp.pruning.passes import TraceFailure, trace_labels
-from mcomp.pruning.reaching import Reached, reach_goal
-from mcomp.pruning.self_check import check
+from mcomp.pruning.python_inputs import check_network, fails_on_inputs
+from mcomp.pruning.reaching import Goal, Reached, reach_goal
+from mcomp.pruning.self_check import TOLERANCE, Proof, WrongCut, check
 from mcomp.pruning.targets import Kind, Target
 from mcomp.pruning.tracing import Heads
 
@@ -44,7 +47,7 @@ class PruneResult:
         macs_after: the same, of the pruned network.
         params_before: number of parameters.
         params_after: the same, of the pruned network.
-        max_error: ``max|pruned - masked| / max|masked|`` of the self-check.
+        max_error: ``max|pruned - masked| / max|masked|`` of the self-check, of the output where it is largest.
         channels_before: how many channels could stay or go, coupled ones counted once.
         channels_after: how many of them stayed.
         notes: what was left whole, and why; by how much a target was missed.
@@ -63,6 +66,7 @@ class PruneResult:
     notes: list[str] = field(default_factory=list)
 
 
+@torch.inference_mode(False)
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGroups:
     """Find which channels of which parameters depend on one another, by following one forward.
 
@@ -77,6 +81,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGroups
     return traced(subject, inputs)
 
 
+@torch.inference_mode(False)
 def prune(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
@@ -134,8 +139,9 @@ def prune(
         StageError: nothing can be pruned, a target cannot be reached, or the self-check failed.
     """
     check_choices(importance, scope, heads, group_reduction, normalize)
+    check_lists(keep, prune, ignore)
     given: dict[Kind, float | str | None] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
-    target = check_amounts(given, regular, min_channels, listed=bool(keep or prune))
+    target = check_amounts(given, regular, min_channels, seed, listed=bool(keep or prune))
     subject, inputs = subject_of(model, example_inputs)
     groups = ignoring(traced(subject, inputs, heads), ignore)
     how = {"reduction": group_reduction, "normalize": normalize, "batches": batches, "loss": loss}
@@ -164,23 +170,48 @@ def _pruned(subject: _Subject, search: Fitting, target: Target | None, notes: li
     if target is not None and target.kind == "ratio":
         search.allocation = replace(search.allocation, ratio=target.amount)
     elif target is not None:
-        goal = goal_of(target, subject.model, subject.example_inputs, subject.copy, subject.inputs, subject.groups)
+        goal = _goal(target, subject)
         search.scores = untied(search.scores)
     while True:
-        reached = Reached(search.run(), 0.0, search.macs) if goal is None else reach_goal(search, goal)
+        reached = _at_ratio(search) if goal is None else reach_goal(search, goal)
         try:
             cuts = reached.surgery.cuts
-            error = check(subject.copy, reached.surgery, subject.inputs, subject.groups.trace) if cuts else 0.0
+            proof = check(subject.copy, reached.surgery, subject.inputs, subject.groups.trace) if cuts else Proof(0.0)
             break
-        except StageError as failure:
+        except WrongCut as failure:
             # what multiplies its weights may not be made good for by other weights: then it keeps its width
-            if failure.code != "MC413" or not search.leave(
-                reached.surgery, "its scale follows its width in a way of its own"
+            if not (
+                search.leave(reached.surgery, "its scale follows its width in a way of its own")
+                or search.leave_what_fails(failure.is_exact, _HARMFUL)
             ):
                 raise
-    return _result(subject, search, reached, error, [reached.note, *notes] if reached.note else notes)
+    if proof.coarse is not None:
+        notes = [*notes, f"{_IN_DOUBLE}: in float32 rounding makes {proof.coarse:.1e} of it, above {TOLERANCE:.0e}"]
+    return _result(subject, search, reached, proof.error, [reached.note, *notes] if reached.note else notes)
 
 
+#: Why a layer stays whole whose cut changes what the network computes.
+_HARMFUL = "cutting it changes what the network computes, in a way that the trace did not see"
+
+_IN_DOUBLE = "`max_error` was measured in double precision"
+
+
+def _goal(target: Target, subject: _Subject) -> Goal:
+    """It runs the model outside of a trace: on a copy where its forward writes into weights."""
+    model, copied = (_expendable(one, subject.groups) for one in (subject.model, subject.copy))
+    return goal_of(target, model, copied_inputs(subject.example_inputs), copied, subject.inputs, subject.groups)
+
+
+def _expendable(model: nn.Module, groups: ChannelGroups) -> nn.Module:
+    return copy.deepcopy(model) if groups.trace.writes else model
+
+
+@no_collection()
+def _at_ratio(search: Fitting) -> Reached:
+    return Reached(search.run(), 0.0, search.macs)
+
+
+@no_collection()
 def _result(subject: _Subject, search: Fitting, reached: Reached, error: float, notes: list[str]) -> PruneResult:
     model, groups, cuts = subject.model, subject.groups, reached.surgery.cuts
     result = surgery.inherit(own_parameters(reached.surgery.apply(shared_copy(model)), model), model)
@@ -191,8 +222,8 @@ def _result(subject: _Subject, search: Fitting, reached: Reached, error: float, 
         model=result,
         kept=kept,
         widths=layer_widths(groups),
-        macs_before=macs_of_one(subject.copy, subject.inputs, groups.trace.macs),
-        macs_after=macs_of_one(result, subject.inputs, reached.macs),
+        macs_before=macs_of_one(_expendable(subject.copy, groups), copied_inputs(subject.inputs), groups.trace.macs),
+        macs_after=macs_of_one(_expendable(result, groups), copied_inputs(subject.inputs), reached.macs),
         params_before=parameter_count(model),
         params_after=parameter_count(result),
         max_error=error,
@@ -209,6 +240,7 @@ def ranked_groups(groups: ChannelGroups, importance: Importance, scores: Mapping
     return leave_whole(groups, dict.fromkeys({group.name for group in groups.prunable} - scores.keys(), NO_NORM))
 
 
+@no_collection()
 def traced(subject: nn.Module, inputs: tuple[Tensor, ...], heads: Heads = "dims") -> ChannelGroups:
     """The groups of what :func:`subject_of` made.
 
@@ -218,36 +250,38 @@ def traced(subject: nn.Module, inputs: tuple[Tensor, ...], heads: Heads = "dims"
     try:
         return channel_groups(trace_labels(subject, inputs, heads=heads))
     except TraceFailure as failure:
-        where = f" in `{failure.module}`" if failure.module else ""
-        raise StageError(
-            f"the model fails on its example inputs{where}: {type(failure.cause).__name__}: {failure.cause}",
-            code="MC410",
-            hint="example inputs must be a batch that `model(*example_inputs)` accepts",
-        ) from failure.cause
+        raise fails_on_inputs(failure.cause, failure.module, inputs) from failure.cause
 
 
+@torch.inference_mode(False)
+@no_collection()
 def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A copy to experiment on, and its inputs: CPU, eval mode, float32 where the model is in half precision.
 
     Raises:
+        UsageError: MC417, there is no network, or no tuple of inputs.
         StageError: MC410, the model cannot be copied, or its weights are complex or have no shape yet.
     """
+    check_network(model, example_inputs)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             scripted = f"`{name}`" if name else "the model"
             hint = "prune the Python module, and script or trace the result"
             raise StageError(f"{scripted} is TorchScript, whose code cannot be followed", code="MC410", hint=hint)
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         if parameter.is_meta:
             raise StageError(f"`{name}` has no values", code="MC410", hint="load the model's weights before pruning it")
         if isinstance(parameter, UninitializedParameter):
             raise StageError(f"`{name}` has no shape yet", code="MC410", hint="run the model once before pruning it")
         if parameter.is_complex():
             raise StageError(f"`{name}` is complex; only real weights can be pruned", code="MC410")
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), torch.float32)
     half = dtype in (torch.float16, torch.bfloat16)
     try:
-        if half or any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        tensors = [*parameters.values(), *model.buffers()]
+        # what was made in inference mode is no use outside of it: its copy is
+        if half or any(one.device.type != "cpu" or one.is_inference() for one in tensors):
             subject = copy.deepcopy(model).cpu()
         else:
             subject = shared_copy(model)
@@ -264,7 +298,7 @@ def subject_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[nn
     def moved(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        home = leaf.detach().cpu()
+        home = leaf.detach().cpu().clone()
         return home.to(dtype) if home.is_floating_point() else home
 
     inputs: tuple[Any, ...] = tree_map(moved, example_inputs)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -13,36 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
-from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, compressed, distinct, narrowed, varies
-from mcomp.pruning.value_free import compute, plain_number
+from mcomp.pruning.flops import flops
+from mcomp.pruning.held_tensors import output_tensors, tensors_within
+from mcomp.pruning.labels import SETTLED, LabelSpace, Role, Site, distinct, lowest, narrowed, varies
+from mcomp.pruning.notes import Notes, Weight
+from mcomp.pruning.slots import Slots
+from mcomp.pruning.value_free import compute, plain_number, taken_apart
 
 # A parameter with more elements than this gets a label for each channel that it meets, not for each element.
 _TABLE = 1 << 12
 
-#: Attributes of a tensor: its labels, and the weight that it is a view of; each with the tracer that said so.
-_CARRIED, _VIEW = "_mcomp_labels", "_mcomp_weight"
+#: Attributes of every module in which a forward keeps no tensors; its buffers are not among them.
+_OF_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}
+_PLAIN = (bool, int, float, str, type(None))
 
 #: What goes at the least of an attention layer: single channels, as many of every head, or whole heads.
 Heads = Literal["dims", "whole"]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A parameter, or some of its rows, or a transposed view of it, as an operator met it.
-
-    Attributes:
-        name: dotted.
-        transposed: it was met turned.
-        rows: the first row that was met and the one behind the last; None for all of them.
-        count: rows of the whole parameter.
-    """
-
-    name: str
-    transposed: bool = False
-    rows: tuple[int, int] | None = None
-    count: int = 0
 
 
 @dataclass
@@ -83,6 +69,9 @@ class Trace:
         cut_short: the forward asked for values that a ghost does not have, after every parameter had been met.
         macs: multiply-accumulates of the pass in eval mode, for the whole batch.
         decisions: for each reduction, whether it is over channels.
+        frozen: parameter to the reason why nothing may be cut from it.
+        evaluated: how many of the ops are of the pass in eval mode; they come first.
+        writes: whether the forward writes into parameters.
     """
 
     sites: dict[tuple[str, Role, int], Site]
@@ -99,6 +88,14 @@ class Trace:
     cut_short: bool = False
     macs: int = 0
     decisions: list[bool] = field(default_factory=list)
+    frozen: dict[str, str] = field(default_factory=dict)
+    evaluated: int = 0
+    writes: bool = False
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Those of all sites."""
+        return Slots.of(self.sites, self.classes)
 
     @cached_property
     def by_module(self) -> dict[str, list[Operation]]:
@@ -124,23 +121,25 @@ class _Seen:
     products: Counter[str] = field(default_factory=Counter)
     flops: int = 0
     decisions: list[bool] = field(default_factory=list)
-    tables: set[int] = field(default_factory=set)
     operations: list[Operation] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    evaluated: int = 0
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
+class Tracer(Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
     """Carries labels along while the ops of a forward run; :mod:`mcomp.pruning.rules` knows the ops."""
 
     def __init__(self, model: nn.Module, like: Trace | None, heads: Heads) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        Notes.__init__(self)
+        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         self._like = like
         self._model = model
+        self._follow = _rules()
         self.heads = heads
         self.space = LabelSpace()
         self.seen = _Seen()
         self.module = ""
         self.counts_factors = True
-        self._held: list[weakref.ref[Tensor]] = []
         self._of_parameters: list[tuple[int, int]] = []
         self._names, tied = _names(model)
         self._parameters = {self._names[id(parameter)] for parameter in model.parameters()}
@@ -148,19 +147,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
             self.freeze(name, reason)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from mcomp.pruning.operators import follow
-
         kwargs = kwargs or {}
+        parts = taken_apart(self, func, args, kwargs)
+        if parts is not NotImplemented:
+            return parts
         tensors = _tensors(args, kwargs)
         tracked = [found for tensor in tensors if (found := self.carried(tensor)) is not None]
         factor = _factor(func, args) if self.counts_factors else None
-        queries = self.handed_on(tensors[0], "queries") if factor is not None and tensors else None
+        queries = self.queries(tensors[0]) if factor is not None and tensors else None
         self.seen.operations.append(Operation(str(func), self.module, tracked, factor, queries))
         out = self.compute(func, args, kwargs)
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.seen.flops += formula(*args, **kwargs, out_val=out)
-        follow(self, func, args, kwargs, tensors, out)
+        self.seen.flops += flops(func, args, kwargs, out)
+        self._follow(self, func, args, kwargs, tensors, out)
         return out
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -207,13 +205,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
 
     def settled(self, labels: Tensor) -> bool:
         """Whether this is of no channel."""
-        return bool((narrowed(labels) == SETTLED).all())
+        found = narrowed(labels)
+        return bool((found == SETTLED).all())
 
     def of_parameters(self, labels: Tensor) -> bool:
         """Whether these labels are of parameters alone that were used element by element, or of nothing."""
-        inside = narrowed(labels) <= SETTLED
+        found = narrowed(labels)
+        inside = found <= SETTLED
         for start, stop in self._of_parameters:
-            inside |= (labels_ := narrowed(labels)).ge(start) & labels_.lt(stop)
+            inside |= found.ge(start) & found.lt(stop)
         return bool(inside.all())
 
     def in_groups(self, vector: Tensor, groups: int) -> None:
@@ -243,34 +243,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
             self.space.fix(after, f"is written into a part of another tensor in `{self.module or 'forward'}`")
             self.space.fix(before, f"is overwritten in part in `{self.module or 'forward'}`")
 
-    def mark(self, tensor: Tensor, labels: Tensor, *, compact: bool = False) -> None:
-        """``tensor`` carries ``labels`` from here on; ``compact``: they have no stride already where they are equal."""
-        # on the tensor itself: a dictionary by tensor costs more than all that is done with the labels
-        setattr(tensor, _CARRIED, (self, labels if compact else compressed(labels)))
-        self._held.append(weakref.ref(tensor))
-
-    def _alive(self) -> list[Tensor]:
-        """The tensors that carry labels and are still there."""
-        return [tensor for held in self._held if (tensor := held()) is not None]
-
-    def forget(self) -> None:
-        """Take everything off the tensors again: some of them are the person's own, and live on."""
-        for tensor in self._alive():
-            for name in [name for name in tensor.__dict__ if name.startswith("_mcomp_")]:
-                del tensor.__dict__[name]
-
-    def carried(self, tensor: Tensor) -> Tensor | None:
-        """The labels that a tensor was given; None where it has none yet."""
-        found = getattr(tensor, _CARRIED, None)
-        return found[1] if found is not None and found[0] is self else None
+    def enter(self, inputs: Any) -> None:
+        """Mark what the network is given."""
+        for tensor in tree_leaves(inputs):
+            if isinstance(tensor, Tensor):
+                self.mark(tensor, self.space.opaque(tensor.shape, "meets the network's input"), compact=True)
 
     def weight(self, tensor: Tensor) -> Weight | None:
         """The parameter that ``tensor`` is, or is a transposed view of."""
         name = self._names.get(id(tensor))
         if name is not None:
             return Weight(name)
-        found = getattr(tensor, _VIEW, None)
-        return found[1] if found is not None and found[0] is self else None
+        return self.view(tensor)
 
     def decided(self, answer: bool) -> bool:
         """What was decided here in the wide network: in a narrow one a single channel may look like none."""
@@ -279,20 +263,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
             answer = self._like.decisions[place]
         self.seen.decisions.append(answer)
         return answer
-
-    def hand_on(self, tensor: Tensor, what: str, labels: Tensor) -> None:
-        """``tensor`` is something made of the channels of ``labels``."""
-        setattr(tensor, f"_mcomp_{what}", (self, labels))
-
-    def handed_on(self, tensor: Tensor, what: str) -> Tensor | None:
-        """The channels of which it was made, where :meth:`hand_on` said so."""
-        found = getattr(tensor, f"_mcomp_{what}", None)
-        return found[1] if found is not None and found[0] is self else None
-
-    def mark_view(self, tensor: Tensor, weight: Weight) -> None:
-        """``tensor`` is a view of a parameter."""
-        setattr(tensor, _VIEW, (self, weight))
-        self._held.append(weakref.ref(tensor))
 
     def site(self, name: str, role: Role, axis: int, slots: int, groups: int) -> Site:
         """The site of a weight's axis, made on first use."""
@@ -325,14 +295,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         """The site of an axis that was met in the other role: an embedding that is the output layer too."""
         return self.seen.sites.get((name, "columns" if role == "rows" else "rows", axis))
 
-    def holds(self, vector: Tensor, channels: Tensor) -> None:
-        """A parameter or buffer with one value for each of these channels."""
-        name = self._names.get(id(vector))
-        new = name is not None and (name, "values", -1) not in self.seen.sites and self.carried(vector) is None
-        if name is not None and new and vector.shape == channels.shape and not _of_none(channels):
-            self.seen.sites[(name, "values", -1)] = Site(name, "values", -1, channels, operation=self._operation)
-            return
-        self.space.couple(self.labels_of(vector), channels)
+    def holds(self, vectors: Sequence[Any], channels: Tensor) -> None:
+        """Parameters or buffers with one value for each of these channels; what is no tensor is none."""
+        of_none = _of_none(channels)
+        for vector in vectors:
+            if not isinstance(vector, Tensor):
+                continue
+            name = self._names.get(id(vector))
+            new = name is not None and (name, "values", -1) not in self.seen.sites and self.carried(vector) is None
+            if name is not None and new and vector.shape == channels.shape and not of_none:
+                self.seen.sites[(name, "values", -1)] = Site(name, "values", -1, channels, operation=self._operation)
+            else:
+                self.space.couple(self.labels_of(vector), channels)
 
     def pieces(self, labels: Sequence[Tensor | None]) -> None:
         """Note which channels fall into each piece of a split: after pruning the same must fall into it.
@@ -369,6 +343,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
 
     def per_channel(self, labels: Tensor, dim: int) -> Tensor:
         """``[channels]`` labels along ``dim``; whatever differs elsewhere within a channel is coupled."""
+        dim %= labels.ndim
+        steps = labels.stride()
+        if all(
+            step == 0 or size == 1
+            for step, size in zip(
+                steps[:dim] + steps[dim + 1 :], (*labels.shape[:dim], *labels.shape[dim + 1 :]), strict=True
+            )
+        ):
+            return labels.as_strided([labels.shape[dim]], [steps[dim]])
         for other in range(labels.ndim):
             if other != dim:
                 first = labels.narrow(other, 0, 1)
@@ -382,13 +365,34 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         met = {site.key for site in self.seen.sites.values()} | self.seen.frozen.keys()
         return any(name not in met for name in self._names.values() if name in self._parameters)
 
-    def finish(self, outputs: Any, inputs: tuple[Tensor, ...], *, trained: bool, cut_short: bool, macs: int) -> Trace:
-        """Fix what leaves the network, settle which axis of each parameter is cut, and name the classes."""
-        tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        for tensor in tensors:
+    def leave(self, results: Any) -> None:
+        """Fix what leaves the network at the end of a pass: its outputs, and what its modules keep.
+
+        Raises:
+            StageError: MC410, outputs cannot be looked into.
+        """
+        for tensor in output_tensors(results):
+            self.seen.outputs.append(tensor)
             self.space.fix(self.labels_of(tensor), "is an output of the network")
+            statistic = self.statistic(tensor)
+            if statistic is not None:
+                self.space.fix(statistic.labels, "has a mean over its channels, which is an output of the network")
+        for path, module in self._model.named_modules():
+            for attribute, value in vars(module).items():
+                if attribute not in _OF_MODULES and not isinstance(value, _PLAIN):
+                    self._keep(value, f"{path}.{attribute}" if path else attribute)
+
+    def _keep(self, value: Any, name: str) -> None:
+        """Fix what a module holds after the forward; it makes anew what it made of parameters alone."""
+        for tensor in tensors_within(value):
+            labels = self.carried(tensor)
+            if labels is not None and id(tensor) not in self._names and not self.of_parameters(labels):
+                self.space.fix(self.labels_of(tensor), f"is kept as `{name}` when the forward is over")
+
+    def finish(self, inputs: tuple[Tensor, ...], *, trained: bool, cut_short: bool, macs: int) -> Trace:
+        """Settle which axis of each parameter is cut, and name the classes."""
         if cut_short:  # whatever is still held may be an output
-            for tensor in self._alive():
+            for tensor in self.alive():
                 self.space.fix(self.labels_of(tensor), "is an output of the network")
         classes = self.space.classes()
         sites = self.seen.sites
@@ -407,27 +411,29 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
             for found in distinct(classes[labels]).tolist():
                 whole.setdefault(found, reason)
         return Trace(
-            sites,
-            classes,
-            whole,
-            self.seen.operations,
-            list(self.seen.gammas),
-            frozenset(self.seen.depthwise),
-            [tensor.shape for tensor in tensors],
-            self._model,
-            inputs,
-            self.heads,
-            trained,
-            cut_short,
-            macs,
-            self.seen.decisions,
+            sites=sites,
+            classes=classes,
+            whole=whole,
+            operations=self.seen.operations,
+            gammas=list(self.seen.gammas),
+            depthwise=frozenset(self.seen.depthwise),
+            outputs=[tensor.shape for tensor in self.seen.outputs],
+            subject=self._model,
+            inputs=inputs,
+            heads=self.heads,
+            trained=trained,
+            cut_short=cut_short,
+            macs=macs,
+            decisions=self.seen.decisions,
+            frozen=self.seen.frozen,
+            evaluated=self.seen.evaluated,
         )
 
     def _settled(self, site: Site, classes: Tensor) -> Site:
         """A parameter with one label per element, cut along the single axis on which its classes differ."""
         labels = site.labels
-        if labels.ndim == 0:
-            return replace(site, axis=0, labels=labels.reshape(1))
+        if labels.ndim < 2:
+            return replace(site, axis=0, labels=labels.reshape(-1))
         axes = [dim for dim in range(labels.ndim) if varies(classes[labels], dim)]
         if len(axes) > 1:
             self.space.fix(labels, f"parameter `{site.key}` differs along more than its channels")
@@ -439,9 +445,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publi
         return replace(site, axis=axis, labels=labels.flatten())
 
 
+def _rules() -> Callable[..., None]:
+    """All rules; they in turn need the tracer's module."""
+    from mcomp.pruning.operators import follow
+
+    return follow
+
+
 def _of_none(labels: Tensor) -> bool:
     """Whether some of these are of no channel."""
-    return bool((narrowed(labels) <= SETTLED).any())
+    return lowest(labels) <= SETTLED
 
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:

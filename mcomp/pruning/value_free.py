@@ -15,17 +15,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mcomp.pruning.ghost_ops import ghost_result
+from mcomp.pruning.kept_values import before_writing
 
 
 class ValueFree(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
     """Inside, selections take everything."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return compute(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        parts = taken_apart(self, func, args, kwargs)
+        return compute(func, args, kwargs) if parts is NotImplemented else parts
+
+
+def taken_apart(mode: TorchDispatchMode, func: Any, args: Any, kwargs: Any) -> Any:
+    """Under inference mode PyTorch leaves ops whole that are made of others: here ``mode`` meets those.
+
+    Returns:
+        ``NotImplemented`` for every op that is not.
+    """
+    if not torch.is_inference_mode_enabled():
+        return NotImplemented
+    with mode:
+        return func.decompose(*args, **kwargs)
 
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
     """The result of an op; a selection takes everything. Beside meta tensors, others count by their shape."""
+    before_writing(func, args, kwargs)
     name = func.overloadpacket.__name__
     if name in _SELECTIONS:
         return _SELECTIONS[name](*args, **kwargs)
@@ -83,6 +99,17 @@ def _argsort(values: Tensor, dim: int = -1, descending: bool = False, **_how: An
     return _order(values, dim)
 
 
+def _unique(
+    values: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of values that nobody knows, one: detectors suppress boxes class by class, and each class takes all of them."""
+    if not values.is_meta:
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._unique2(values, sorted, return_inverse, return_counts)
+        return found
+    where = torch.zeros(values.shape, dtype=torch.int64)
+    return values.new_empty(1), where, torch.full((1,), values.numel())
+
+
 def _order(values: Tensor, dim: int) -> Tensor:
     """Positions along ``dim``, in order."""
     size = [1] * values.ndim
@@ -103,4 +130,5 @@ _SELECTIONS: dict[str, Any] = {
     "topk": _topk,
     "sort": _sort,
     "argsort": _argsort,
+    "_unique2": _unique,
 }

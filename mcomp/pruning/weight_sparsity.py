@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +13,10 @@ from torch import Tensor, nn
 from mcomp import surgery
 from mcomp.errors import StageError, UsageError
 from mcomp.metrics import count, effective_macs
+from mcomp.pruning.arguments import check_patterns
+from mcomp.pruning.keep_lists import matching
+from mcomp.pruning.python_inputs import check_network
+from mcomp.pruning.targets import is_number, shown
 from mcomp.pruning.weight_masks import (
     Block,
     LayerWeight,
@@ -25,7 +28,6 @@ from mcomp.pruning.weight_masks import (
     of_blocks,
     smallest,
 )
-from mcomp.suggest import did_you_mean
 
 Scope = Literal["global", "per_layer"]
 _Weights = Mapping[LayerWeight, Tensor]
@@ -82,7 +84,9 @@ def sparsify(
         StageError: MC415, weights are no numbers; MC450, no weight can be cut, or a layer would lose all of them;
             MC451, the self-check failed.
     """
+    check_network(model, example_inputs)
     check_arguments(ratio, pattern, scope, block)
+    check_patterns("ignore", ignore)
     sparse = copy.deepcopy(model)
     weights = {where: sparse.get_parameter(where.name).detach() for where in layer_weights(sparse)}
     chosen, notes = _chosen(weights, ignore)
@@ -104,12 +108,16 @@ def sparsify(
     )
 
 
-def check_arguments(ratio: float | None, pattern: str, scope: str, block: Sequence[int]) -> None:
+def check_arguments(ratio: object, pattern: object, scope: object, block: object) -> None:
     """See that the arguments of :func:`sparsify` are in their ranges and fit together.
 
     Raises:
         UsageError: MC417, they do not.
     """
+    if not isinstance(pattern, str):
+        raise UsageError(f"`pattern` is {shown(pattern)}; it must be a text such as '2:4'", code="MC417")
+    if ratio is not None and not is_number(ratio):
+        raise UsageError(f"`ratio` is {shown(ratio)}; it must be a number between 0 and 1", code="MC417")
     fixed = n_of_m(pattern)
     faults = {
         f"`pattern` is `{pattern}`; one of unstructured, block, or n:m such as 2:4 with n below m": fixed is None
@@ -118,12 +126,18 @@ def check_arguments(ratio: float | None, pattern: str, scope: str, block: Sequen
         f"`ratio` is missing; `pattern: {pattern}` does not say how many weights go": ratio is None and fixed is None,
         f"`ratio` is {ratio}, but `pattern: {pattern}` says by itself how many weights go": ratio is not None
         and fixed is not None,
-        f"`scope` is `{scope}`; one of global, per_layer": scope not in ("global", "per_layer"),
-        f"`block` is {list(block)}; it must be two whole numbers of at least 1": len(block) != 2 or min(block) < 1,
+        f"`scope` is {shown(scope)}; one of global, per_layer": scope not in ("global", "per_layer"),
+        f"`block` is {shown(block)}; it must be two whole numbers of at least 1, e.g. (1, 4)": not _is_block(block),
     }
     for message, wrong in faults.items():
         if wrong:
             raise UsageError(message, code="MC417")
+
+
+def _is_block(block: object) -> bool:
+    if not isinstance(block, tuple | list) or len(block) != 2:
+        return False
+    return all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in block)
 
 
 def _chosen(weights: _Weights, ignore: Sequence[str]) -> tuple[dict[LayerWeight, Tensor], list[str]]:
@@ -133,18 +147,8 @@ def _chosen(weights: _Weights, ignore: Sequence[str]) -> tuple[dict[LayerWeight,
     read off its zeros would keep it from ever being.
     """
     names = [where.layer for where in weights]
-    for pattern in ignore:
-        if not fnmatch.filter(names, pattern):
-            raise UsageError(
-                f"`ignore` pattern `{pattern}` matches no layer",
-                code="MC418",
-                hint=did_you_mean(pattern, names) or f"layers: {', '.join(names[:8])} …",
-            )
-    wanted = {
-        where: weight
-        for where, weight in weights.items()
-        if not any(fnmatch.fnmatchcase(where.layer, pattern) for pattern in ignore)
-    }
+    ignored = {name for pattern in ignore for name in matching(pattern, names, "ignore")}
+    wanted = {where: weight for where, weight in weights.items() if where.layer not in ignored}
     found = {where: weight for where, weight in wanted.items() if bool(weight.any())}
     if not found:
         raise StageError(

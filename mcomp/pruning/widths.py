@@ -106,15 +106,27 @@ class WidthRules:
         return None
 
     def _widths(self, path: str) -> dict[int, int]:
-        """Old width to new one, as ops of this module met them."""
+        """Old width to new one, as ops of this module met them, and what it handed on to the modules inside it."""
         if path not in self._local:
-            met: dict[int, Counter[int]] = {}
-            for operation in self._operations(path):
-                for labels in operation.labels:
-                    for old, new in _changes(labels, self._share, self.groups.trace):
-                        met.setdefault(old, Counter())[new] += 1
-            self._local[path] = {old: seen.most_common(1)[0][0] for old, seen in met.items()}
+            handed_on = [one for name, found in self._children.get(path, {}).items() for one in found if name]
+            self._local[path] = self._met(handed_on) | self._met(self._operations(path))
         return self._local[path]
+
+    def _met(self, operations: list[Operation]) -> dict[int, int]:
+        met: dict[int, Counter[int]] = {}
+        for operation in operations:
+            for labels in operation.labels:
+                for old, new in _changes(labels, self._share, self.groups.trace):
+                    met.setdefault(old, Counter())[new] += 1
+        return {old: seen.most_common(1)[0][0] for old, seen in met.items()}
+
+    @cached_property
+    def _children(self) -> dict[str, dict[str, list[Operation]]]:
+        """What the modules directly inside each module do."""
+        found: dict[str, dict[str, list[Operation]]] = {}
+        for module, operations in self.groups.trace.by_module.items():
+            found.setdefault(module.rpartition(".")[0], {})[module] = operations
+        return found
 
     def _operations(self, path: str) -> list[Operation]:
         """What a module does itself; of one that only calls others, what those do."""

@@ -46,6 +46,7 @@ _LIMITS = {
 }
 #: Words that YAML 1.1 took for true and false.
 LIKE_YES = re.compile(r"(?:yes|no|on|off|y|n)", re.IGNORECASE)
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
 #: Words for what has another name here; `gpu` is a letter away from `cpu`, which is not meant.
@@ -97,7 +98,7 @@ def report(error: ValidationError, section: Section, faults: Faults) -> None:
     missing = [one for one in chosen if one.kind == "missing"]
     for one in unknown:
         _unknown(one.path, section, faults)
-    _missing([one.path for one in missing], [one.path for one in unknown], section, faults)
+    _missing(missing, [one.path for one in unknown], section, faults)
     groups: dict[Path, list[_Fault]] = {}
     for one in chosen:
         if one.kind not in ("extra_forbidden", "missing"):
@@ -185,25 +186,23 @@ def _unknown(path: Path, section: Section, faults: Faults) -> None:
     faults.error("MC103", f"unknown {section.noun} `{shown(name)}` {where}", mark, label=label, hint=hint)
 
 
-def _missing(paths: Sequence[Path], unknown: Sequence[Path], section: Section, faults: Faults) -> None:
+def _missing(missing: Sequence[_Fault], unknown: Sequence[Path], section: Section, faults: Faults) -> None:
     """One diagnostic per mapping that lacks something, unless it is there under a misspelled name."""
     lacking: dict[Path, list[str]] = {}
-    for path in paths:
-        parent, name = path[:-1], str(path[-1])
+    for one in missing:
+        parent, name = one.path[:-1], str(one.path[-1])
         _, holder = _entry(section, parent)
         if isinstance(holder, MapNode) and name in holder.entries:
             continue  # it is there, and was reported already
         known = names_at(section.model, parent)
         if any(other[:-1] == parent and closest(str(other[-1]), known) == name for other in unknown):
             continue
-        lacking.setdefault(parent, []).append(name)
+        lacking.setdefault(parent, []).append(f"`{name}`{one.context.get('instead', '')}")
     for parent, names in lacking.items():
         mark, _ = _entry(section, parent)
         what = f"`{dotted(parent)}` of {section.what}" if parent else section.what
         nouns = section.noun if len(names) == 1 else f"{section.noun}s"
-        faults.error(
-            "MC105", f"{what} needs the {nouns} {' and '.join(f'`{name}`' for name in names)}", mark, hint=section.hint
-        )
+        faults.error("MC105", f"{what} needs the {nouns} {' and '.join(names)}", mark, hint=section.hint)
 
 
 def _wrong_value(path: Path, group: Sequence[_Fault], section: Section, faults: Faults) -> None:
@@ -267,6 +266,8 @@ def _repair(fault: _Fault, node: Node | None) -> str:
         return "YAML 1.2 knows only `true` and `false`"
     if isinstance(value, str) and node.quoted and fault.kind in ("int_type", "float_type", "bool_type"):
         return "remove the quotes"
+    if isinstance(value, str) and fault.kind == "float_type" and (percent := _PERCENT.fullmatch(value)):
+        return f"write `{float(percent[1]) / 100:g}`"
     if isinstance(value, float) and fault.kind in ("int_type", "int_from_float") and value.is_integer():
         return f"write `{value:.0f}`"
     return ""

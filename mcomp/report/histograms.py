@@ -14,6 +14,7 @@ QUANTITIES = {"gamma": "|γ|", "norm": "norm of a channel's filters"}
 _WIDTH, _ROW, _LEFT, _TOP, _BOTTOM = 640, 26, 76, 8, 40
 _OVERLAP = 1.6  # a tall bar reaches into the row above it
 _MOST_ROWS = 24
+_INK = 'fill="#4a88d6" fill-opacity=".6" stroke="#4a88d6" stroke-width=".6"'  # told by day and by night
 
 
 def histogram_rows(history: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
@@ -52,7 +53,8 @@ def histogram_svg(history: Sequence[dict[str, Any]], title: str) -> str:
         label = f"epoch {row.get('epoch', '?')}"
         share = f": {small:.1f} % below 0.01" if isinstance(small, int | float) else ""
         parts += [
-            f'<g><path d="{_outline(spread, base, end, tallest)}"><title>{escaped(label + share)}</title></path>',
+            f'<g><path {_INK} d="{_outline(spread, base, end, tallest)}">',
+            f"<title>{escaped(label + share)}</title></path>",
             f'<text x="{_LEFT - 6}" y="{base}" text-anchor="end">{escaped(label)}</text></g>',
         ]
     parts += [*_axis(end, height - _BOTTOM + 4, QUANTITIES[quantity]), "</svg>"]

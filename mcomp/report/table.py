@@ -18,6 +18,8 @@ SENTENCES = frozenset({"why", "what it does", "summary", "type", "default", "how
 WORDS = SENTENCES | {"status", "sweep", "option", "reason"}
 
 _UNBOUNDED = 1_000_000  # into a file or a pipe: there is no width to respect, and a wrapped cell cannot be searched
+#: Of tables that are read rather than searched, into a file or a pipe as well.
+READABLE = 100
 _LEAST = 12  # narrower than this, a sentence cannot be read
 _LEAST_WHY = 28  # reasons are the longest
 _LONGEST_WORD = 24
@@ -41,14 +43,22 @@ def title_of(found: dict[str, Any]) -> str:
     return f"{found['name']}: {point}" if point else str(found["name"])
 
 
-def print_table(title: str, columns: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> None:
+def print_table(
+    title: str, columns: tuple[str, ...], body: Sequence[tuple[str, ...]], *, widest: int = _UNBOUNDED
+) -> None:
     """Any small table.
 
     On a terminal that is too narrow for it, it loses its frame, then its reasons (they follow as lines), and at last
     each row becomes a block of lines.
+
+    Args:
+        title: above it.
+        columns: their names.
+        body: rows of texts.
+        widest: characters of a line where there is no terminal.
     """
     shown = [tuple(map(visible, row)) for row in body]
-    console = _console()
+    console = _console(widest)
     _print_lines([visible(title)], style="italic")
     for framed in (True, False):
         if widths := _widths(columns, shown, console.width, framed):
@@ -64,11 +74,11 @@ def print_table(title: str, columns: tuple[str, ...], body: Sequence[tuple[str, 
         )
 
 
-def _console() -> Console:
+def _console(widest: int = _UNBOUNDED) -> Console:
     from rich.console import Console
 
     if not sys.stdout.isatty():
-        return Console(width=_UNBOUNDED)
+        return Console(width=widest)
     return Console(width=shutil.get_terminal_size().columns)
 
 

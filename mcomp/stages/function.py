@@ -135,7 +135,7 @@ def _fault(stage: type[Stage], fault: ErrorDetails) -> str:
         meant = _meant(stage, fault)
         return f"unknown option `{path}` for stage `{stage.name}`" + (f", did you mean `{meant}`?" if meant else "")
     if fault["type"] == "missing":
-        return f"stage `{stage.name}` needs the option `{path}`"
+        return f"stage `{stage.name}` needs the option `{path}`{fault.get('ctx', {}).get('instead', '')}"
     message = fault["msg"].removeprefix("Value error, ")
     if not path:
         return f"stage `{stage.name}`: {message}"

@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def unmatched(model: nn.Module, option: str, patterns: Iterable[str]) -> list[Finding]:
-    """One fault for each pattern that no layer with weights of its own matches."""
-    modules = model.named_modules(remove_duplicate=False)  # a shared layer goes by each of its names
-    names = [name for name, module in modules if name and _has_weights(module)]
+def unmatched(model: nn.Module, option: str, patterns: Iterable[str], *, by_weight: bool = False) -> list[Finding]:
+    """One fault for each pattern that no layer with weights of its own matches.
+
+    Args:
+        model: in front of the stage.
+        option: which holds the patterns.
+        patterns: as a recipe has them.
+        by_weight: a layer that calls no weight ``weight`` goes by the names of those it has, as in pruning:
+            ``attention.in_proj_weight``.
+    """
+    names = _all_names(model, by_weight)
     return [
         Finding(
             f"the pattern `{pattern}` matches no layer of the model",
@@ -26,6 +33,23 @@ def unmatched(model: nn.Module, option: str, patterns: Iterable[str]) -> list[Fi
         for pattern in patterns
         if not fnmatch.filter(names, pattern)
     ]
+
+
+def prunable_names(model: nn.Module) -> list[str]:
+    """Every name that a layer with weights goes by in pruning."""
+    return _all_names(model, by_weight=True)
+
+
+def _all_names(model: nn.Module, by_weight: bool) -> list[str]:
+    modules = model.named_modules(remove_duplicate=False)  # a shared layer goes by each of its names
+    return [name for place, module in modules for name in _names(place, module, by_weight) if name]
+
+
+def _names(place: str, module: nn.Module, by_weight: bool) -> list[str]:
+    if not by_weight:
+        return [place] if _has_weights(module) else []
+    own = [f"{place}.{name}" for name, weight in module.named_parameters(recurse=False) if weight.dim() > 1]
+    return [name.removeprefix(".").removesuffix(".weight") for name in own]
 
 
 def _has_weights(module: nn.Module) -> bool:

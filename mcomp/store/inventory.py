@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mcomp.store import atomic
 from mcomp.store.digest import parse_json
+from mcomp.store.run_events import events_of
 from mcomp.store.runs import read_result
 
 Kind = Literal["runs", "actions", "objects", "snapshots", "cache", "quarantine", "leftovers"]
@@ -99,16 +100,9 @@ def _stages(run: Path) -> Iterator[dict[str, Any]]:
     if result is not None:
         yield from result["stages"]
         return
-    try:
-        lines = (run / "events.jsonl").read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        with suppress(ValueError):  # the last line may be half written
-            event = parse_json(line)
-            if isinstance(event, dict):
-                outcome = event.get("outcome")
-                yield from [outcome] if isinstance(outcome, dict) else ()
+    for event in events_of(run):
+        outcome = event.get("outcome")
+        yield from [outcome] if isinstance(outcome, dict) else ()
 
 
 def _action(path: Path) -> Item:

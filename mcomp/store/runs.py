@@ -123,10 +123,15 @@ def _parsed(path: Path, _mtime_ns: int, _size: int) -> tuple[dict[str, Any] | No
     if wrong:
         return None, f"`{wrong}` is not what a run writes there"
     for number, stage in enumerate(found["stages"]):
-        wrong = _misfit(stage, _STAGE) if isinstance(stage, dict) else "id"
+        wrong = outcome_fault(stage)
         if wrong:
             return None, f"`stages[{number}].{wrong}` is not what a run writes there"
     return found, ""
+
+
+def outcome_fault(stage: object) -> str:
+    """The field of a stage's outcome that is not as :class:`~mcomp.engine.results.StageOutcome` has it; or nothing."""
+    return _misfit(stage, _STAGE) if isinstance(stage, dict) else "id"
 
 
 def _misfit(found: dict[str, Any], wanted: dict[str, Callable[[Any], bool]]) -> str:

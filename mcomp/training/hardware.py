@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import math
 import os
+import platform
 import re
 import sys
 from pathlib import Path
@@ -107,6 +108,13 @@ def cpu_flags() -> frozenset[str]:
     """Instruction sets of the first core as Linux names them; empty elsewhere."""
     match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
     return frozenset(match[1].split()) if match else frozenset()
+
+
+def processor() -> str:
+    """The CPU's model and how many cores it shows, as far as the system says."""
+    match = re.search(r"^model name\s*:\s*(.*)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    model = match[1].strip() if match else platform.processor() or platform.machine()
+    return f"{model} x {os.cpu_count()}"
 
 
 def _no_cuda() -> str:

@@ -17,8 +17,8 @@ from mcomp.training.settings import TrainSettings
 class Finetune(Stage):
     """Train a pruned float network on, to win back what it lost."""
 
-    name, version = "finetune", 1
-    traits = Traits(requires={"float"}, metrics=TRAINING_METRICS)
+    name, version = "finetune", 2
+    traits = Traits(requires={"float"}, metrics=TRAINING_METRICS | {"effective_macs"})
 
     class Options(TrainSettings, StageOptions):
         """Those of :class:`mcomp.training.TrainSettings`, gentler."""
@@ -41,5 +41,11 @@ class Finetune(Stage):
         return Work(training=options)
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
-        """Train on ``ctx.data.train``; report accuracy on test."""
-        return train(ctx, options)
+        """Train on ``ctx.data.train``; report accuracy on test, and behind `sparsify` the MACs without its zeros."""
+        from mcomp.metrics import effective_macs
+        from mcomp.surgery import provenance
+
+        result = train(ctx, options)
+        if any(entry["op"] == "sparsify" for entry in provenance(result.model).log):
+            result.metrics["effective_macs"] = effective_macs(result.model, ctx.example_inputs)
+        return result

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mcomp.pruning.targets import Target, amount_of, target_of
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
@@ -16,7 +14,10 @@ from mcomp.stages.builtin.finetune import Finetune
 from mcomp.stages.builtin.train import idle_milestones
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
+from mcomp.stages.placed_faults import fault_at, faults_at
+from mcomp.stages.prune_findings import TARGETS, idle, matched_twice, said_twice, too_many
 from mcomp.stages.registry import register
+from mcomp.training.hardware import processor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,11 +25,8 @@ if TYPE_CHECKING:
 # INT8 kernels of TensorRT work on packs of this many channels.
 _PACK = 16
 
-#: Importances that look at training images.
-WITH_GRADIENTS = ("taylor", "hessian")
-
 #: One of these has to say how much goes.
-_AMOUNTS = ("ratio", "macs", "params", "latency_ms", "keep", "prune")
+_AMOUNTS = (*TARGETS, "keep", "prune")
 
 Quantity = float | str | None
 
@@ -39,7 +37,7 @@ _EXAMPLES = "`ratio: 0.5` (to cut), `macs: 0.3`, `params: 0.3` (to leave), `late
 class Prune(Stage):
     """Cut the least important channels, and prove that the rest computes what the masked network computed."""
 
-    name, version = "prune", 2
+    name, version = "prune", 4
     traits = Traits(
         requires={"float", "bn"},
         provides={"pruned"},
@@ -55,9 +53,12 @@ class Prune(Stage):
 
         ratio: float | None = Field(None, gt=0, lt=1, description="share of the prunable channels to cut")
         macs: Quantity = Field(
-            None, description="multiply-accumulates to leave, within 2 %: a share below 1, or a count: 300M, 1.2G"
+            None,
+            description="multiply-accumulates to leave, within 2 %: a share below 1, or a count above: 300M, 1.2 G",
         )
-        params: Quantity = Field(None, description="parameters to leave, within 2 %: a share below 1, or a count: 250K")
+        params: Quantity = Field(
+            None, description="parameters to leave, within 2 %: a share below 1, or a count above: 250K"
+        )
         latency_ms: float | None = Field(
             None, gt=0, description="milliseconds to reach, within 2 %: one image, one thread, eager PyTorch, this CPU"
         )
@@ -103,26 +104,34 @@ class Prune(Stage):
         @field_validator("keep")
         @classmethod
         def _stays(cls, shares: Any) -> Any:
-            for where, share in _items(shares):
+            faults = {}
+            for place, share in _items(shares):
                 counted = isinstance(share, int) and isinstance(shares, dict)
                 if share <= 0 or (share > 1 and not counted):
-                    raise ValueError(f"{share} for {where} is neither a share in (0, 1] nor a count of channels")
+                    faults[place] = f"{share} is neither a share in (0, 1] nor a count of channels"
+            if faults:
+                raise faults_at(faults, shares)
             return shares
 
         @field_validator("prune")
         @classmethod
         def _goes(cls, shares: Any) -> Any:
-            for where, share in _items(shares):
-                if not 0 <= share < 1:
-                    raise ValueError(f"{share} for {where} is no share in [0, 1); `keep` can also count channels")
+            text = "{} is no share in [0, 1); `keep` can also count channels"
+            faults = {place: text.format(share) for place, share in _items(shares) if not 0 <= share < 1}
+            if faults:
+                raise faults_at(faults, shares)
             return shares
 
         @model_validator(mode="after")
         def _one_target(self) -> Prune.Options:
+            named = [name for name in TARGETS if getattr(self, name) is not None]
+            if len(named) > 1:
+                names = " and ".join(f"`{name}`" for name in named)
+                raise fault_at(named[1], f"{names} exclude one another: a pruning has one target", self.model_dump())
             if self.target() is None and not self.keep and not self.prune:
                 if self.model_fields_set & set(_AMOUNTS):
                     raise ValueError(f"nothing says how much goes; write one of {_EXAMPLES}")
-                raise _missing("ratio", self)
+                raise _no_target(self)
             if isinstance(self.keep, list) and isinstance(self.prune, list):
                 raise ValueError("`keep` and `prune` exclude one another where both are lists of all layers")
             if (self.steps > 1) != (self.finetune is not None):
@@ -153,8 +162,8 @@ class Prune(Stage):
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of widths that the INT8 kernels downstream would pad, and of options that do nothing."""
-        found = []
+        """A layer told two things; warnings of widths that INT8 kernels would pad, and of options that do nothing."""
+        found = [*said_twice(options), *idle(options)]
         if "trt_int8" in around.after and options.regular % _PACK:
             found.append(
                 Finding(
@@ -162,15 +171,6 @@ class Prune(Stage):
                     option=("regular",),
                     hint=f"INT8 kernels work in {_PACK}-channel packs; use `regular: {_PACK}`",
                     code="MC131",
-                    severity="warning",
-                )
-            )
-        if "score_batches" in options.model_fields_set and options.importance not in WITH_GRADIENTS:
-            found.append(
-                Finding(
-                    f"`score_batches` does nothing: `importance: {options.importance}` looks at no data",
-                    option=("score_batches",),
-                    hint="leave it out, or use `importance: taylor`",
                     severity="warning",
                 )
             )
@@ -183,13 +183,13 @@ class Prune(Stage):
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """Patterns that name no layer."""
-        found = unmatched(model, "ignore", options.ignore)
+        """Patterns that name no layer, and layers that are told two things, or to keep more than they have."""
+        found = unmatched(model, "ignore", options.ignore, by_weight=True)
         for name in ("keep", "prune"):
             shares = getattr(options, name)
             if isinstance(shares, dict):
-                found += unmatched(model, name, shares)
-        return found
+                found += unmatched(model, name, shares, by_weight=True)
+        return found or matched_twice(model, options) or too_many(model, options)
 
     @classmethod
     def key_parts(cls, options: Any) -> dict[str, Any]:
@@ -218,25 +218,15 @@ class Prune(Stage):
         return PruningSteps(ctx, options).result()
 
 
-def _missing(option: str, given: Any) -> ValidationError:
-    """The fault of a mapping that lacks an option."""
+def _no_target(given: Any) -> ValidationError:
+    """The fault of a mapping that lacks ``ratio``, and what it may have instead."""
+    usual, *others = _AMOUNTS
+    instead = f", or one of {', '.join(f'`{name}`' for name in others)} in its place"
+    kind = PydanticCustomError("missing", "nothing says how much goes", {"instead": instead})
     return ValidationError.from_exception_data(
-        "Options", [InitErrorDetails(type="missing", loc=(option,), input=given.model_dump())]
+        "Options", [InitErrorDetails(type=kind, loc=(usual,), input=given.model_dump())]
     )
 
 
-def processor() -> str:
-    """The CPU's model and how many cores it shows, as far as the system says."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:  # no Linux
-        pass
-    return f"{model} x {os.cpu_count()}"
-
-
-def _items(shares: Any) -> list[tuple[str, Any]]:
-    if isinstance(shares, dict):
-        return [(f"`{name}`", share) for name, share in shares.items()]
-    return [(f"layer {index + 1}", share) for index, share in enumerate(shares or [])]
+def _items(shares: Any) -> Iterable[tuple[str | int, Any]]:
+    return shares.items() if isinstance(shares, dict) else enumerate(shares or [])

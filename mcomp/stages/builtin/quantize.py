@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from mcomp.errors import plural
 from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import fit_in, idle_milestones
@@ -138,8 +139,8 @@ class Quantize(Stage):
 
         data = ctx.require_data()
         model = _converted(ctx.model, ctx.example_inputs, options)
-        ctx.report("status", text=f"finding activation ranges on {options.calibration_samples} training images")
         sample = data.train.subset(options.calibration_samples, seed=ctx.seed)
+        ctx.report("status", text=f"finding activation ranges on {plural(len(sample), 'training image')}")
         calibrate(model.to(ctx.device), sample.batches(device=ctx.device), options.calibration)
         model = model.cpu()
         before = ctx.evaluate(model)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from mcomp.errors import StageError
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
 from mcomp.stages.forecast import Forecast, Work
@@ -25,7 +26,7 @@ _USUAL = {"gamma_l1": 1e-3, "group_lasso": 1e-3, "growing": 0.5}
 class SparseTrain(Stage):
     """Train while pulling channels to zero, so that pruning finds some to spare."""
 
-    name, version = "sparse_train", 2
+    name, version = "sparse_train", 3
     traits = Traits(
         requires={"float", "bn"},
         provides={"sparse"},
@@ -56,8 +57,18 @@ class SparseTrain(Stage):
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of milestones that never come; a subgradient is for scales, and for sgd."""
+        """Warn of what never comes into play; a subgradient is for scales, and for sgd."""
         found = idle_milestones(options)
+        found += [
+            Finding(
+                f"`{name}` does nothing: `method: {options.method}` {does}",
+                option=(name,),
+                hint="leave it out, or use `method: growing`",
+                severity="warning",
+            )
+            for name, does in (("ratio", "pulls at all channels alike"), ("rises", "pulls equally hard throughout"))
+            if name in options.model_fields_set and options.method != "growing"
+        ]
         if options.mode == "subgradient" and options.method != "gamma_l1":
             found.append(
                 Finding(
@@ -80,12 +91,13 @@ class SparseTrain(Stage):
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Scales cannot be pulled at where there are none."""
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        if options.method != "gamma_l1" or any(isinstance(one, _BatchNorm) and one.affine for one in model.modules()):
-            return []
-        hint = "use `method: group_lasso`, which pulls at whole filters"
-        return [Finding("the model has no batch norm whose scales could be pulled to zero", ("method",), hint)]
+        if options.method != "gamma_l1":
+            return []  # the others pull at channels, which only a trace finds
+        try:
+            _penalty(options).prepare(model, (), steps=1)
+        except StageError as error:
+            return [Finding(error.message, ("method",), error.hint)]
+        return []
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.layer_names import unmatched
+from mcomp.stages.placed_faults import fault_at
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -61,24 +62,42 @@ class Sparsify(Stage):
         @model_validator(mode="after")
         def _consistent(self) -> Sparsify.Options:
             if ":" in self.pattern and self.ratio is not None:
-                raise ValueError(f"ratio {self.ratio:g} and pattern {self.pattern}, which is a ratio by itself")
+                text = f"ratio {self.ratio:g} and pattern {self.pattern}, which is a ratio by itself"
+                raise fault_at("ratio", text, self.model_dump())
             if ":" not in self.pattern and self.ratio is None:
                 raise ValueError(f"pattern {self.pattern} needs a ratio")
             return self
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of a pattern that a later stage would break."""
+        """Warn of a pattern that a later stage would break, and of options that do nothing."""
+        found = []
+        idle = [] if options.pattern == "block" else ["block"]
+        if ":" in options.pattern:
+            idle.append("scope")
+        for name in idle:
+            if name in options.model_fields_set:
+                needed = "block" if name == "block" else "unstructured"
+                found.append(
+                    Finding(
+                        f"`{name}` does nothing: `pattern: {options.pattern}` "
+                        f"{'has no blocks' if name == 'block' else 'cuts the same share of every layer'}",
+                        option=(name,),
+                        hint=f"leave it out, or use `pattern: {needed}`",
+                        severity="warning",
+                    )
+                )
         if options.pattern == "unstructured" or "prune" not in around.after:
-            return []
+            return found
         return [
+            *found,
             Finding(
                 f"`prune` downstream takes channels out of the pattern {options.pattern}: its zeros stay, "
                 "their places shift",
                 option=("pattern",),
                 hint="put `prune` first",
                 severity="warning",
-            )
+            ),
         ]
 
     @classmethod

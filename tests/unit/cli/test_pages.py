@@ -184,7 +184,7 @@ def test_the_pages_are_packaged() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["help", "prune"], "multiple of this"),
+        (["help", "prune"], "every pruned width"),
         (["help", "data"], "image_folder"),
         (["help", "model"], "nin_gc"),
         (["help", "103"], "MC103"),

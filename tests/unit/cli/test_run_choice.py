@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,33 @@ def test_an_unfinished_run_that_is_asked_for_is_called_unfinished(store: Store) 
     (store.root / "runs" / NEW / "result.json").unlink()
     with pytest.raises(UsageError, match="is not finished"):
         chosen_run(store, NEW[:20])
+
+
+def test_a_report_takes_what_an_unfinished_run_has_done_and_says_that_it_is_unfinished(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store.root / "runs" / NEW
+    (folder / "result.json").unlink()
+    plan = [{"id": name, "uses": name} for name in ("train", "prune")]
+    begun = {"event": "run_started", "time": 5.0, "name": "net", "plan": plan}
+    (folder / "events.jsonl").write_text(json.dumps(begun) + '\n{"event": "stage_fin')
+    found = chosen_run(store, NEW, unfinished=True)
+    assert (found["run"], found["status"]) == (NEW, "unfinished")
+    assert "is not finished; this is what it had done" in capsys.readouterr().err
+    assert chosen_run(store, None, unfinished=True)["run"] == MIDDLE
+    for run in (OLD, MIDDLE):
+        (store.root / "runs" / run / "result.json").unlink()
+    assert chosen_run(store, None, unfinished=True)["run"] == NEW
+    (folder / "events.jsonl").unlink()
+    with pytest.raises(UsageError, match="is not finished"):
+        chosen_run(store, NEW, unfinished=True)
+
+
+def test_a_store_without_runs_has_nothing_to_report(store: Store) -> None:
+    shutil.rmtree(store.root / "runs")
+    for wanted in (None, NEW):
+        with pytest.raises(UsageError, match="no finished run"):
+            chosen_run(store, wanted, unfinished=True)
 
 
 @pytest.mark.parametrize("words", [["verify"], ["gc"], ["runs"], ["report"], ["export", "out"]])

@@ -225,3 +225,23 @@ def test_openvino_runs_every_convolution_of_the_tensorrt_file_in_integers(tmp_pa
     facts = [operation.get_rt_info() for operation in runtime.get_ordered_ops()]
     convolutions = [fact for fact in facts if "Convolution" in fact["layerType"].astype(str)]
     assert [fact["runtimePrecision"].astype(str) in ("u8", "i8") for fact in convolutions] == [True] * 3
+
+
+class Swapped(nn.Module):
+    """Only the second exporter takes it: ``mT`` is unknown to the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mT)
+
+
+def test_an_exporter_that_fails_prints_nothing_where_the_other_succeeds(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    to_onnx(Swapped(), (torch.randn(2, 4, 3),), tmp_path / "m.onnx", "float")
+    printed = capfd.readouterr()
+    assert "graph(" not in printed.out + printed.err
+    assert torch._C._jit_set_onnx_log_enabled.__name__ == "_jit_set_onnx_log_enabled"

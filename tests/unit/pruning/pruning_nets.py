@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mcomp.models import ChannelShuffle
 
@@ -82,6 +83,19 @@ def masked_output(model: nn.Module, kept: dict[str, list[int]], x: Tensor) -> Te
     for handle in handles:
         handle.remove()
     return found
+
+
+class Blur(nn.Module):
+    """Halves a map behind a fixed kernel, which is a buffer (Zhang, arXiv:1904.11486)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("kernel", (line[:, None] * line)[None, None].repeat(channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel: Tensor = self.kernel
+        return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import re
 import warnings
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
-from mcomp.errors import McompError
+from mcomp.errors import McompError, StageError
 from mcomp.pruning import prune
 from tests.unit.pruning.named_nets import silenced
 from tests.unit.pruning.pruning_nets import Net, block, digest, head, images, seeded
@@ -175,7 +174,8 @@ EXACT: dict[str, tuple[Callable[[], Made], set[str]]] = {
     "parameters in lists": (
         lambda: between(lambda s, x: s.h(s.b(s.a(x) * s.p[0])), p=nn.ParameterList([torch.rand(16, 1, 1)])), set()),
     "a frozen network": (lambda: (plain().requires_grad_(False), (images(),)), set()),
-    "a layer that is never used": (lambda: between(lambda s, x: s.h(s.b(s.a(x))), unused=nn.Conv2d(16, 16, 3)), set()),
+    "a layer that is never used": (
+        lambda: between(lambda s, x: s.h(s.b(s.a(x))), unused=nn.Conv2d(16, 16, 3)), {"unused"}),
     "a maximum over halves": (
         lambda: between(lambda s, x: s.h(s.b(s.a(x).view(len(x), 2, -1, 8, 8).amax(1))), b=block(8, 16)), set()),
     "a division by the norm": (lambda: between(lambda s, x: s.h(s.b(F.normalize(s.a(x), dim=1)))), set()),
@@ -256,11 +256,6 @@ def quantised() -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)))  # type: ignore[no-any-return]
 
 
-@dataclasses.dataclass
-class Answer:
-    y: Tensor
-
-
 REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     "a scripted model": (lambda: (scripted(plain()), (images(),)), "MC410"),
     "a scripted part": (lambda: (nn.Sequential(block(3, 16), scripted(block(16, 16)), head(16)), (images(),)), "MC410"),
@@ -272,8 +267,8 @@ REFUSED: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str]] = {
     "no sample": (lambda: (plain(), (images()[:0],)), "MC410"),
     "no input": (lambda: (plain(), ()), "MC410"),
     "an input that is None": (lambda: (plain(), (None,)), "MC410"),
-    "a tensor in place of a tuple": (lambda: (plain(), images()), "MC410"),
-    "an output of an unknown class": (lambda: between(lambda s, x: Answer(s.b(s.a(x)))), "MC414"),
+    "a tensor in place of a tuple": (lambda: (plain(), images()), "MC417"),
+    "an output that is used up by looking": (lambda: between(lambda s, x: iter(s.b(s.a(x)))), "MC410"),
     "no output": (lambda: between(lambda s, x: None), "MC411"),
     "the best class as the output": (lambda: between(lambda s, x: s.h(s.b(s.a(x))).argmax(1)), "MC414"),
     "noise of a fixed width": (lambda: between(lambda s, x: s.h(s.b(s.a(x) + torch.randn(16, 1, 1)))), "MC413"),
@@ -341,3 +336,18 @@ def test_more_than_there_is_leaves_everything_whole_and_says_so(options: dict[st
     assert result.kept == {}
     assert left_whole(result.notes) == {"0.0", "1.0"}
     assert torch.equal(result.model(images()), model(images()))
+
+
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [
+        (lambda s, x: s.h(s.a(x) + torch.rand(2, 1, 8, 8)), "something else each time"),
+        (lambda s, x: s.h(s.a(x)) / (x.sum() * 0), "inf or nan"),
+    ],
+    ids=["random", "nan"],
+)
+def test_a_network_that_gives_no_steady_answer_is_told_so(forward: Any, why: str) -> None:
+    model = Net(forward, a=block(3, 16), h=head(16))
+    with pytest.raises(StageError, match="changed what the network computes") as caught:
+        prune(seeded(model), (images(),), ratio=0.5)
+    assert why in str(caught.value.why)

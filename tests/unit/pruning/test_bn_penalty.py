@@ -10,7 +10,7 @@ from torch import nn
 
 from mcomp.errors import StageError, UsageError
 from mcomp.pruning import BNPenalty
-from tests.unit.pruning.pruning_nets import block
+from tests.unit.pruning.pruning_nets import block, head, images
 
 
 def model_with(gamma: list[float]) -> nn.Sequential:
@@ -53,6 +53,39 @@ def test_excluded_norms_are_left_alone() -> None:
     BNPenalty(1.0, exclude=["0.*"]).after_step(model, 0.1, 1)
     assert model.get_submodule("0.1").weight.tolist() == [0.5, -0.5]
     assert model.get_submodule("1.1").weight.tolist() == [0.0] * 4
+
+
+def test_scales_that_take_no_gradient_stay_as_they_are() -> None:
+    model = model_with([0.5, -0.5])
+    model.get_parameter("0.1.weight").requires_grad_(False)
+    BNPenalty(1.0).after_step(model, 0.1, 1)
+    assert model.get_parameter("0.1.weight").tolist() == [0.5, -0.5]
+    assert model.get_parameter("1.1.weight").tolist() == [0.0] * 4
+
+
+def test_scales_of_channels_that_cannot_be_pruned_stay_as_they_are() -> None:
+    model = nn.Sequential(model_with([0.5, -0.5]), head(4), nn.BatchNorm1d(5))
+    penalty = BNPenalty(1.0)
+    penalty.prepare(model, (images(),), 1)
+    penalty.after_step(model, 0.1, 1)
+    assert model.get_parameter("0.0.1.weight").tolist() == [0.0] * 2
+    assert model.get_parameter("2.weight").tolist() == [1.0] * 5
+    assert "2" not in penalty.record(model, 1)["collapsed"]
+
+
+def test_a_network_that_cannot_be_traced_is_pulled_at_everywhere() -> None:
+    model = model_with([0.5, -0.5])
+    penalty = BNPenalty(1.0)
+    penalty.prepare(model, (torch.zeros(1, 7, 8, 8),), 1)
+    penalty.after_step(model, 0.1, 1)
+    assert model.get_parameter("1.1.weight").tolist() == [0.0] * 4
+
+
+def test_a_network_whose_scales_are_all_of_its_output_is_refused() -> None:
+    with pytest.raises(StageError, match="no batch norm") as caught:
+        BNPenalty(1.0).prepare(block(3, 4), (images(),), 1)
+    assert caught.value.code == "MC407"
+    assert "`1` cannot be pruned" in caught.value.why
 
 
 def test_the_record_tells_quantiles_small_shares_and_collapsed_layers() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mcomp.errors import StageError, UsageError
 from mcomp.pruning import GroupLasso, GrowingPenalty, trace
-from tests.unit.pruning.pruning_nets import Chain, Net, block, chains, head, images, seeded
+from tests.unit.pruning.pruning_nets import Blur, Chain, Net, block, chains, head, images, seeded
 
 
 def plain() -> nn.Sequential:
@@ -87,6 +87,18 @@ def test_no_weight_but_those_that_make_prunable_channels_is_touched(model: Chain
     changed = {name for name, old in before.items() if not torch.equal(old, model.get_parameter(name))}
     assert changed <= made
     assert changed
+
+
+@pytest.mark.parametrize("make", [lambda: GroupLasso(0.1), lambda: GrowingPenalty(1.0)], ids=["lasso", "growing"])
+def test_what_takes_no_gradient_stays_as_it_is(make: Any) -> None:
+    model = seeded(nn.Sequential(block(3, 8), Blur(8), block(8, 6), head(6)))
+    frozen = model.get_parameter("0.1.weight").requires_grad_(False)
+    scale, kernel = frozen.clone(), model.get_buffer("1.kernel").clone()
+    before = filter_norms(model, "0.0")
+    prepared(make(), model, 1).after_step(model, 0.1, 1)
+    assert torch.equal(frozen, scale)
+    assert torch.equal(model.get_buffer("1.kernel"), kernel)
+    assert bool((filter_norms(model, "0.0") < before).any())
 
 
 def test_the_growing_penalty_grows_in_equal_rises_to_its_strength() -> None:

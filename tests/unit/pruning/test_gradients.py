@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mcomp.errors import StageError, UsageError
 from mcomp.pruning import prune, trace
 from mcomp.pruning.importance import channel_importance
-from tests.unit.pruning.pruning_nets import block, digest, head, images, seeded
+from tests.unit.pruning.pruning_nets import Blur, block, digest, head, images, seeded
 
 BATCHES = [(images(seed=seed, count=4), torch.arange(4) % 5) for seed in (1, 2, 3)]
 
@@ -102,3 +102,11 @@ def test_gradients_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(StageError, match=r"gradients or weights of `0\.0` are NaN") as caught:
         prune(model, (images(),), 0.5, importance="taylor", batches=broken)
     assert caught.value.code == "MC415"
+
+
+@pytest.mark.parametrize("kind", ["taylor", "hessian", "l1", "bn_gamma"])
+def test_a_kernel_that_is_a_buffer_has_no_score_and_goes_with_its_channels(kind: str) -> None:
+    model = seeded(nn.Sequential(block(3, 8), Blur(8), block(8, 6), head(6)))
+    result = prune(model, (images(),), 0.5, scope="per_layer", importance=kind, batches=BATCHES)  # type: ignore[arg-type]
+    assert result.kept["0.0"] == result.kept["1.kernel"]
+    assert len(result.kept["0.0"]) == 3

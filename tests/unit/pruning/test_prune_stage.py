@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 import mcomp
 from mcomp.data import Data
-from mcomp.errors import StageError
+from mcomp.errors import RecipeError, StageError, UsageError
 from mcomp.models import nin, nin_gc
+from mcomp.recipe import Recipe
 from mcomp.stages import Forecast, Surroundings, get
 from mcomp.stages.base import StageContext
 from tests.unit.pruning.pruning_nets import digest, images, seeded
@@ -38,15 +40,15 @@ def test_it_prunes_without_data_and_reports_figures_and_a_table(tmp_path: Path) 
         ({"ratio": 1.0}, "less than 1"),
         ({"ratio": float("nan")}, "finite"),
         ({"ratio": 0.5, "regular": 0}, "greater than or equal to 1"),
-        ({"regular": 8}, "Field required"),
+        ({"regular": 8}, "nothing says how much goes"),
         ({"ratio": None, "keep": {}}, "nothing says how much goes; write one of `ratio: 0.5`"),
         ({"ratio": 0.5, "macs": 0.3}, "`ratio` and `macs` exclude one another"),
         ({"params": 0.5, "latency_ms": 3.0}, "`params` and `latency_ms` exclude one another"),
         ({"macs": "3X"}, "'3X' is no quantity; write a share such as 0.3, or a count such as `250K`"),
         ({"params": 0.0}, "0 is not above 0"),
-        ({"keep": {"a": 1.5}}, "1.5 for `a` is neither a share in (0, 1] nor a count"),
-        ({"keep": [0.5, 7]}, "7 for layer 2 is neither a share"),
-        ({"prune": {"a": 1.0}}, "1.0 for `a` is no share in [0, 1)"),
+        ({"keep": {"a": 1.5}}, "keep.a\n  1.5 is neither a share in (0, 1] nor a count"),
+        ({"keep": [0.5, 7]}, "keep.1\n  7 is neither a share"),
+        ({"prune": {"a": 1.0}}, "prune.a\n  1.0 is no share in [0, 1)"),
         ({"keep": [0.5], "prune": [0.5]}, "`keep` and `prune` exclude one another where both are lists"),
         ({"ratio": 0.5, "steps": 3}, "`steps` above 1 and `finetune` need one another"),
         ({"ratio": 0.5, "finetune": {"epochs": 1}}, "`steps` above 1 and `finetune` need one another"),
@@ -58,6 +60,20 @@ def test_options_that_make_no_sense_are_refused_in_words(options: dict[str, Any]
     with pytest.raises(ValidationError) as caught:
         Prune.Options(**options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["prune", "prune: {}", "prune: {regular: 8}"])
+def test_a_stage_without_a_target_is_told_all_that_there_are(entry: str) -> None:
+    targets = ", or one of `macs`, `params`, `latency_ms`, `keep`, `prune` in its place"
+    head = "version: 1\nmodel: {name: lenet}\ndata: {name: digits}\nstages:\n"
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_text(f"{head}  - {entry}\n")
+    (fault,) = caught.value.diagnostics
+    assert (fault.code, fault.line, fault.column) == ("MC105", 5, 5)
+    assert fault.message == f"stage `prune` needs the option `ratio`{targets}"
+    with pytest.raises(UsageError) as refused:
+        mcomp.stages.prune(seeded(nin_gc(width=0.25)), example_inputs=images(16))
+    assert (refused.value.code, refused.value.message) == ("MC274", fault.message)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +116,43 @@ def test_patterns_of_every_list_are_held_against_the_model() -> None:
     options = Prune.Options(keep={"features.99.conv": 0.5}, prune={"features.0.*": 0.5, "stem": 0.1}, ignore=["x"])
     found = Prune.preflight(nin_gc(width=0.25), options)
     assert [finding.option for finding in found] == [("ignore",), ("keep",), ("prune",)]
+
+
+class Sequencer(nn.Module):
+    """Layers that call their weights by other names than ``weight``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.memory = nn.LSTM(16, 12, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.memory(self.attention(x, x, x)[0])[0]
+        return self.head(x[:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "known"),
+    [
+        ("stem", True),
+        ("attention.in_proj_weight", True),
+        ("memory.weight_ih_l0", True),
+        ("memory.*", True),
+        ("attention*", True),
+        ("memory", False),
+        ("stem.weight", False),
+        ("attention.in_proj_bias", False),
+    ],
+)
+def test_the_names_that_are_known_before_anything_runs_are_those_that_pruning_knows(pattern: str, known: bool) -> None:
+    model = Sequencer().eval()
+    found = [*Prune.preflight(model, Prune.Options(ratio=0.3, ignore=[pattern], keep={pattern: 0.9}))]
+    assert [finding.option for finding in found] == ([] if known else [("ignore",), ("keep",)])
+    with contextlib.nullcontext() if known else pytest.raises(UsageError, match="matches no layer"):
+        mcomp.stages.prune(model, example_inputs=torch.randn(2, 5, 6), ratio=0.3, importance="l1", ignore=[pattern])
 
 
 def test_heads_go_whole_where_that_is_asked_for() -> None:

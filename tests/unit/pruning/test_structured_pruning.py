@@ -158,11 +158,104 @@ def test_half_precision_stays_half_precision() -> None:
     assert {parameter.dtype for parameter in result.model.parameters()} == {torch.float16}
 
 
-def test_code_that_reads_the_width_as_a_number_is_refused() -> None:
+def test_a_layer_whose_width_the_code_reads_as_a_number_is_left_whole_and_the_others_are_cut() -> None:
     model = Net(lambda s, x: s.h(s.b((y := s.a(x)) + y.shape[1])), a=block(3, 16), b=block(16, 16), h=head(16))
+    result = prune(seeded(model), (images(),), ratio=0.5)
+    assert result.kept.keys() == {"b.0"}
+    assert any("`a.0`" in note and "did not see" in note for note in result.notes)
+
+
+def test_a_network_of_which_every_cut_changes_the_output_is_refused() -> None:
+    model = Net(lambda s, x: s.h((y := s.a(x)) + y.shape[1]), a=block(3, 16), h=head(16))
     with pytest.raises(StageError, match="pruning changed what the network computes") as caught:
         prune(seeded(model), (images(),), ratio=0.5)
     assert caught.value.code == "MC413"
+
+
+def test_a_gate_by_the_mean_of_its_channels_is_left_whole() -> None:
+    gated = Net(lambda s, x: s.h((y := s.a(x)) * y.mean(1, keepdim=True)), a=block(3, 16), h=head(16))
+    with pytest.raises(StageError, match="has a mean over its channels, which `mul` uses"):
+        prune(seeded(gated), (images(),), ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda y: y / (y.pow(2).mean(1, keepdim=True) + 1e-5).sqrt(),
+        lambda y: y * torch.rsqrt(y.pow(2).mean(1, keepdim=True) + 1e-5),
+        lambda y: (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, unbiased=False) + 1e-5) ** 0.5,
+        lambda y: (y - y.mean(1, keepdim=True)) * (y.var(1, keepdim=True) + 1e-5).pow(-0.5),
+    ],
+    ids=["root mean square", "its reciprocal", "centred", "centred, by a power"],
+)
+def test_a_norm_written_by_hand_is_cut(norm: Any) -> None:
+    model = Net(lambda s, x: s.h(norm(s.a(x))), a=block(3, 16), h=head(16))
+    result = prune(seeded(model), (images(),), ratio=0.5)
+    assert len(result.kept["a.0"]) == 7
+    assert result.max_error <= 1e-5
+
+
+@pytest.mark.parametrize("statistic", ["mean", "var", "std"])
+def test_a_statistic_over_channels_that_leaves_the_network_keeps_them_whole(statistic: str) -> None:
+    model = Net(
+        lambda s, x: (s.h(y := s.b(s.a(x))), getattr(y, statistic)(1)), a=block(3, 16), b=block(16, 16), h=head(16)
+    )
+    result = prune(seeded(model), (images(),), ratio=0.5)
+    assert result.kept.keys() == {"a.0"}
+
+
+def test_a_softmax_over_channels_keeps_them_whole_however_it_is_written() -> None:
+    def by_hand(net: Any, x: Tensor) -> Tensor:
+        scores = net.b(net.a(x)).exp()
+        return net.h(scores / scores.sum(1, keepdim=True))
+
+    for forward in (by_hand, lambda s, x: s.h(s.b(s.a(x)).softmax(1))):
+        model = seeded(Net(forward, a=block(3, 16), b=nn.Conv2d(16, 16, 1), h=head(16)))
+        assert prune(model, (images(),), ratio=0.5, importance="l1").kept.keys() == {"a.0"}
+
+
+def test_no_layer_keeps_fewer_than_the_least_though_it_makes_but_a_part_of_the_channels() -> None:
+    net = Net(
+        lambda s, x: s.h(torch.cat([s.a(x), s.b(x)], 1) + s.c(x)),
+        a=nn.Conv2d(3, 16, 1),
+        b=nn.Conv2d(3, 16, 1),
+        c=nn.Conv2d(3, 32, 1),
+        h=head(32),
+    )
+    result = prune(seeded(net), (images(),), ratio=0.9, importance="l1", scope="per_layer", min_channels=6)
+    assert {name: len(kept) for name, kept in result.kept.items()} == {"a": 6, "b": 6, "c": 12}
+
+
+def test_odd_halves_of_one_block_do_not_keep_all_the_others_whole() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    model = seeded(torchvision.models.shufflenet_v2_x1_0(weights=None))
+    result = prune(model, (images(32),), ratio=0.5, importance="l1", scope="per_layer")
+    assert result.macs_after < 0.35 * result.macs_before
+
+
+def test_layers_along_positions_let_channels_pass() -> None:
+    def mixed(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x).flatten(2)  # channels, positions
+        x = x + net.tokens(x)
+        return net.head(net.channels(x.transpose(1, 2)).mean(1))
+
+    net = Net(mixed, stem=block(3, 16), tokens=nn.Linear(64, 64), channels=nn.Linear(16, 24), head=nn.Linear(24, 5))
+    result = prune(seeded(net), (images(),), ratio=0.5, scope="per_layer", importance="l1")
+    assert {name: len(kept) for name, kept in result.kept.items()} == {"stem.0": 7, "channels": 11}
+    assert result.model.get_submodule("tokens").weight.shape == (64, 64)
+
+
+def test_what_a_forward_keeps_for_the_next_one_does_not_disturb() -> None:
+    def cached(net: Any, x: Tensor) -> Tensor:
+        if "shift" not in net.kept:
+            net.kept["shift"] = 2 * net.bias
+        return net.head(net.stem(x) + net.kept["shift"].reshape(-1, 1, 1))
+
+    net = Net(cached, stem=block(3, 16), head=head(16), kept={})
+    net.bias = nn.Parameter(torch.randn(16))
+    result = prune(seeded(net), (images(),), ratio=0.5)
+    assert net.kept == {}
+    assert len(result.kept["stem.0"]) == 7
 
 
 def test_tied_weights_are_left_whole_by_name() -> None:
@@ -306,6 +399,16 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
     for entry in surgery.provenance(twice.model).log:
         rebuilt = surgery.replay(rebuilt, entry, (images(16),))
     rebuilt.load_state_dict(twice.model.state_dict())
+
+
+def test_what_is_noted_on_parameters_stays_on_them() -> None:
+    model: Any = seeded(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 5)))
+    for parameter in (model[0].weight, model[2].weight, model[2].bias):
+        parameter._no_weight_decay = True
+    pruned: Any = prune(model, (torch.randn(4, 8),), 0.5, importance="l1").model
+    noted = [name for name, parameter in pruned.named_parameters() if getattr(parameter, "_no_weight_decay", False)]
+    assert noted == ["0.weight", "2.weight", "2.bias"]
+    assert not {*map(id, model.parameters())} & {*map(id, pruned.parameters())}
 
 
 def test_a_pruned_network_trains_on() -> None:

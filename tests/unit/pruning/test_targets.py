@@ -15,8 +15,9 @@ from mcomp.pruning.targets import Target, amount_of, target_of
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0.3, (0.3, True)), (1, (1.0, False)), (250_000, (250_000.0, False)), ("250K", (250_000.0, False)),
-     ("1.2G", (1.2e9, False)), (" 3 M ", (3e6, False))],
+    [(0.3, (0.3, True)), (20_000.5, (20_000.5, False)), (250_000, (250_000.0, False)), ("250K", (250_000.0, False)),
+     ("1.2G", (1.2e9, False)), (" 3 M ", (3e6, False)),
+     ("20k", (20_000.0, False)), ("57 k", (57_000.0, False)), ("1.2 g", (1.2e9, False)), ("1.5m", (1.5e6, False))],
 )  # fmt: skip
 def test_below_one_is_a_share_and_a_suffix_counts(value: float | str, expected: tuple[float, bool]) -> None:
     assert amount_of(value) == expected
@@ -26,6 +27,31 @@ def test_below_one_is_a_share_and_a_suffix_counts(value: float | str, expected: 
 def test_what_is_no_quantity_is_refused_with_an_example(value: float | str) -> None:
     with pytest.raises(ValueError, match="such as `250K`"):
         amount_of(value)
+
+
+@pytest.mark.parametrize("value", [1, 1.0])
+def test_one_may_be_a_share_or_a_count_and_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"write `0\.99` or a count"):
+        amount_of(value)
+
+
+@pytest.mark.parametrize("value", [1.5, 40.5])
+def test_a_share_lies_below_one_and_a_count_is_whole(value: float) -> None:
+    with pytest.raises(ValueError, match="neither a share, which lies below 1, nor a count"):
+        amount_of(value)
+
+
+@pytest.mark.parametrize("value", [True, None, [1], "1"])
+def test_what_is_no_number_is_no_quantity(value: Any) -> None:
+    with pytest.raises(ValueError, match="no quantity"):
+        amount_of(value)
+
+
+def test_a_percentage_is_told_as_a_share() -> None:
+    with pytest.raises(ValueError, match=r"write `0\.4`"):
+        amount_of("40%")
+    with pytest.raises(ValueError, match=r"`ratio` is '50%'; write `0\.5`"):
+        target_of({"ratio": "50%"})
 
 
 def test_two_targets_exclude_one_another() -> None:

@@ -102,3 +102,15 @@ def test_quantise_and_fuse_on_real_data() -> None:
     assert all(row["scale"] for row in done.details["tensors"] if row["bits"] < 32)
     fused = mcomp.stages.bn_fuse(done.model, data, device="cpu")
     assert abs(fused.metrics["top1"] - done.metrics["top1"]) <= 0.5
+
+
+def test_calibration_says_how_many_images_there_are_not_how_many_were_asked_for(tmp_path: Any) -> None:
+    import mcomp
+
+    data = mcomp.data.load(name="synthetic", samples=40, num_classes=3, image_size=12)
+    model = mcomp.models.build("lenet", num_classes=3, in_shape=data.in_shape)
+    ctx = StageContext(model=model, example_inputs=data.example_inputs, data=data, work_dir=tmp_path)
+    said: list[str] = []
+    ctx.report = lambda _kind, **fields: said.append(str(fields.get("text")))
+    Quantize().run(ctx, Quantize.Options(epochs=0, calibration_samples=512))
+    assert f"finding activation ranges on {len(data.train)} training images" in said

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from mcomp.cli.main import main
+from mcomp.engine.summary import rows
 from mcomp.report.plan_table import print_outlook
-from mcomp.report.table import print_table
+from mcomp.report.table import READABLE, print_table
 
 COLUMNS = ("stage", "status", "params", "why")
 BODY = [
@@ -72,3 +74,18 @@ def test_a_plan_names_its_point_of_a_sweep_as_recipes_write_it(capsys: pytest.Ca
     print_outlook({"name": "net", "sweep": sweep, "stages": [stage], "disk": disk, "backends": {}, **costs})
     title = capsys.readouterr().out.splitlines()[0]
     assert title == "net: stages.train.augment=true, model.weights=null, seed=3"
+
+
+def test_a_table_to_read_is_wrapped_in_a_pipe_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["stages", "prune"]) == 0
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines[lines.index("options") :])) <= READABLE
+
+
+def test_macs_that_zeros_leave_stand_beside_those_of_the_network() -> None:
+    stage = {"id": "s", "status": "hit", "gates": [], "metrics": {"macs": 2000, "effective_macs": 900}}
+    assert rows({"stages": [stage]})[0][3] == "2 k (900 effective)"
+    stage["metrics"] = {"macs": 2000}
+    assert rows({"stages": [stage]})[0][3] == "2 k"

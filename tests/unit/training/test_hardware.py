@@ -100,5 +100,15 @@ def test_cpu_flags_are_read_as_linux_writes_them(monkeypatch: pytest.MonkeyPatch
     hardware.cpu_flags.cache_clear()
 
 
+def test_a_processor_is_told_by_its_model_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(hardware, "_read", lambda path: "processor\t: 0\nmodel name\t: ACME 9 @ 2 GHz\nmodel name\t: B")
+    assert hardware.processor() == "ACME 9 @ 2 GHz x 4"
+    monkeypatch.setattr(hardware, "_read", lambda path: "")
+    monkeypatch.setattr(hardware.platform, "processor", lambda: "")
+    monkeypatch.setattr(hardware.platform, "machine", lambda: "riscv64")
+    assert hardware.processor() == "riscv64 x 4"
+
+
 def test_a_file_that_is_not_there_reads_as_nothing() -> None:
     assert hardware._read(Path("/nowhere/at/all")) == ""
