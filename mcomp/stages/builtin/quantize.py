@@ -40,7 +40,7 @@ class LayerBits(BaseOptions):
 class Quantize(Stage):
     """Train weights and activations at few bits, from calibrated ranges, so that integers predict what was trained."""
 
-    name, version = "quantize", 1
+    name, version = "quantize", 2
     traits = Traits(
         requires={"float", "bn"},
         provides={"quantized"},
