@@ -215,6 +215,8 @@ class MarkedParameter(nn.Module):
 class MarkedLayer(nn.Module):
     """A convolution, linear layer or embedding with the geometry of ``source`` and the float value of its integers."""
 
+    input_quantizer: Any  # a module or None
+
     def __init__(self, source: Any, site: WeightSite, route: Route) -> None:
         super().__init__()
         self.weight = _float_weight(site)
@@ -227,7 +229,8 @@ class MarkedLayer(nn.Module):
         names = ("stride", "padding", "output_padding", "groups", "dilation")
         transposed = isinstance(source, nn.modules.conv._ConvTransposeNd)
         self.geometry = {name: getattr(source, name) for name in names} if transposed else None
-        self.read = getattr(source, "input_quantizer", None)  # marked in its own turn
+        # under the name that it has in the layer: it is marked in its own turn
+        self.register_module("input_quantizer", getattr(source, "input_quantizer", None))
         self.convolution = hasattr(source, "kernel_size")
         if self.convolution:
             self.stride, self.padding = source.stride, source.padding
@@ -245,9 +248,9 @@ class MarkedLayer(nn.Module):
             bag: Any = F.embedding_bag
             looked_up: Tensor = bag(x, weight, *more, mode=self.mode) if self.mode else F.embedding(x, weight)
             return looked_up
+        x = self._read(x)
         if self.bilinear:
-            return F.bilinear(x, more[0], weight, self.bias)
-        x = x if self.read is None else self.read(x)
+            return F.bilinear(x, self._read(more[0]), weight, self.bias)
         if self.geometry is not None:
             operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
             spread: Tensor = operation(x, weight, self.bias, **self.geometry)
@@ -260,3 +263,6 @@ class MarkedLayer(nn.Module):
         convolve: Any = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
         convolved: Tensor = convolve(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
         return convolved
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x if self.input_quantizer is None else self.input_quantizer(x)

@@ -22,6 +22,7 @@ from mcomp.quantization.layers import (
     conv_transpose,
     twin,
 )
+from mcomp.quantization.quantizers.base import Quantizer
 
 
 class FoldedLayer(KeptWeight):
@@ -42,6 +43,7 @@ class FoldedLayer(KeptWeight):
     weight_scale: Tensor
     bias: Any  # nn.Parameter or None
     bits: int
+    input_quantizer: Quantizer | None  # where no graph holds that of the tensor which feeds the layer
 
     def _become_integer(self, shape: torch.Size, bits: int, bias: bool) -> None:
         outputs = shape[self.channel_axis]
@@ -51,6 +53,13 @@ class FoldedLayer(KeptWeight):
         self.register_parameter("bias", nn.Parameter(torch.zeros(biases), requires_grad=False) if bias else None)
         self.register_buffer("weight_int", torch.zeros(shape, dtype=storage_dtype(bits)))
         self.register_buffer("weight_scale", torch.ones(outputs))
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The tensor that the layer reads."""
+        if self.input_quantizer is None:
+            return x
+        quantised: Tensor = self.input_quantizer(x)
+        return quantised
 
     def dequantized_weight(self) -> Tensor:
         """The float32 weight, computed once and kept until the integers or scales change."""
@@ -77,7 +86,7 @@ class _FoldedConv(FoldedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the dequantised weight."""
         convolve: Any = self._conv_forward
-        output: Tensor = convolve(input, self.dequantized_weight(), self.bias)
+        output: Tensor = convolve(self.quantized_input(input), self.dequantized_weight(), self.bias)
         return output
 
 
@@ -98,7 +107,7 @@ class _FoldedConvTranspose(FoldedLayer):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the dequantised weight."""
-        return conv_transpose(self, input, self.dequantized_weight(), output_size)
+        return conv_transpose(self, self.quantized_input(input), self.dequantized_weight(), output_size)
 
 
 class FoldedQuantConvTranspose1d(_FoldedConvTranspose, nn.ConvTranspose1d):
@@ -118,7 +127,7 @@ class FoldedQuantLinear(FoldedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The product with the dequantised weight."""
-        return F.linear(input, self.dequantized_weight(), self.bias)
+        return F.linear(self.quantized_input(input), self.dequantized_weight(), self.bias)
 
 
 FOLDED: dict[type[nn.Module], type[FoldedLayer]] = {
@@ -136,5 +145,6 @@ def folded_like(layer: QuantizedLayer, bias: bool) -> FoldedLayer:
     """An empty folded layer in the place of ``layer``, on its device."""
     made = twin(layer, FOLDED[type(layer)])
     made._modules.clear()  # the quantiser of the weight has done its work
+    made.register_module("input_quantizer", layer.input_quantizer)
     made._become_integer(layer.weight.shape, layer.weight_quantizer.integer_bits, bias)
     return made.to(layer.weight.device).train(layer.training)
