@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         QuantLinear,
     )
     from mcomp.quantization.observers import FloatHistogram
+    from mcomp.quantization.override_file import read_overrides
     from mcomp.quantization.quantizers.activation import ActivationQuantizer
     from mcomp.quantization.quantizers.base import Quantizer
     from mcomp.quantization.quantizers.weight import WeightQuantizer
@@ -88,6 +89,7 @@ _HOMES = {
     "fold_batch_norms": "fold",
     "freeze": "calibration",
     "quantize": "conversion",
+    "read_overrides": "override_file",
 }
 
 __all__ = [
@@ -131,6 +133,7 @@ __all__ = [
     "fold_batch_norms",
     "freeze",
     "quantize",
+    "read_overrides",
 ]
 
 

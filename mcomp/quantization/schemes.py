@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Bits that mean "leave it in float".
 OFF = 32
+#: The name of no scheme, for layers that stay float.
+FLOAT = "float"
 USUAL_BITS = (*range(2, 17), OFF)
 
 Options = Mapping[str, Any]
