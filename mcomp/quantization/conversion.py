@@ -128,6 +128,11 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_r
         insert_parameter(traced, weight, make)
     for tensor in plan.tensors:
         _insert(traced, tensor, make)
+    planned = {tensor.node for tensor in plan.tensors}
+    for relu in dict.fromkeys(plan.passed):
+        if relu not in planned:
+            relu.replace_all_uses_with(relu.all_input_nodes[0])
+            traced.graph.erase_node(relu)
     for attention in plan.attentions:  # last, for a tensor may be made by one
         insert_attention(traced, attention.nodes[0], make.activation(attention.activations, True))
     name_quantizers(traced)

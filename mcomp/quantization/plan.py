@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from mcomp.quantization.config import QuantizeConfig
-from mcomp.quantization.dataflow import call_name, nonnegative_nodes, source
+from mcomp.quantization.dataflow import call_name, is_relu, nonnegative_nodes, source
 from mcomp.quantization.layer_choice import Choice, Layer, check_patterns, choose, ends_left_float, layers_in_order
 from mcomp.quantization.layers import QUANTIZED
 from mcomp.quantization.operands import ATTENTION, constant, layer_inputs, operand, signature
 from mcomp.quantization.out_of_sight import WEIGHTED, out_of_sight
 from mcomp.quantization.parameter_plan import ParameterPlan, plan_parameter
+from mcomp.quantization.quantizer_factory import scales_inputs
 from mcomp.quantization.recurrent import QUANTIZED_RECURRENT
 
 
@@ -46,6 +47,7 @@ class Plan:
         parameters: weights that functions read.
         attentions: calls of scaled dot-product attention.
         tensors: activations, in graph order.
+        passed: ReLUs that layers with an input scale take the place of: their own quantiser reads what comes before.
         float_layers: layers that stay float, and why.
     """
 
@@ -53,6 +55,7 @@ class Plan:
     parameters: list[ParameterPlan] = field(default_factory=list)
     attentions: list[LayerPlan] = field(default_factory=list)
     tensors: list[TensorPlan] = field(default_factory=list)
+    passed: list[fx.Node] = field(default_factory=list)
     float_layers: dict[str, str] = field(default_factory=dict)
 
 
@@ -141,6 +144,10 @@ class _Planner:
             more = f"; its input is quantised to {plan.activations.bits} bits" if reading else ""
             self.made.float_layers[plan.name] = f"w_bits is 32{more}"
         self.made.layers.append(plan)
+        if scales_inputs(layer, plan.activations) and not plan.weights.off:  # it reads the tensor itself, for its size
+            made_by = [source(each, self.modules) for node in plan.nodes for each in layer_inputs(node, layer)]
+            self.made.passed += [node for node in made_by if is_relu(node, self.modules)]
+            return
         for node in () if plan.activations.off else plan.nodes:
             for each in layer_inputs(node, layer):
                 self._read(source(each, self.modules), plan)

@@ -11,6 +11,7 @@ from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.layer_choice import Choice
 from mcomp.quantization.layers import quantized_like
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.xnor import XNORInputScale
 from mcomp.quantization.recurrent import quantized_recurrent
 from mcomp.quantization.scheme_checks import find_scheme
 
@@ -46,7 +47,9 @@ class QuantizerFactory:
 
         ``own_inputs`` gives it quantisers of its inputs, where no graph holds them.
         """
-        reads = own_inputs and not activations.off and not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
+        scale = XNORInputScale.of(layer) if scales_inputs(layer, activations) else None
+        reads = (own_inputs or scale is not None) and not activations.off
+        reads = reads and not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
         read = self.activation(activations, False) if reads else None
         if isinstance(layer, nn.MultiheadAttention):
             return quantized_attention(
@@ -59,7 +62,13 @@ class QuantizerFactory:
             return None
         if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
             return quantized_recurrent(layer, lambda: self.weight(weights), read)
-        return quantized_like(layer, self.weight(weights), read)
+        return quantized_like(layer, self.weight(weights), read, scale)
+
+
+def scales_inputs(layer: nn.Module, activations: Choice) -> bool:
+    """Whether the layer's output is scaled by the size of what it read before that was made binary (XNOR-Net)."""
+    scalable = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
+    return scalable and not activations.off and bool(activations.options.get("input_scale"))
 
 
 def name_quantizers(model: nn.Module) -> None:

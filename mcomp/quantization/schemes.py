@@ -167,7 +167,7 @@ SCHEMES: dict[str, Scheme] = {
     "wbwtab": Scheme(
         _wbwtab_weight,
         _wbwtab_activation,
-        {"ste": ("saturate_ste", "ste", "soft_ste"), "codes": ("pm1", "01")},
+        {"ste": ("saturate_ste", "ste", "soft_ste"), "codes": ("pm1", "01"), "input_scale": (False, True)},
         weight_bits=(1, 2, OFF),
         activation_bits=(1, OFF),
         default_bits=(1, 1),
