@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         QuantLinear,
     )
     from mcomp.quantization.observers import FloatHistogram
+    from mcomp.quantization.override_file import read_overrides
     from mcomp.quantization.quantized_functions import (
         QuantGELU,
         QuantHardsigmoid,
@@ -112,6 +113,7 @@ _HOMES = {
     "fold_batch_norms": "fold",
     "freeze": "calibration",
     "quantize": "conversion",
+    "read_overrides": "override_file",
 }
 
 __all__ = [
@@ -166,6 +168,7 @@ __all__ = [
     "fold_batch_norms",
     "freeze",
     "quantize",
+    "read_overrides",
 ]
 
 

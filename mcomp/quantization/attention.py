@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcomp.quantization.by_hand import Written
-from mcomp.quantization.config import OFF
 from mcomp.quantization.kept_weight import QuantizedParameter
 from mcomp.quantization.layers import quantized_like, twin
 from mcomp.quantization.quantizers.base import Quantizer
@@ -77,6 +76,7 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         self,
         *args: Any,
         scheme: str = "dorefa",
+        a_scheme: str | None = None,
         w_bits: int | None = None,
         a_bits: int | None = None,
         levels: int = 255,
@@ -84,10 +84,10 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         **kwargs: Any,
     ) -> None:
         """Written by hand: the original's arguments, and keywords as of :class:`~mcomp.quantization.QuantLinear`."""
-        written, rest = Written.of(scheme, w_bits, a_bits, levels=levels, per_channel=per_channel, options=kwargs)
+        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
         super().__init__(*args, **rest)
         self._read_through(
-            lambda: None if written.config.w_bits == OFF else written.weight(),
+            lambda: None if written.weights.off else written.weight(),
             lambda nonnegative: written.activation(nonnegative) or nn.Identity(),
             written.activation(False),
         )

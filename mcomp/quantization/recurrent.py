@@ -29,6 +29,7 @@ class _Recurrent(nn.Module):
         self,
         *args: Any,
         scheme: str = "dorefa",
+        a_scheme: str | None = None,
         w_bits: int | None = None,
         a_bits: int | None = None,
         signed_input: bool = True,
@@ -36,9 +37,7 @@ class _Recurrent(nn.Module):
         per_channel: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        written, rest = Written.of(
-            scheme, w_bits, a_bits, levels=levels, per_channel=per_channel, options=kwargs
-        )  # fmt: skip
+        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
         super().__init__(*args, **rest)
         _read_through(self, written.weight, written.activation(not signed_input))
 
