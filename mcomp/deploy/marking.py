@@ -228,6 +228,7 @@ class MarkedLayer(nn.Module):
         transposed = isinstance(source, nn.modules.conv._ConvTransposeNd)
         self.geometry = {name: getattr(source, name) for name in names} if transposed else None
         self.read = getattr(source, "input_quantizer", None)  # marked in its own turn
+        self.scale = getattr(source, "input_scale", None)
         self.convolution = hasattr(source, "kernel_size")
         if self.convolution:
             self.stride, self.padding = source.stride, source.padding
@@ -247,16 +248,23 @@ class MarkedLayer(nn.Module):
             return looked_up
         if self.bilinear:
             return F.bilinear(x, more[0], weight, self.bias)
-        x = x if self.read is None else self.read(x)
+        if self.scale is None:
+            return self._multiply(x if self.read is None else self.read(x), weight, self.bias)
+        from mcomp.quantization.quantizers.xnor import scale_output
+
+        output = self._multiply(x if self.read is None else self.read(x), weight, None)
+        return scale_output(output, self.scale(x), self.bias, weight.dim() - 2)
+
+    def _multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.geometry is not None:
             operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
-            spread: Tensor = operation(x, weight, self.bias, **self.geometry)
+            spread: Tensor = operation(x, weight, bias, **self.geometry)
             return spread
         if not self.convolution:
-            return F.linear(x, weight, self.bias)
+            return F.linear(x, weight, bias)
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.border, mode=self.padding_mode), 0
         convolve: Any = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
-        convolved: Tensor = convolve(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        convolved: Tensor = convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
         return convolved

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         QuantLinear,
     )
     from mcomp.quantization.observers import FloatHistogram
+    from mcomp.quantization.override_file import read_overrides
     from mcomp.quantization.quantizers.activation import ActivationQuantizer
     from mcomp.quantization.quantizers.base import Quantizer
     from mcomp.quantization.quantizers.weight import WeightQuantizer
@@ -90,7 +91,11 @@ _HOMES = {
     "freeze": "calibration",
     "is_quantized": "restoration",
     "quantize": "conversion",
+<<<<<<< HEAD
     "restore_float": "restoration",
+=======
+    "read_overrides": "override_file",
+>>>>>>> main
 }
 
 __all__ = [
@@ -135,7 +140,11 @@ __all__ = [
     "freeze",
     "is_quantized",
     "quantize",
+<<<<<<< HEAD
     "restore_float",
+=======
+    "read_overrides",
+>>>>>>> main
 ]
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mcomp.quantization.integers import IntegerWeight
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.xnor import XNORInputScale, scale_output
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -19,12 +20,13 @@ class QuantizedLayer(QuantizedWeight):
     """What these layers share: a latent float ``weight`` and the quantiser it is read through.
 
     Where no graph holds the quantiser of the tensor that feeds the layer, the layer has one of its own,
-    ``input_quantizer``, else None.
+    ``input_quantizer``, else None. A layer of binary inputs may have an ``input_scale`` too, and then has both.
     """
 
     weight: Any  # nn.Parameter; torch types it differently in convolutions and linear layers
     bias: Any
     input_quantizer: Quantizer | None
+    input_scale: XNORInputScale | None
 
     def __init__(
         self, *args: Any, weight_quantizer: Quantizer, input_quantizer: Quantizer | None = None, **kwargs: Any
@@ -32,6 +34,7 @@ class QuantizedLayer(QuantizedWeight):
         super().__init__(*args, **kwargs)
         self.weight_quantizer = weight_quantizer
         self.register_module("input_quantizer", input_quantizer)
+        self.register_module("input_scale", None)
 
     def quantized_weight(self) -> Tensor:
         """The weight that the layer multiplies with."""
@@ -56,9 +59,7 @@ class QuantizedLayer(QuantizedWeight):
 class _QuantConv(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the quantised weight."""
-        convolve: Any = self._conv_forward
-        output: Tensor = convolve(self.quantized_input(input), self.quantized_weight(), self.bias)
-        return output
+        return convolve(self, input, self.quantized_weight())
 
 
 class QuantConv1d(_QuantConv, nn.Conv1d):
@@ -100,7 +101,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The product with the quantised weight."""
-        return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+        return linear(self, input, self.quantized_weight())
 
 
 class QuantBilinear(QuantizedLayer, nn.Bilinear):
@@ -161,6 +162,27 @@ QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
 }
 
 
+def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """The convolution of ``layer`` with a weight of its own: what it reads is quantised, scaled where that is asked."""
+    if layer.input_scale is None:
+        output: Tensor = layer._conv_forward(_read(layer, x), weight, layer.bias)
+        return output
+    output = layer._conv_forward(_read(layer, x), weight, None)
+    return scale_output(output, layer.input_scale(x), layer.bias, weight.dim() - 2)
+
+
+def linear(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """The same for a linear layer."""
+    if layer.input_scale is None:
+        return F.linear(_read(layer, x), weight, layer.bias)
+    return scale_output(F.linear(_read(layer, x), weight), layer.input_scale(x), layer.bias, 0)
+
+
+def _read(layer: Any, x: Tensor) -> Tensor:
+    read: Tensor = x if layer.input_quantizer is None else layer.input_quantizer(x)
+    return read
+
+
 def conv_transpose(layer: Any, x: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
     """The transposed convolution with the options of ``layer`` and a weight of its own."""
     dims = weight.dim() - 2
@@ -180,11 +202,15 @@ def twin(layer: nn.Module, kind: type[M]) -> M:
 
 
 def quantized_like(
-    layer: nn.Module, weight_quantizer: Quantizer, input_quantizer: Quantizer | None = None
+    layer: nn.Module,
+    weight_quantizer: Quantizer,
+    input_quantizer: Quantizer | None = None,
+    input_scale: XNORInputScale | None = None,
 ) -> QuantizedLayer:
     """A quantised layer that shares the parameters of ``layer``."""
     made = twin(layer, QUANTIZED[type(layer)])
     made.weight_quantizer = weight_quantizer.train(layer.training)
     made.register_module("input_quantizer", input_quantizer)
+    made.register_module("input_scale", input_scale)
     made.initialise(made.weight)
     return made

@@ -58,7 +58,10 @@ class Quantize(Stage):
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Patterns that name no layer."""
-        return [*unmatched(model, "skip", options.skip), *unmatched(model, "overrides", options.overrides)]
+        return [
+            *unmatched(model, "skip", options.skip, by_kind=True),
+            *unmatched(model, "overrides", options.overrides, by_kind=True),
+        ]
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
