@@ -91,11 +91,8 @@ _HOMES = {
     "freeze": "calibration",
     "is_quantized": "restoration",
     "quantize": "conversion",
-<<<<<<< HEAD
     "restore_float": "restoration",
-=======
     "read_overrides": "override_file",
->>>>>>> main
 }
 
 __all__ = [
@@ -140,11 +137,8 @@ __all__ = [
     "freeze",
     "is_quantized",
     "quantize",
-<<<<<<< HEAD
-    "restore_float",
-=======
     "read_overrides",
->>>>>>> main
+    "restore_float",
 ]
 
 

@@ -54,6 +54,8 @@ def test_options_that_do_not_exist_are_refused(options: dict[str, Any]) -> None:
         ({"w_bits": 1}, ("w_bits",), "`dorefa` has no weights of 1 bits; use 2..16, or 32 for off"),
         ({"scheme": "wbwtab", "a_bits": 8}, ("a_bits",), "`wbwtab` has no activations of 8 bits; use 1, or 32 for off"),
         ({"scheme": "wbwtab", "w_bits": 4}, ("w_bits",), "use 1 or 2, or 32 for off"),
+        ({"overrides": {"fc*": {"scheme": "wbwtab", "a_bits": 8}}}, ("overrides", "fc*", "a_bits"), "use 1, or 32"),
+        ({"overrides": {"fc*": {"ste": "ste"}}}, ("overrides", "fc*"), "holds unknown `ste`"),
         ({"overrides": {"fc*": {"w_bits": 1}}}, ("overrides", "fc*", "w_bits"), "weights of 1 bits"),
         ({"ste": "ste"}, ("ste",), "it is one of `wbwtab`; this one has `variant`, `tanh`"),
         ({"scheme": "pact", "observer": "mse"}, ("observer",), "it is one of `iao`; this one has none of its own"),
@@ -78,10 +80,8 @@ def test_what_is_left_out_is_as_the_scheme_has_it(scheme: str) -> None:
     assert (resolved.first_layer_float, resolved.last_layer_float) == (rules.first_layer_float, rules.last_layer_float)
     for name in OF_SCHEMES:
         assert getattr(resolved, name) == (rules.options[name][0] if name in rules.options else None)
-    config = QuantizeConfig.of(
-        scheme, None, None, levels=255, skip=[], first_layer_float=None, last_layer_float=None, overrides=None,
-        per_channel=None, options={}, route="auto",
-    )  # fmt: skip
+    ends: dict[str, bool | None] = {"first_layer_float": None, "last_layer_float": None}
+    config = QuantizeConfig.of((scheme, None), (None, None), 255, [], ends, None, None, {}, "auto")
     again = {name: getattr(resolved, name) for name in ("w_bits", "a_bits", "per_channel", "first_layer_float")}
     assert again == {name: getattr(config, name) for name in again}
 
