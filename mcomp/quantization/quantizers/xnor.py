@@ -57,11 +57,20 @@ class XNORInputScale(nn.Module):
             return size.mean(-1, keepdim=True)
         channels = (*size.shape[: -dims - 1], self.groups, -1, *size.shape[-dims:])
         mean = size.reshape(channels).mean(-dims - 1)
+        padding = self.padding
+        if padding == "same":  # spelled out: ONNX Runtime knows no dilation beside automatic padding
+            mean, padding = F.pad(mean, self._border()), 0
         window = torch.full((self.groups, 1, *self.kernel_size), 1.0, dtype=x.dtype, device=x.device)
         window = window / window[0].numel()
         convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
-        scale: Tensor = convolve(mean, window, None, self.stride, self.padding, self.dilation, self.groups)
+        scale: Tensor = convolve(mean, window, None, self.stride, padding, self.dilation, self.groups)
         return scale
+
+    def _border(self) -> list[int]:
+        """What ``same`` adds, last dimension first: the odd one at the end, as torch does."""
+        dilation = self.dilation if isinstance(self.dilation, tuple) else (self.dilation,) * len(self.kernel_size)
+        added = [step * (size - 1) for step, size in zip(dilation, self.kernel_size, strict=True)]
+        return [side for total in reversed(added) for side in (total // 2, total - total // 2)]
 
 
 def scale_output(output: Tensor, scale: Tensor, bias: Tensor | None, dims: int) -> Tensor:

@@ -66,6 +66,15 @@ def test_k_is_the_mean_magnitude_of_a_groups_channels_in_each_window(
     torch.testing.assert_close(found.flatten(2), expected)
 
 
+@pytest.mark.parametrize(("size", "dilation"), [(3, 2), (5, 1), (3, 3)])
+def test_same_padding_is_that_of_the_convolution(size: int, dilation: int) -> None:
+    layer = nn.Conv2d(4, 4, (size, 3), padding="same", dilation=dilation, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(1 / layer.weight[0].numel())
+    x = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(XNORInputScale.of(layer)(x), layer(x.abs())[:, :1].detach())
+
+
 def test_a_convolution_of_signs_is_multiplied_by_k_before_its_bias() -> None:
     made = converted()
     layer: Any = made.get_submodule("a")
