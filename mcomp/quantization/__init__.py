@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from mcomp.quantization.quantizers.base import Quantizer
     from mcomp.quantization.quantizers.weight import WeightQuantizer
     from mcomp.quantization.recurrent import QuantGRU, QuantGRUCell, QuantLSTM, QuantLSTMCell, QuantRNN, QuantRNNCell
+    from mcomp.quantization.restoration import is_quantized, restore_float
     from mcomp.quantization.summary import conversion_route, decision_table, describe
 
 _HOMES = {
@@ -112,7 +113,9 @@ _HOMES = {
     "describe": "summary",
     "fold_batch_norms": "fold",
     "freeze": "calibration",
+    "is_quantized": "restoration",
     "quantize": "conversion",
+    "restore_float": "restoration",
     "read_overrides": "override_file",
 }
 
@@ -167,8 +170,10 @@ __all__ = [
     "describe",
     "fold_batch_norms",
     "freeze",
+    "is_quantized",
     "quantize",
     "read_overrides",
+    "restore_float",
 ]
 
 

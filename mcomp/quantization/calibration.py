@@ -44,7 +44,6 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
     waiting = {name: module for name, module in quantizers(model).items() if not module.ready}
     if not waiting:
         return []
-    training = model.training
     observers = {}
     for name, module in waiting.items():
         axis = getattr(module, "channel_axis", None)
@@ -52,11 +51,10 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
         module.name = module.name or name
         module.watch(observers[name])
     try:
-        _run(model.eval(), batches)
+        run_batches(model, batches)
     finally:
         for module in waiting.values():
             module.watch(None)
-        model.train(training)
     for name, module in waiting.items():
         if observers[name].empty:
             raise StageError(
@@ -118,9 +116,15 @@ def _initialise_weights(model: nn.Module) -> None:
             read.initialise(weight)
 
 
-def _run(model: nn.Module, batches: Iterable[Batch]) -> None:
+def run_batches(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Show every batch to ``model``, in eval mode and without gradients, on the device where it is."""
+    training = model.training
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    with torch.inference_mode():
-        for batch in batches:
-            inputs = batch if isinstance(batch, Tensor) else batch[0]
-            model(inputs.to(device))
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                inputs = batch if isinstance(batch, Tensor) else batch[0]
+                model(inputs.to(device))
+    finally:
+        model.train(training)

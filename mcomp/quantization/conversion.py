@@ -22,6 +22,7 @@ from mcomp.quantization.modules import replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
 from mcomp.quantization.quantizer_factory import QuantizerFactory, name_quantizers
 from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
+from mcomp.quantization.restoration import remember_float
 from mcomp.quantization.routes import see
 from mcomp.quantization.scheme_checks import find_scheme
 from mcomp.quantization.summary import quantising_modules
@@ -95,6 +96,7 @@ def quantize(
         (scheme, a_scheme), (w_bits, a_bits), levels, skip, ends, overrides, per_channel, options, route
     )
     converted = _converted(model, example_inputs, config)
+    remember_float(converted, model)
     if calibration is not None:
         calibrate(converted, calibration)
     return converted
@@ -170,7 +172,7 @@ def _refuse_quantised(model: nn.Module) -> None:
         raise StageError(
             f"the model is quantised already, at `{found[0]}`",
             code="MC422",
-            hint="start from the float model that it was made of",
+            hint="start from the float model that it was made of: `mcomp.quantization.restore_float(model)`",
         )
 
 
