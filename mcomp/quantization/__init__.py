@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from mcomp.quantization.integers import IntegerWeight, QParams
     from mcomp.quantization.kept_weight import QuantizedParameter
+    from mcomp.quantization.layer_measurements import LayerReport, layer_report
+    from mcomp.quantization.layer_sensitivity import Sensitivity, sensitivity
     from mcomp.quantization.layers import (
         QuantBilinear,
         QuantConv1d,
@@ -74,6 +76,7 @@ _HOMES = {
     "FoldedQuantConvTranspose3d": "folded",
     "FoldedQuantLinear": "folded",
     "IntegerWeight": "integers",
+    "LayerReport": "layer_measurements",
     "QParams": "integers",
     "QuantAttention": "attention",
     "QuantBilinear": "layers",
@@ -106,6 +109,7 @@ _HOMES = {
     "QuantTanh": "quantized_functions",
     "QuantizedParameter": "kept_weight",
     "Quantizer": "quantizers.base",
+    "Sensitivity": "layer_sensitivity",
     "WeightQuantizer": "quantizers.weight",
     "calibrate": "calibration",
     "conversion_route": "summary",
@@ -114,9 +118,11 @@ _HOMES = {
     "fold_batch_norms": "fold",
     "freeze": "calibration",
     "is_quantized": "restoration",
+    "layer_report": "layer_measurements",
     "quantize": "conversion",
-    "restore_float": "restoration",
     "read_overrides": "override_file",
+    "restore_float": "restoration",
+    "sensitivity": "layer_sensitivity",
 }
 
 __all__ = [
@@ -131,6 +137,7 @@ __all__ = [
     "FoldedQuantConvTranspose3d",
     "FoldedQuantLinear",
     "IntegerWeight",
+    "LayerReport",
     "QParams",
     "QuantAttention",
     "QuantBilinear",
@@ -163,6 +170,7 @@ __all__ = [
     "QuantTanh",
     "QuantizedParameter",
     "Quantizer",
+    "Sensitivity",
     "WeightQuantizer",
     "calibrate",
     "conversion_route",
@@ -171,9 +179,11 @@ __all__ = [
     "fold_batch_norms",
     "freeze",
     "is_quantized",
+    "layer_report",
     "quantize",
     "read_overrides",
     "restore_float",
+    "sensitivity",
 ]
 
 
