@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 from mcomp.quantization import replays as _replays  # noqa: F401  registers how artifacts repeat this surgery
 
 if TYPE_CHECKING:
+    from mcomp.quantization.adaround import adaptive_rounding
     from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
+    from mcomp.quantization.bias_correction import correct_bias
+    from mcomp.quantization.bn_statistics import reestimate_batch_norms
     from mcomp.quantization.calibration import calibrate, freeze
     from mcomp.quantization.conversion import quantize
+    from mcomp.quantization.equalization import equalize
     from mcomp.quantization.fold import FoldResult, fold_batch_norms
     from mcomp.quantization.folded import (
         FoldedQuantConv1d,
@@ -111,16 +115,20 @@ _HOMES = {
     "Quantizer": "quantizers.base",
     "Sensitivity": "layer_sensitivity",
     "WeightQuantizer": "quantizers.weight",
+    "adaptive_rounding": "adaround",
     "calibrate": "calibration",
     "conversion_route": "summary",
+    "correct_bias": "bias_correction",
     "decision_table": "summary",
     "describe": "summary",
+    "equalize": "equalization",
     "fold_batch_norms": "fold",
     "freeze": "calibration",
     "is_quantized": "restoration",
     "layer_report": "layer_measurements",
     "quantize": "conversion",
     "read_overrides": "override_file",
+    "reestimate_batch_norms": "bn_statistics",
     "restore_float": "restoration",
     "sensitivity": "layer_sensitivity",
 }
@@ -172,16 +180,20 @@ __all__ = [
     "Quantizer",
     "Sensitivity",
     "WeightQuantizer",
+    "adaptive_rounding",
     "calibrate",
     "conversion_route",
+    "correct_bias",
     "decision_table",
     "describe",
+    "equalize",
     "fold_batch_norms",
     "freeze",
     "is_quantized",
     "layer_report",
     "quantize",
     "read_overrides",
+    "reestimate_batch_norms",
     "restore_float",
     "sensitivity",
 ]
