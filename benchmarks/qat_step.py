@@ -2,13 +2,13 @@
 
 Every entrant trains the same network on the same batch: forward, cross-entropy, backward, a step of SGD with momentum.
 All take turns within a round, in a new order each round, in one process on one thread; a figure is the median of the
-CPU times, a ratio the median over rounds of ``entrant / float`` of the same round. Then the same under bfloat16 autocast
+CPU times, a ratio the median over rounds of ``entrant / float`` of the same round. Then the same in bfloat16 autocast
 and channels-last, against the float step in that mode. W8A8, weights per channel where the scheme has it.
 
 Memory is the largest number of bytes that tensors hold at one moment of a step (parameters, buffers, momentum and the
 batch included): PyTorch's profiler reports each allocation and release, so the figure is exact and repeats.
 
-Peers: the native fake-quantise operator and the fused observer of torch.ao at the places where mcomp has its quantisers,
+Peers: the native fake-quantise operator and the fused observer of torch.ao where mcomp has its quantisers,
 torch.ao's FX QAT (``prepare_qat_fx``) and Brevitas. A peer that is not installed, or fails, is named and left out.
 
     python benchmarks/qat_step.py [--rounds 15] [--only NAME ...] [--out benchmarks/results/qat_step.json]
@@ -83,7 +83,7 @@ def by_mcomp(**options: Any) -> Callable[[nn.Module, Inputs], nn.Module]:
 
 
 def swapped(make_weight: Callable[[], nn.Module], make_activation: Callable[[bool], nn.Module]) -> Any:
-    """mcomp's converted graph with a peer's quantisers in place of ours."""
+    """Mcomp's converted graph with a peer's quantisers in place of ours."""
 
     def build(model: nn.Module, inputs: Inputs) -> nn.Module:
         made = quantize(model, inputs, scheme="iao")
@@ -309,7 +309,11 @@ def installed(package: str) -> str:
 
 
 def processor() -> str:
-    known = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    known = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     return known[0] if known else platform.machine()
 
 

@@ -31,6 +31,7 @@ class QuantizedLayer(QuantizedWeight):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_quantizer = weight_quantizer
+        weight_quantizer.spent = True
         self.register_module("input_quantizer", input_quantizer)
 
     def quantized_weight(self) -> Tensor:
@@ -185,6 +186,7 @@ def quantized_like(
     """A quantised layer that shares the parameters of ``layer``."""
     made = twin(layer, QUANTIZED[type(layer)])
     made.weight_quantizer = weight_quantizer.train(layer.training)
+    weight_quantizer.spent = True
     made.register_module("input_quantizer", input_quantizer)
     made.initialise(made.weight)
     return made
