@@ -34,7 +34,7 @@ Row = dict[str, Any]
 MEDIAN_S, WORST_S = 1.0, 5.0
 SHARES = (0.20, 0.32)
 REGULAR = 8
-WALL_S, MEMORY = 120, 16 << 30
+WALL_S, MEMORY = 60, 16 << 30
 PEER = "torch-pruning"
 
 

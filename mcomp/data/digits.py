@@ -10,6 +10,7 @@ import gzip
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mcomp.data.fingerprint import DIGITS_TABLE
 from mcomp.data.raw import Place, Raw
@@ -22,9 +23,14 @@ _SIDE, _WHITE = 8, 16
 
 def read(options: DataOptions, place: Place) -> Raw:
     """The whole table, resized bilinearly to ``options.image_size`` (8 by default)."""
+    pixels, labels = scans()
+    images = (pixels * 255).round().to(torch.uint8)
+    return Raw(TensorSamples(resized(images, options.image_size or _SIDE), labels), tuple("0123456789"))
+
+
+def scans() -> tuple[Tensor, Tensor]:
+    """All scans ``(1797, 1, 8, 8)``, float32 in 0..1, and their labels, in the table's order."""
     text = gzip.decompress(DIGITS_TABLE.read_bytes()).decode("ascii")
     table = np.array(text.replace("\n", ",").rstrip(",").split(","), dtype=np.int64).reshape(-1, _SIDE**2 + 1)
     pixels = torch.from_numpy(table[:, :-1].copy()).view(-1, 1, _SIDE, _SIDE)
-    images = (pixels.float() * (255 / _WHITE)).round().to(torch.uint8)
-    samples = TensorSamples(resized(images, options.image_size or _SIDE), torch.from_numpy(table[:, -1].copy()))
-    return Raw(samples, tuple("0123456789"))
+    return pixels.float() / _WHITE, torch.from_numpy(table[:, -1].copy())

@@ -49,6 +49,8 @@ def fingerprint(options: Options, base_dir: Path | None = None, cache_dir: Path 
     assert isinstance(options, DataOptions)
     if options.name == "digits":
         return _sha(b"digits", DIGITS_TABLE.read_bytes())
+    if options.name == "two_digits":
+        return _sha(b"two_digits", DIGITS_TABLE.read_bytes(), b"1")
     if options.name == "synthetic":
         return _sha(b"synthetic", b"1")
     if isinstance(options, FolderOptions):

@@ -71,6 +71,15 @@ class SyntheticOptions(DataOptions):
     pattern_seed: int = Field(0, ge=0, description="chooses the patterns and the noise")
 
 
+class TwoDigitsOptions(TestFractionOptions):
+    """Keys of ``two_digits``."""
+
+    samples: int = Field(12_000, ge=500, le=1_000_000, description="images of all splits together")
+    image_size: int | None = Field(32, ge=16, le=256, description="height and width")
+    fragments: int = Field(3, ge=0, le=32, description="quarters of other digits strewn over each image")
+    draw_seed: int = Field(0, ge=0, le=2**32, description="chooses scans, places, warps and noise")
+
+
 class FolderOptions(TestFractionOptions):
     """Keys of ``image_folder``."""
 
@@ -129,6 +138,13 @@ DATASETS: dict[str, DataEntry] = {
             "digits", "mcomp.data.digits", DataOptions, "1797 scans of handwritten digits, 8 x 8, embedded", "shift"
         ),
         DataEntry("synthetic", "mcomp.data.synthetic", SyntheticOptions, "seeded patterns, one per class", "none"),
+        DataEntry(
+            "two_digits",
+            "mcomp.data.two_digits",
+            TwoDigitsOptions,
+            "pairs of warped, cluttered digits, 100 classes, drawn from the embedded scans",
+            "none",
+        ),
         DataEntry(
             "image_folder", "mcomp.data.image_folder", FolderOptions, "a folder of images per class", "flip_shift"
         ),

@@ -212,8 +212,18 @@ class MarkedParameter(nn.Module):
         return marked
 
 
+def _spelled_out(convolution: Any) -> Any:
+    """Its padding in numbers where that is possible: ONNX Runtime knows no dilation beside automatic padding."""
+    border = convolution._reversed_padding_repeated_twice if convolution.padding == "same" else ()
+    if border and list(border[::2]) == list(border[1::2]):
+        return tuple(reversed(border[::2]))
+    return convolution.padding
+
+
 class MarkedLayer(nn.Module):
     """A convolution, linear layer or embedding with the geometry of ``source`` and the float value of its integers."""
+
+    input_quantizer: Any  # a module or None
 
     def __init__(self, source: Any, site: WeightSite, route: Route) -> None:
         super().__init__()
@@ -227,10 +237,12 @@ class MarkedLayer(nn.Module):
         names = ("stride", "padding", "output_padding", "groups", "dilation")
         transposed = isinstance(source, nn.modules.conv._ConvTransposeNd)
         self.geometry = {name: getattr(source, name) for name in names} if transposed else None
-        self.read = getattr(source, "input_quantizer", None)  # marked in its own turn
+        # under the name that it has in the layer: it is marked in its own turn
+        self.register_module("input_quantizer", getattr(source, "input_quantizer", None))
+        self.scale = getattr(source, "input_scale", None)
         self.convolution = hasattr(source, "kernel_size")
         if self.convolution:
-            self.stride, self.padding = source.stride, source.padding
+            self.stride, self.padding = source.stride, _spelled_out(source)
             self.dilation, self.groups = source.dilation, source.groups
             self.padding_mode = source.padding_mode
             self.border = list(getattr(source, "_reversed_padding_repeated_twice", ()))
@@ -246,17 +258,27 @@ class MarkedLayer(nn.Module):
             looked_up: Tensor = bag(x, weight, *more, mode=self.mode) if self.mode else F.embedding(x, weight)
             return looked_up
         if self.bilinear:
-            return F.bilinear(x, more[0], weight, self.bias)
-        x = x if self.read is None else self.read(x)
+            return F.bilinear(self._read(x), self._read(more[0]), weight, self.bias)
+        if self.scale is None:
+            return self._multiply(self._read(x), weight, self.bias)
+        from mcomp.quantization.quantizers.xnor import scale_output
+
+        output = self._multiply(self._read(x), weight, None)
+        return scale_output(output, self.scale(x), self.bias, weight.dim() - 2)
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x if self.input_quantizer is None else self.input_quantizer(x)
+
+    def _multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.geometry is not None:
             operation: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
-            spread: Tensor = operation(x, weight, self.bias, **self.geometry)
+            spread: Tensor = operation(x, weight, bias, **self.geometry)
             return spread
         if not self.convolution:
-            return F.linear(x, weight, self.bias)
+            return F.linear(x, weight, bias)
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.border, mode=self.padding_mode), 0
         convolve: Any = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
-        convolved: Tensor = convolve(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        convolved: Tensor = convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
         return convolved

@@ -41,10 +41,25 @@ if TYPE_CHECKING:
         QuantLinear,
     )
     from mcomp.quantization.observers import FloatHistogram
+    from mcomp.quantization.override_file import read_overrides
+    from mcomp.quantization.quantized_functions import (
+        QuantGELU,
+        QuantHardsigmoid,
+        QuantHardswish,
+        QuantIdentity,
+        QuantLeakyReLU,
+        QuantPReLU,
+        QuantReLU,
+        QuantReLU6,
+        QuantSigmoid,
+        QuantSiLU,
+        QuantTanh,
+    )
     from mcomp.quantization.quantizers.activation import ActivationQuantizer
     from mcomp.quantization.quantizers.base import Quantizer
     from mcomp.quantization.quantizers.weight import WeightQuantizer
     from mcomp.quantization.recurrent import QuantGRU, QuantGRUCell, QuantLSTM, QuantLSTMCell, QuantRNN, QuantRNNCell
+    from mcomp.quantization.restoration import is_quantized, restore_float
     from mcomp.quantization.summary import conversion_route, decision_table, describe
 
 _HOMES = {
@@ -70,14 +85,25 @@ _HOMES = {
     "QuantConvTranspose3d": "layers",
     "QuantEmbedding": "layers",
     "QuantEmbeddingBag": "layers",
+    "QuantGELU": "quantized_functions",
     "QuantGRU": "recurrent",
     "QuantGRUCell": "recurrent",
+    "QuantHardsigmoid": "quantized_functions",
+    "QuantHardswish": "quantized_functions",
+    "QuantIdentity": "quantized_functions",
     "QuantLSTM": "recurrent",
     "QuantLSTMCell": "recurrent",
+    "QuantLeakyReLU": "quantized_functions",
     "QuantLinear": "layers",
     "QuantMultiheadAttention": "attention",
+    "QuantPReLU": "quantized_functions",
     "QuantRNN": "recurrent",
     "QuantRNNCell": "recurrent",
+    "QuantReLU": "quantized_functions",
+    "QuantReLU6": "quantized_functions",
+    "QuantSiLU": "quantized_functions",
+    "QuantSigmoid": "quantized_functions",
+    "QuantTanh": "quantized_functions",
     "QuantizedParameter": "kept_weight",
     "Quantizer": "quantizers.base",
     "WeightQuantizer": "quantizers.weight",
@@ -87,7 +113,10 @@ _HOMES = {
     "describe": "summary",
     "fold_batch_norms": "fold",
     "freeze": "calibration",
+    "is_quantized": "restoration",
     "quantize": "conversion",
+    "restore_float": "restoration",
+    "read_overrides": "override_file",
 }
 
 __all__ = [
@@ -113,14 +142,25 @@ __all__ = [
     "QuantConvTranspose3d",
     "QuantEmbedding",
     "QuantEmbeddingBag",
+    "QuantGELU",
     "QuantGRU",
     "QuantGRUCell",
+    "QuantHardsigmoid",
+    "QuantHardswish",
+    "QuantIdentity",
     "QuantLSTM",
     "QuantLSTMCell",
+    "QuantLeakyReLU",
     "QuantLinear",
     "QuantMultiheadAttention",
+    "QuantPReLU",
     "QuantRNN",
     "QuantRNNCell",
+    "QuantReLU",
+    "QuantReLU6",
+    "QuantSiLU",
+    "QuantSigmoid",
+    "QuantTanh",
     "QuantizedParameter",
     "Quantizer",
     "WeightQuantizer",
@@ -130,7 +170,10 @@ __all__ = [
     "describe",
     "fold_batch_norms",
     "freeze",
+    "is_quantized",
     "quantize",
+    "read_overrides",
+    "restore_float",
 ]
 
 

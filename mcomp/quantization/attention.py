@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcomp.quantization.by_hand import Written
 from mcomp.quantization.kept_weight import QuantizedParameter
 from mcomp.quantization.layers import quantized_like, twin
 from mcomp.quantization.quantizers.base import Quantizer
@@ -70,6 +72,26 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
     input_quantizer: Quantizer | None
     operands: nn.ModuleDict
 
+    def __init__(
+        self,
+        *args: Any,
+        scheme: str = "dorefa",
+        a_scheme: str | None = None,
+        w_bits: int | None = None,
+        a_bits: int | None = None,
+        levels: int = 255,
+        per_channel: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Written by hand: the original's arguments, and keywords as of :class:`~mcomp.quantization.QuantLinear`."""
+        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
+        super().__init__(*args, **rest)
+        self._read_through(
+            lambda: None if written.weights.off else written.weight(),
+            lambda nonnegative: written.activation(nonnegative) or nn.Identity(),
+            written.activation(False),
+        )
+
     def forward(
         self,
         query: Tensor,
@@ -107,6 +129,22 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
             return output, None
         weights = probabilities.mean(1) if average_attn_weights else probabilities
         return output, weights if batched else weights.squeeze(0)
+
+    def _read_through(
+        self, make_weight: MakeWeight, make_activation: MakeActivation, input_quantizer: Quantizer | None
+    ) -> None:
+        self.projections, self.operands = nn.ModuleDict(), nn.ModuleDict()
+        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            weight, quantizer = self._parameters.get(name), make_weight()
+            if weight is not None and quantizer is not None:
+                read = QuantizedParameter(quantizer, name, f"projections.{name}").to(weight.device)
+                self.projections[name] = read.train(self.training)
+        quantizer = make_weight()
+        if quantizer is not None:
+            self.out_proj = quantized_like(self.out_proj, quantizer)  # type: ignore[assignment]
+        for name in ("query", "key", "value", "probabilities", "context"):
+            self.operands[name] = make_activation(name == "probabilities").train(self.training)
+        self.register_module("input_quantizer", input_quantizer)
 
     def _read(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         read = self.input_quantizer
@@ -164,17 +202,8 @@ def quantized_attention(
 ) -> QuantMultiheadAttention:
     """Quantised attention that shares the parameters of ``layer``."""
     made = twin(layer, QuantMultiheadAttention)
-    made.projections, made.operands = nn.ModuleDict(), nn.ModuleDict()
-    for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
-        weight, quantizer = layer._parameters.get(name), make_weight()
-        if weight is not None and quantizer is not None:
-            read = QuantizedParameter(quantizer, name, f"projections.{name}").train(layer.training)
-            read.initialise(weight)
-            made.projections[name] = read
-    quantizer = make_weight()
-    if quantizer is not None:
-        made.out_proj = quantized_like(layer.out_proj, quantizer)  # type: ignore[assignment]
-    for name in ("query", "key", "value", "probabilities", "context"):
-        made.operands[name] = make_activation(name == "probabilities").train(layer.training)
-    made.register_module("input_quantizer", input_quantizer)
+    made._read_through(make_weight, make_activation, input_quantizer)
+    for name, read in made.projections.items():
+        assert isinstance(read, QuantizedParameter)
+        read.initialise(getattr(layer, name))
     return made

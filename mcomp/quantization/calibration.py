@@ -8,14 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
+from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.observers import build_observer, check_observer
+from mcomp.quantization.parameter_values import quantized_parameters
 from mcomp.quantization.quantizers.base import Quantizer
 
 Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
 def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = None) -> list[str]:
-    """Set the range of every activation quantiser that has none yet, and touch nothing else.
+    """Set the range of every activation quantiser that has none yet, and touch no other range.
+
+    So is that of a weight, where its quantiser holds one and the layer was written by hand.
 
     The batches run once, in eval mode, without gradients; quantisers being calibrated let the float
     values through, so that one tensor's rounding does not colour the next one's range.
@@ -36,10 +40,10 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
     """
     if method is not None:
         check_observer(method)  # before the data runs
+    _initialise_weights(model)
     waiting = {name: module for name, module in quantizers(model).items() if not module.ready}
     if not waiting:
         return []
-    training = model.training
     observers = {}
     for name, module in waiting.items():
         axis = getattr(module, "channel_axis", None)
@@ -47,11 +51,10 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
         module.name = module.name or name
         module.watch(observers[name])
     try:
-        _run(model.eval(), batches)
+        run_batches(model, batches)
     finally:
         for module in waiting.values():
             module.watch(None)
-        model.train(training)
     for name, module in waiting.items():
         if observers[name].empty:
             raise StageError(
@@ -102,9 +105,26 @@ def weight_quantizers(model: nn.Module) -> dict[str, Quantizer]:
     return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, Quantizer)}
 
 
-def _run(model: nn.Module, batches: Iterable[Batch]) -> None:
+def _initialise_weights(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer) and not module.weight_quantizer.ready:
+            module.initialise(module.weight)
+    if all(quantizer.ready for quantizer in weight_quantizers(model).values()):
+        return
+    for read, weight in quantized_parameters(model).values():
+        if not read.weight_quantizer.ready:
+            read.initialise(weight)
+
+
+def run_batches(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Show every batch to ``model``, in eval mode and without gradients, on the device where it is."""
+    training = model.training
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    with torch.inference_mode():
-        for batch in batches:
-            inputs = batch if isinstance(batch, Tensor) else batch[0]
-            model(inputs.to(device))
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                inputs = batch if isinstance(batch, Tensor) else batch[0]
+                model(inputs.to(device))
+    finally:
+        model.train(training)

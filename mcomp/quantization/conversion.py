@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mcomp import surgery
 from mcomp.errors import StageError
 from mcomp.quantization.calibration import Batch, calibrate
-from mcomp.quantization.config import QuantizeConfig, Route, find_scheme
+from mcomp.quantization.config import QuantizeConfig, Route
 from mcomp.quantization.dataflow import is_free_relu, is_relu
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.kept_weight import QuantizedWeight
@@ -22,7 +22,9 @@ from mcomp.quantization.modules import replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
 from mcomp.quantization.quantizer_factory import QuantizerFactory, name_quantizers
 from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
+from mcomp.quantization.restoration import remember_float
 from mcomp.quantization.routes import see
+from mcomp.quantization.scheme_checks import find_scheme
 from mcomp.quantization.summary import quantising_modules
 from mcomp.quantization.swapping import Run, swap, watch
 from mcomp.quantization.tracing import TracedModel
@@ -36,13 +38,14 @@ def quantize(
     example_inputs: tuple[Tensor, ...],
     *,
     scheme: str = "dorefa",
+    a_scheme: str | None = None,
     w_bits: int | None = None,
     a_bits: int | None = None,
     levels: int = 255,
     skip: Sequence[str] = (),
     first_layer_float: bool | None = None,
     last_layer_float: bool | None = None,
-    overrides: Mapping[str, Mapping[str, int]] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
     per_channel: bool | None = None,
     calibration: Iterable[Batch] | None = None,
     route: Route = "auto",
@@ -60,13 +63,17 @@ def quantize(
         example_inputs: one batch that the model accepts, run once to prove that the graph computes the same.
         scheme: ``dorefa``, ``iao``, ``lsq``, ``lsq_plus``, ``pact``, ``ristretto`` or ``wbwtab``; see
             :mod:`mcomp.quantization.schemes`.
+        a_scheme: of activations, where it is another one.
         w_bits: 2..16, or 32 for float weights; 8 when left out. ``wbwtab``: 1 binary (when left out), 2 ternary.
         a_bits: likewise of activations; ``wbwtab``: 1.
         levels: largest level of unsigned 8-bit activations: 255, or 127 for engines without unsigned INT8.
-        skip: name patterns (``fnmatch``) of layers that stay float, input included.
+        skip: patterns of layers that stay float, input included: a name (``fnmatch``), ``type:Linear`` (a class or a
+            function), ``position:first`` or ``position:last``.
         first_layer_float: keep the first layer and its input float; None as the scheme has it (``dorefa``, ``wbwtab``).
         last_layer_float: likewise the last layer (``wbwtab``).
-        overrides: pattern to ``{"w_bits": n, "a_bits": n}``; the first pattern that matches counts.
+        overrides: pattern to what differs there: ``w_bits``, ``a_bits``, ``scheme`` and ``a_scheme`` (``float`` for
+            none), ``per_channel`` and options of the scheme; the first pattern that matches counts. A scheme of its
+            own starts from that scheme's defaults. :func:`mcomp.quantization.read_overrides` takes them from a file.
         per_channel: one weight scale per output channel (``dorefa`` int_exact, ``iao``, ``pact``).
         calibration: batches to set activation ranges with; see :func:`mcomp.quantization.calibrate`.
         route: ``symbolic`` takes the graph of ``torch.fx``, which keeps every module; ``export`` that of
@@ -84,20 +91,12 @@ def quantize(
             already, or a pattern matches no layer.
         UsageError: an option has a value that does not exist.
     """
+    ends = {"first_layer_float": first_layer_float, "last_layer_float": last_layer_float}
     config = QuantizeConfig.of(
-        scheme,
-        w_bits,
-        a_bits,
-        levels=levels,
-        skip=skip,
-        first_layer_float=first_layer_float,
-        last_layer_float=last_layer_float,
-        overrides=overrides,
-        per_channel=per_channel,
-        options=options,
-        route=route,
+        (scheme, a_scheme), (w_bits, a_bits), levels, skip, ends, overrides, per_channel, options, route
     )
     converted = _converted(model, example_inputs, config)
+    remember_float(converted, model)
     if calibration is not None:
         calibrate(converted, calibration)
     return converted
@@ -123,16 +122,21 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_r
     plan = make_plan(traced, model, config)
     make = QuantizerFactory(config, traced)
     for layer in plan.layers:
-        made = make.layer(layer.name, traced.get_submodule(layer.name), layer.w_bits, layer.a_bits)
+        made = make.layer(traced.get_submodule(layer.name), layer.weights, layer.activations)
         if made is not None:
             _read_often(made, len(layer.nodes) > 1)
             replace_module(traced, layer.name, made)
     for weight in plan.parameters:
         insert_parameter(traced, weight, make)
     for tensor in plan.tensors:
-        _insert(traced, tensor, config, make)
+        _insert(traced, tensor, make)
+    planned = {tensor.node for tensor in plan.tensors}
+    for relu in dict.fromkeys(plan.passed):
+        if relu not in planned:
+            relu.replace_all_uses_with(relu.all_input_nodes[0])
+            traced.graph.erase_node(relu)
     for attention in plan.attentions:  # last, for a tensor may be made by one
-        insert_attention(traced, attention.nodes[0], make.activation(attention.a_bits, True))
+        insert_attention(traced, attention.nodes[0], make.activation(attention.activations, True))
     name_quantizers(traced)
     traced.graph.lint()
     traced.recompile()
@@ -168,15 +172,15 @@ def _refuse_quantised(model: nn.Module) -> None:
         raise StageError(
             f"the model is quantised already, at `{found[0]}`",
             code="MC422",
-            hint="start from the float model that it was made of",
+            hint="start from the float model that it was made of: `mcomp.quantization.restore_float(model)`",
         )
 
 
-def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig, make: QuantizerFactory) -> None:
+def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> None:
     """Place a quantiser behind the node and let all its readers read the quantised tensor."""
     node = tensor.node
-    scheme = find_scheme(config.scheme)
-    quantizer = make.activation(tensor.bits, tensor.nonnegative)
+    scheme = find_scheme(tensor.choice.scheme)
+    quantizer = make.activation(tensor.choice, tensor.nonnegative)
     path = f"{HOME}.{node.name}"
     quantizer.__dict__["readers"] = tuple(tensor.readers)
     traced.add_submodule(path, quantizer)
@@ -187,14 +191,14 @@ def _insert(traced: TracedModel, tensor: TensorPlan, config: QuantizeConfig, mak
     if scheme.replaces_relu:
         replaced = is_relu(node, modules)
     else:  # the older formula scales between the ReLU and the quantiser
-        scaled_before = config.options.get("variant") == "micronet"
+        scaled_before = tensor.choice.options.get("variant") == "micronet"
         replaced = not scaled_before and is_free_relu(node, modules) and quantizer.take_relu()
     with traced.graph.inserting_after(last):
         quantised = traced.graph.call_module(path, (node.all_input_nodes[0] if replaced else node,))
     node.replace_all_uses_with(quantised, delete_user_cb=lambda user: user is not quantised)
     if replaced:
         traced.graph.erase_node(node)
-    if config.options.get("variant") == "micronet":
+    if tensor.choice.options.get("variant") == "micronet":
         with traced.graph.inserting_before(quantised):
             scaled = traced.graph.call_function(operator.mul, (node, MICRONET_GAIN))
         quantised.args = (scaled,)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mcomp.quantization.integers import IntegerWeight, along, storage_dtype
 from mcomp.quantization.kept_weight import KeptWeight
@@ -20,8 +19,11 @@ from mcomp.quantization.layers import (
     QuantizedLayer,
     QuantLinear,
     conv_transpose,
+    convolve,
+    linear,
     twin,
 )
+from mcomp.quantization.quantizers.base import Quantizer
 
 
 class FoldedLayer(KeptWeight):
@@ -42,6 +44,8 @@ class FoldedLayer(KeptWeight):
     weight_scale: Tensor
     bias: Any  # nn.Parameter or None
     bits: int
+    input_quantizer: Quantizer | None
+    input_scale: nn.Module | None
 
     def _become_integer(self, shape: torch.Size, bits: int, bias: bool) -> None:
         outputs = shape[self.channel_axis]
@@ -76,9 +80,7 @@ class _FoldedConv(FoldedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the dequantised weight."""
-        convolve: Any = self._conv_forward
-        output: Tensor = convolve(input, self.dequantized_weight(), self.bias)
-        return output
+        return convolve(self, input, self.dequantized_weight())
 
 
 class FoldedQuantConv1d(_FoldedConv, nn.Conv1d):
@@ -98,7 +100,8 @@ class _FoldedConvTranspose(FoldedLayer):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the dequantised weight."""
-        return conv_transpose(self, input, self.dequantized_weight(), output_size)
+        read = input if self.input_quantizer is None else self.input_quantizer(input)
+        return conv_transpose(self, read, self.dequantized_weight(), output_size)
 
 
 class FoldedQuantConvTranspose1d(_FoldedConvTranspose, nn.ConvTranspose1d):
@@ -118,7 +121,7 @@ class FoldedQuantLinear(FoldedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The product with the dequantised weight."""
-        return F.linear(input, self.dequantized_weight(), self.bias)
+        return linear(self, input, self.dequantized_weight())
 
 
 FOLDED: dict[type[nn.Module], type[FoldedLayer]] = {
@@ -135,6 +138,6 @@ FOLDED: dict[type[nn.Module], type[FoldedLayer]] = {
 def folded_like(layer: QuantizedLayer, bias: bool) -> FoldedLayer:
     """An empty folded layer in the place of ``layer``, on its device."""
     made = twin(layer, FOLDED[type(layer)])
-    made._modules.clear()  # the quantiser of the weight has done its work
+    del made._modules["weight_quantizer"]  # it has done its work
     made._become_integer(layer.weight.shape, layer.weight_quantizer.integer_bits, bias)
     return made.to(layer.weight.device).train(layer.training)

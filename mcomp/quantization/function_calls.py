@@ -19,7 +19,8 @@ def insert_parameter(traced: fx.GraphModule, plan: ParameterPlan, make: Quantize
     """Let every function that reads the parameter read it through one quantiser."""
     graph = traced.graph
     home = f"{PARAMETERS}.{(plan.path or plan.name).replace('.', '_')}"
-    quantizer = make.weight(plan.bits, per_channel=plan.axis is not None)
+    assert plan.choice is not None, "the plan decides before anything is inserted"
+    quantizer = make.weight(plan.choice, per_channel=plan.axis is not None)
     module = QuantizedParameter(quantizer, plan.path, home, plan.axis or 0).train(make.training)
     if plan.path:
         module.initialise(attribute(traced, plan.path))

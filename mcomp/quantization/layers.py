@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcomp.errors import UsageError
+from mcomp.quantization.by_hand import Written
+from mcomp.quantization.config import OFF
 from mcomp.quantization.integers import IntegerWeight
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.xnor import XNORInputScale, scale_output
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -18,21 +22,65 @@ M = TypeVar("M", bound=nn.Module)
 class QuantizedLayer(QuantizedWeight):
     """What these layers share: a latent float ``weight`` and the quantiser it is read through.
 
-    Where no graph holds the quantiser of the tensor that feeds the layer, the layer has one of its own,
-    ``input_quantizer``, else None.
+    Each takes the place of its original in a network that is written by hand: the same arguments, and by keyword how
+    to quantise. Conversion makes them too; there a graph holds the quantiser of the tensor that feeds the layer, and
+    ``input_quantizer`` is None. Give ``a_bits=32`` for the same where the tensor is quantised already, behind a
+    ``QuantReLU``, say. A layer of binary inputs may have an ``input_scale`` too, and then has both.
+
+    A weight whose quantiser holds a range (LSQ) gets it from the first training batch or from
+    :func:`mcomp.quantization.calibrate`, whichever comes first.
+
+    Args:
+        *args: of the original layer.
+        weight_quantizer: of the weight; made from ``scheme`` and ``w_bits`` when left out.
+        input_quantizer: of what the layer reads; made from ``scheme`` and ``a_bits`` when both are left out.
+        scheme: see :mod:`mcomp.quantization.schemes`.
+        a_scheme: of the tensor that the layer reads, where it is another.
+        w_bits: of the weight, 32 for float; as the scheme has it when left out.
+        a_bits: likewise of the tensor that the layer reads.
+        signed_input: false where that tensor is never negative, which doubles its levels.
+        levels: largest level of an unsigned 8-bit input.
+        per_channel: one weight scale per output channel; as the scheme has it when left out.
+        **kwargs: of the original layer, and options of the scheme.
+
+    Raises:
+        UsageError: the scheme does not exist or has no such bits or option.
     """
 
     weight: Any  # nn.Parameter; torch types it differently in convolutions and linear layers
     bias: Any
     input_quantizer: Quantizer | None
+    input_scale: XNORInputScale | None
+    reads_numbers: ClassVar[bool] = True  # not so an embedding, which reads indices
 
     def __init__(
-        self, *args: Any, weight_quantizer: Quantizer, input_quantizer: Quantizer | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        weight_quantizer: Quantizer | None = None,
+        input_quantizer: Quantizer | None = None,
+        scheme: str = "dorefa",
+        a_scheme: str | None = None,
+        w_bits: int | None = None,
+        a_bits: int | None = None,
+        signed_input: bool = True,
+        levels: int = 255,
+        per_channel: bool | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.weight_quantizer = weight_quantizer
-        weight_quantizer.spent = True
-        self.register_module("input_quantizer", input_quantizer)
+        if not self.reads_numbers and a_bits not in (None, OFF):
+            raise UsageError(f"{type(self).__name__} reads indices", code="MC427", hint="leave `a_bits` out")
+        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
+        super().__init__(*args, **rest)
+        device = self.weight.device
+        makes_input = self.reads_numbers and (weight_quantizer is None or a_bits is not None)
+        if input_quantizer is None and makes_input:
+            input_quantizer = written.activation(not signed_input)
+        self.weight_quantizer = (weight_quantizer or written.weight()).to(device)
+        self.weight_quantizer.spent = True
+        self.register_module("input_quantizer", input_quantizer and input_quantizer.to(device))
+        scalable = isinstance(self, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
+        scaled = scalable and input_quantizer is not None and written.scales_inputs
+        self.register_module("input_scale", XNORInputScale.of(self) if scaled else None)
 
     def quantized_weight(self) -> Tensor:
         """The weight that the layer multiplies with."""
@@ -57,9 +105,7 @@ class QuantizedLayer(QuantizedWeight):
 class _QuantConv(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the quantised weight."""
-        convolve: Any = self._conv_forward
-        output: Tensor = convolve(self.quantized_input(input), self.quantized_weight(), self.bias)
-        return output
+        return convolve(self, input, self.quantized_weight())
 
 
 class QuantConv1d(_QuantConv, nn.Conv1d):
@@ -101,7 +147,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The product with the quantised weight."""
-        return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+        return linear(self, input, self.quantized_weight())
 
 
 class QuantBilinear(QuantizedLayer, nn.Bilinear):
@@ -117,6 +163,7 @@ class QuantEmbedding(QuantizedLayer, nn.Embedding):
     """``nn.Embedding`` with a quantised table, one grid per row or one for all; its gradient is dense."""
 
     bias = None
+    reads_numbers = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Rows of the quantised table."""
@@ -130,6 +177,7 @@ class QuantEmbeddingBag(QuantizedLayer, nn.EmbeddingBag):
     """``nn.EmbeddingBag`` with a quantised table; its gradient is dense."""
 
     bias = None
+    reads_numbers = False
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """Sums, means or maxima of rows of the quantised table."""
@@ -162,6 +210,27 @@ QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
 }
 
 
+def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """The convolution of ``layer`` with a weight of its own: what it reads is quantised, scaled where that is asked."""
+    if layer.input_scale is None:
+        output: Tensor = layer._conv_forward(_read(layer, x), weight, layer.bias)
+        return output
+    output = layer._conv_forward(_read(layer, x), weight, None)
+    return scale_output(output, layer.input_scale(x), layer.bias, weight.dim() - 2)
+
+
+def linear(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """The same for a linear layer."""
+    if layer.input_scale is None:
+        return F.linear(_read(layer, x), weight, layer.bias)
+    return scale_output(F.linear(_read(layer, x), weight), layer.input_scale(x), layer.bias, 0)
+
+
+def _read(layer: Any, x: Tensor) -> Tensor:
+    read: Tensor = x if layer.input_quantizer is None else layer.input_quantizer(x)
+    return read
+
+
 def conv_transpose(layer: Any, x: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
     """The transposed convolution with the options of ``layer`` and a weight of its own."""
     dims = weight.dim() - 2
@@ -181,12 +250,16 @@ def twin(layer: nn.Module, kind: type[M]) -> M:
 
 
 def quantized_like(
-    layer: nn.Module, weight_quantizer: Quantizer, input_quantizer: Quantizer | None = None
+    layer: nn.Module,
+    weight_quantizer: Quantizer,
+    input_quantizer: Quantizer | None = None,
+    input_scale: XNORInputScale | None = None,
 ) -> QuantizedLayer:
     """A quantised layer that shares the parameters of ``layer``."""
     made = twin(layer, QUANTIZED[type(layer)])
     made.weight_quantizer = weight_quantizer.train(layer.training)
     weight_quantizer.spent = True
     made.register_module("input_quantizer", input_quantizer)
+    made.register_module("input_scale", input_scale)
     made.initialise(made.weight)
     return made

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from mcomp.quantization.dataflow import call_name, moves_values
+from mcomp.quantization.layer_choice import Choice
 from mcomp.quantization.modules import attribute
 
 #: Leave every axis where it is, so that a grid per channel may stand in front of them.
@@ -23,14 +24,14 @@ class ParameterPlan:
         path: of the parameter; empty for a weight that is computed.
         node: where its values are there.
         axis: of the output channels; None for one grid.
-        bits: of the grid, once they are decided.
+        choice: what it gets, once that is decided.
     """
 
     name: str
     path: str
     node: fx.Node
     axis: int | None
-    bits: int = 0
+    choice: Choice | None = None
 
     def paths(self, modules: dict[str, nn.Module]) -> list[str]:
         """Names of all parameters and buffers that the weight is made of."""

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from mcomp.errors import StageError
-from mcomp.quantization.config import OFF, QuantizeConfig
-from mcomp.quantization.dataflow import call_name, nonnegative_nodes, source
+from mcomp.quantization.config import QuantizeConfig
+from mcomp.quantization.dataflow import call_name, is_relu, nonnegative_nodes, source
+from mcomp.quantization.layer_choice import Choice, Layer, check_patterns, choose, ends_left_float, layers_in_order
 from mcomp.quantization.layers import QUANTIZED
 from mcomp.quantization.operands import ATTENTION, constant, layer_inputs, operand, signature
 from mcomp.quantization.out_of_sight import WEIGHTED, out_of_sight
 from mcomp.quantization.parameter_plan import ParameterPlan, plan_parameter
+from mcomp.quantization.quantizer_factory import scales_inputs
 from mcomp.quantization.recurrent import QUANTIZED_RECURRENT
-from mcomp.suggest import nearest
 
 
 @dataclass
 class TensorPlan:
-    """One tensor to quantise, made by ``node``, at ``bits``; ``readers`` are the layers that asked for it."""
+    """One tensor to quantise, made by ``node``, as ``choice`` says; ``readers`` are the layers that asked for it."""
 
     node: fx.Node
-    bits: int
+    choice: Choice
     nonnegative: bool
     readers: list[str] = field(default_factory=list)
 
 
 @dataclass
 class LayerPlan:
-    """One layer or call by name: where it is called, and the bits of its weights and of the tensors it reads."""
+    """One layer or call by name: where it is called, and what its weights and the tensors it reads get."""
 
     name: str
     nodes: list[fx.Node]
-    w_bits: int
-    a_bits: int
+    weights: Choice
+    activations: Choice
 
 
 @dataclass
@@ -48,6 +47,7 @@ class Plan:
         parameters: weights that functions read.
         attentions: calls of scaled dot-product attention.
         tensors: activations, in graph order.
+        passed: ReLUs that layers with an input scale take the place of: their own quantiser reads what comes before.
         float_layers: layers that stay float, and why.
     """
 
@@ -55,6 +55,7 @@ class Plan:
     parameters: list[ParameterPlan] = field(default_factory=list)
     attentions: list[LayerPlan] = field(default_factory=list)
     tensors: list[TensorPlan] = field(default_factory=list)
+    passed: list[fx.Node] = field(default_factory=list)
     float_layers: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,20 +79,22 @@ class _Planner:
     def plan(self) -> Plan:
         calls = self._layer_calls()
         functions = self._function_calls(calls)
-        check_patterns([*self.config.skip, *self.config.overrides], [*calls, *functions])
         order = {node: place for place, node in enumerate(self.traced.graph.nodes)}
         weighted = {**calls, **{name: nodes for name, nodes in functions.items() if self._weight(nodes[0]) is not None}}
-        ends = layer_ends(sorted(weighted, key=lambda name: order[weighted[name][0]]), self.config)
+        kinds = {name: type(self.modules[name]).__name__ for name in calls}
+        kinds |= {name: call_name(nodes[0]) for name, nodes in functions.items()}
+        layers = layers_in_order(kinds, sorted(weighted, key=lambda name: order[weighted[name][0]]))
+        check_patterns([*self.config.skip, *self.config.overrides], layers)
         read: dict[str, str] = {}
         for name, nodes in {**calls, **functions}.items():
             layer = self.modules[name] if name in calls else None
-            reason, bits = decide(name, layer, self.config, ends)
+            reason = why_float(layers[name], layer, self.config)
             if reason:
                 self.made.float_layers[name] = reason
             elif layer is not None:
-                self._plan_layer(LayerPlan(name, nodes, *bits), layer)
+                self._plan_layer(LayerPlan(name, nodes, *choose(self.config, layers[name])), layer)
             else:
-                self._plan_function(LayerPlan(name, nodes, *bits))
+                self._plan_function(LayerPlan(name, nodes, *choose(self.config, layers[name])))
             for node in nodes:
                 weight = self._weight(node)
                 for path in weight.paths(self.modules) if weight is not None else ():
@@ -136,59 +139,45 @@ class _Planner:
         return None
 
     def _plan_layer(self, plan: LayerPlan, layer: nn.Module) -> None:
-        if plan.w_bits == OFF:
-            reading = plan.a_bits != OFF and not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
-            more = f"; its input is quantised to {plan.a_bits} bits" if reading else ""
+        if plan.weights.off:
+            reading = not plan.activations.off and not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
+            more = f"; its input is quantised to {plan.activations.bits} bits" if reading else ""
             self.made.float_layers[plan.name] = f"w_bits is 32{more}"
         self.made.layers.append(plan)
-        for node in plan.nodes if plan.a_bits != OFF else ():
+        if scales_inputs(layer, plan.activations) and not plan.weights.off:  # it reads the tensor itself, for its size
+            made_by = [source(each, self.modules) for node in plan.nodes for each in layer_inputs(node, layer)]
+            self.made.passed += [node for node in made_by if is_relu(node, self.modules)]
+            return
+        for node in () if plan.activations.off else plan.nodes:
             for each in layer_inputs(node, layer):
                 self._read(source(each, self.modules), plan)
 
     def _plan_function(self, plan: LayerPlan) -> None:
         weight = self._weight(plan.nodes[0])
-        if weight is not None and plan.w_bits != OFF:
-            weight.bits = plan.w_bits
+        if weight is not None and not plan.weights.off:
+            weight.choice = plan.weights
             self.made.parameters.append(weight)
         elif weight is not None:
             self.made.float_layers[plan.name] = "w_bits is 32"
         for node in plan.nodes:
             found = signature(node)
             assert found is not None
-            if call_name(node) == ATTENTION and plan.a_bits != OFF:
-                self.made.attentions.append(LayerPlan(plan.name, [node], plan.w_bits, plan.a_bits))
+            if call_name(node) == ATTENTION and not plan.activations.off:
+                self.made.attentions.append(LayerPlan(plan.name, [node], plan.weights, plan.activations))
             operands = [*found.inputs, *([found.weight] if found.weight else [])]
-            for each in (operand(node, place) for place in operands) if plan.a_bits != OFF else ():
+            for each in () if plan.activations.off else (operand(node, place) for place in operands):
                 if isinstance(each, fx.Node) and not constant(each):
                     # beside a weight the whole tensor is one operand; of a product, each part has a grid of its own
                     self._read(source(each, self.modules, whole=found.weight is not None), plan)
 
     def _read(self, made_by: fx.Node, plan: LayerPlan) -> None:
         if made_by not in self.tensors:
-            self.tensors[made_by] = TensorPlan(made_by, plan.a_bits, self.nonnegative[made_by])
+            self.tensors[made_by] = TensorPlan(made_by, plan.activations, self.nonnegative[made_by])
         tensor = self.tensors[made_by]
-        tensor.bits = max(tensor.bits, plan.a_bits)  # one grid per tensor: the finest that a reader asks for
+        if plan.activations.bits > tensor.choice.bits:  # one grid per tensor: the finest that a reader asks for
+            tensor.choice = plan.activations
         if plan.name not in tensor.readers:
             tensor.readers.append(plan.name)
-
-
-def decide(
-    name: str, layer: nn.Module | None, config: QuantizeConfig, ends: Mapping[str, str]
-) -> tuple[str, tuple[int, int]]:
-    """Why a layer (None: a function) stays float, or nothing; and the bits of its weights and of what it reads."""
-    own = next((bits for pattern, bits in config.overrides.items() if fnmatch.fnmatchcase(name, pattern)), {})
-    reason = _why_float(name, layer, "" if own else ends.get(name, ""), config.skip)
-    return reason, (own.get("w_bits", config.w_bits), own.get("a_bits", config.a_bits))
-
-
-def layer_ends(names: Sequence[str], config: QuantizeConfig) -> dict[str, str]:
-    """The first and the last layer where they stay float, and why."""
-    ends = {}
-    if names and config.last_layer_float:
-        ends[names[-1]] = "last layer (last_layer_float)"
-    if names and config.first_layer_float:
-        ends[names[0]] = "first layer (first_layer_float)"
-    return ends
 
 
 def convertible(layer: nn.Module) -> bool:
@@ -196,32 +185,16 @@ def convertible(layer: nn.Module) -> bool:
     return type(layer) in QUANTIZED or type(layer) in QUANTIZED_RECURRENT or type(layer) is nn.MultiheadAttention
 
 
-def _why_float(name: str, layer: nn.Module | None, end: str, skip: Sequence[str]) -> str:
-    pattern = next((pattern for pattern in skip if fnmatch.fnmatchcase(name, pattern)), None)
+def why_float(layer: Layer, module: nn.Module | None, config: QuantizeConfig) -> str:
+    """Why a layer (``module`` None: a function) stays float, or nothing."""
+    pattern = next((pattern for pattern in config.skip if layer.matches(pattern)), None)
     if pattern is not None:
         return f"skip `{pattern}`"
-    if layer is not None and not convertible(layer):
-        return f"{type(layer).__name__} is not supported"
-    if end:
+    if module is not None and not convertible(module):
+        return f"{type(module).__name__} is not supported"
+    end = ends_left_float(config, layer)
+    if end and not any(layer.matches(pattern) for pattern in config.overrides):
         return end
-    if layer is not None and (layer._forward_hooks or layer._forward_pre_hooks):
+    if module is not None and (module._forward_hooks or module._forward_pre_hooks):
         return "it has forward hooks"
     return ""
-
-
-def check_patterns(patterns: Iterable[str], names: Sequence[str]) -> None:
-    """Refuse a pattern that matches none of ``names``.
-
-    Raises:
-        StageError: with the nearest names.
-    """
-    for pattern in patterns:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            continue
-        close = nearest(pattern, names, cutoff=0.4) or list(names)[:3]
-        raise StageError(
-            f"the pattern `{pattern}` matches no layer",
-            code="MC421",
-            why=f"the model has {len(names)} layers with weights",
-            hint=f"did you mean {', '.join(f'`{name}`' for name in close)}?" if close else "",
-        )

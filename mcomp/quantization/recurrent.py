@@ -13,16 +13,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from mcomp.quantization.by_hand import Written
 from mcomp.quantization.kept_weight import QuantizedParameter
 from mcomp.quantization.layers import twin
 from mcomp.quantization.quantizers.base import Quantizer
 
 
-class QuantizedRecurrent(nn.Module):
-    """Base: ``weights`` holds one :class:`QuantizedParameter` per matrix, ``input_quantizer`` one or None."""
+class _Recurrent(nn.Module):
+    """Keywords of a layer that is written by hand, as for :class:`~mcomp.quantization.layers.QuantizedLayer`."""
 
     weights: nn.ModuleDict
     input_quantizer: Quantizer | None
+
+    def __init__(
+        self,
+        *args: Any,
+        scheme: str = "dorefa",
+        a_scheme: str | None = None,
+        w_bits: int | None = None,
+        a_bits: int | None = None,
+        signed_input: bool = True,
+        levels: int = 255,
+        per_channel: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
+        super().__init__(*args, **rest)
+        _read_through(self, written.weight, written.activation(not signed_input))
+
+
+class QuantizedRecurrent(_Recurrent):
+    """Base: ``weights`` holds one :class:`QuantizedParameter` per matrix, ``input_quantizer`` one or None."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """The layer with its quantised matrices."""
@@ -55,11 +76,9 @@ class QuantGRU(QuantizedRecurrent, nn.GRU):
     """``nn.GRU`` with quantised weights."""
 
 
-class QuantizedCell(nn.Module):
+class QuantizedCell(_Recurrent):
     """Base of cells, one step of a recurrent layer each; attributes as of :class:`QuantizedRecurrent`."""
 
-    weights: nn.ModuleDict
-    input_quantizer: Quantizer | None
     hidden_size: int
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
@@ -119,11 +138,18 @@ def quantized_recurrent(
 ) -> QuantizedRecurrent | QuantizedCell:
     """A quantised recurrent layer that shares the parameters of ``layer``."""
     made = twin(layer, QUANTIZED_RECURRENT[type(layer)])
-    made.weights = nn.ModuleDict()
-    for name, weight in layer.named_parameters():
-        if name.startswith("weight_"):
-            read = QuantizedParameter(make_weight(), name, f"weights.{name}").train(layer.training)
-            read.initialise(weight)
-            made.weights[name] = read
-    made.register_module("input_quantizer", input_quantizer)
+    _read_through(made, make_weight, input_quantizer)
+    for name, read in made.weights.items():
+        assert isinstance(read, QuantizedParameter)
+        read.initialise(getattr(layer, name))
     return made
+
+
+def _read_through(layer: _Recurrent, make_weight: Callable[[], Quantizer], input_quantizer: Quantizer | None) -> None:
+    """Give ``layer`` a quantiser per matrix and one of its input."""
+    layer.weights = nn.ModuleDict()
+    for name, weight in list(layer.named_parameters()):
+        if name.startswith("weight_"):
+            read = QuantizedParameter(make_weight(), name, f"weights.{name}").to(weight.device)
+            layer.weights[name] = read.train(layer.training)
+    layer.register_module("input_quantizer", input_quantizer)

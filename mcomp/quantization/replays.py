@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from mcomp.surgery import Entry, register_replay
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
 def _quantize(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]) -> nn.Module:
     from mcomp.quantization.config import QuantizeConfig
     from mcomp.quantization.conversion import convert, convert_modules
+    from mcomp.quantization.restoration import remember_float
     from mcomp.quantization.routes import graph_again
     from mcomp.quantization.swapping import Run
 
     config = QuantizeConfig.recorded(entry)
+    original = copy.deepcopy(model)  # tracing and swapping change what they are given
     if config.route == "modules":
-        return convert_modules(model, config, Run(entry["reached"]))
-    return convert(model, graph_again(config.route, model, example_inputs), config)
+        converted = convert_modules(model, config, Run(entry["reached"]))
+    else:
+        converted = convert(model, graph_again(config.route, model, example_inputs), config)
+    remember_float(converted, original)
+    return converted
 
 
 @register_replay("fuse")

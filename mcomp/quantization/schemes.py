@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Bits that mean "leave it in float".
 OFF = 32
+#: The name of no scheme, for layers that stay float.
+FLOAT = "float"
 USUAL_BITS = (*range(2, 17), OFF)
 
 Options = Mapping[str, Any]
@@ -165,7 +167,7 @@ SCHEMES: dict[str, Scheme] = {
     "wbwtab": Scheme(
         _wbwtab_weight,
         _wbwtab_activation,
-        {"ste": ("saturate_ste", "ste", "soft_ste"), "codes": ("pm1", "01")},
+        {"ste": ("saturate_ste", "ste", "soft_ste"), "codes": ("pm1", "01"), "input_scale": (False, True)},
         weight_bits=(1, 2, OFF),
         activation_bits=(1, OFF),
         default_bits=(1, 1),

@@ -17,13 +17,14 @@ from torch.overrides import TorchFunctionMode
 
 from mcomp.errors import StageError
 from mcomp.metrics.accuracy import in_eval_mode
-from mcomp.quantization.config import OFF, QuantizeConfig
+from mcomp.quantization.config import QuantizeConfig
 from mcomp.quantization.kept_weight import QuantizedWeight
+from mcomp.quantization.layer_choice import check_patterns, choose, layers_in_order
 from mcomp.quantization.modules import replace_module
 from mcomp.quantization.operands import FUNCTIONS
 from mcomp.quantization.out_of_sight import WEIGHTED
 from mcomp.quantization.plain_forward import make_plain
-from mcomp.quantization.plan import check_patterns, decide, layer_ends
+from mcomp.quantization.plan import why_float
 from mcomp.quantization.quantizer_factory import QuantizerFactory
 
 
@@ -75,20 +76,22 @@ def swap(model: nn.Module, config: QuantizeConfig, reached: Mapping[str, int]) -
         for name, module in model.named_modules()
         if isinstance(module, WEIGHTED) and not name.startswith(tuple(f"{each}." for each in outer))
     }
-    check_patterns([*config.skip, *config.overrides], list(names))
-    ends = layer_ends([name for name in reached if name in names], config)
+    kinds = {name: type(module).__name__ for name, module in names.items()}
+    layers = layers_in_order(kinds, [name for name in reached if name in names])
+    check_patterns([*config.skip, *config.overrides], layers)
     make = QuantizerFactory(config, model)
     why = {}
     for name, module in names.items():
-        reason, (w_bits, a_bits) = decide(name, module, config, ends)
+        reason = why_float(layers[name], module, config)
+        weights, activations = choose(config, layers[name])
         if not reason and name not in reached:
             reason = "the example inputs do not reach it"
-        if not reason and w_bits == OFF and not isinstance(module, nn.MultiheadAttention):
+        if not reason and weights.off and not isinstance(module, nn.MultiheadAttention):
             reason = "w_bits is 32"
         if reason:
             why[name] = reason
             continue
-        made = make.layer(name, module, w_bits, a_bits, own_inputs=True)
+        made = make.layer(module, weights, activations, own_inputs=True)
         if made is None:
             continue
         for each in made.modules():

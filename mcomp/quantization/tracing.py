@@ -19,6 +19,7 @@ from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.plain_forward import PLAIN, make_plain
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.recurrent import QuantizedCell, QuantizedRecurrent
+from mcomp.quantization.restoration import FLOAT
 from mcomp.surgery import ATTRIBUTE
 
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
@@ -42,19 +43,23 @@ _DROPOUTS: dict[str, type[nn.Module]] = {
 }
 
 
+#: What a copy takes along: provenance, and the float network of a quantised one.
+_KEPT = frozenset({ATTRIBUTE, FLOAT})
+
+
 class TracedModel(fx.GraphModule):
     """A graph module that keeps its provenance when copied (``fx.GraphModule`` keeps only what it knows)."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedModel:
         copied = cast(TracedModel, super().__deepcopy__(memo))
-        if ATTRIBUTE in self.__dict__:
-            copied.__dict__[ATTRIBUTE] = copy.deepcopy(self.__dict__[ATTRIBUTE], memo)
+        for name in _KEPT & self.__dict__.keys():
+            copied.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
         return copied
 
     def __copy__(self) -> TracedModel:
         copied = cast(TracedModel, super().__copy__())
-        if ATTRIBUTE in self.__dict__:
-            copied.__dict__[ATTRIBUTE] = copy.deepcopy(self.__dict__[ATTRIBUTE])
+        for name in _KEPT & self.__dict__.keys():
+            copied.__dict__[name] = copy.deepcopy(self.__dict__[name])
         return copied
 
 

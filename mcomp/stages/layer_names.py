@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def unmatched(model: nn.Module, option: str, patterns: Iterable[str], *, by_weight: bool = False) -> list[Finding]:
+def unmatched(
+    model: nn.Module, option: str, patterns: Iterable[str], *, by_weight: bool = False, by_kind: bool = False
+) -> list[Finding]:
     """One fault for each pattern that no layer with weights of its own matches.
 
     Args:
@@ -22,8 +25,12 @@ def unmatched(model: nn.Module, option: str, patterns: Iterable[str], *, by_weig
         patterns: as a recipe has them.
         by_weight: a layer that calls no weight ``weight`` goes by the names of those it has, as in pruning:
             ``attention.in_proj_weight``.
+        by_kind: ``type:Linear`` and ``position:first`` are patterns too, and so are calls like ``matmul_1``, as in
+            quantisation.
     """
     names = _all_names(model, by_weight)
+    if by_kind:
+        names = [*names, *_kinds(model), "position:first", "position:last"]
     return [
         Finding(
             f"the pattern `{pattern}` matches no layer of the model",
@@ -31,7 +38,7 @@ def unmatched(model: nn.Module, option: str, patterns: Iterable[str], *, by_weig
             hint=f"did you mean {listed(nearest(pattern, names, cutoff=0.4) or names[:3])}?" if names else "",
         )
         for pattern in patterns
-        if not fnmatch.filter(names, pattern)
+        if not fnmatch.filter(names, pattern) and not (by_kind and _names_a_call(pattern))
     ]
 
 
@@ -43,6 +50,20 @@ def prunable_names(model: nn.Module) -> list[str]:
 def _all_names(model: nn.Module, by_weight: bool) -> list[str]:
     modules = model.named_modules(remove_duplicate=False)  # a shared layer goes by each of its names
     return [name for place, module in modules for name in _names(place, module, by_weight) if name]
+
+
+def _kinds(model: nn.Module) -> list[str]:
+    from mcomp.quantization.operands import FUNCTIONS
+
+    weighted = dict.fromkeys(type(module).__name__ for module in model.modules() if _has_weights(module))
+    return [f"type:{kind}" for kind in (*weighted, *FUNCTIONS, "einsum", "embedding")]
+
+
+def _names_a_call(pattern: str) -> bool:
+    """Whether the pattern may be the name of a function's call, which only a graph of the model shows."""
+    from mcomp.quantization.operands import FUNCTIONS
+
+    return re.sub(r"_\d+$", "", pattern) in {*FUNCTIONS, "einsum", "embedding"}
 
 
 def _names(place: str, module: nn.Module, by_weight: bool) -> list[str]:

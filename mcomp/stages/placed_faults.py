@@ -22,10 +22,14 @@ def fault_at(place: str | int, message: str, given: Any, kind: str = "value_erro
 
 
 def faults_at(messages: Mapping[Any, str], given: Any, kind: str = "value_error") -> ValidationError:
-    """The same of several places."""
+    """The same of several places; a tuple is a path below the options."""
     details = [
         # a brace in a message would be taken for a field
-        InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=(place,), input=given)
+        InitErrorDetails(
+            type=PydanticCustomError(kind, "{text}", {"text": text}),
+            loc=place if isinstance(place, tuple) else (place,),
+            input=given,
+        )
         for place, text in messages.items()
     ]
     return ValidationError.from_exception_data("Options", details)

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mcomp.errors import UsageError
 from mcomp.quantization.fake_quantize import masked
@@ -119,42 +118,13 @@ class BinaryActivation(Quantizer):
         return f"ste={self.ste}, values={self.qmin} and {self.qmax}"
 
 
-class XNORInputScale(nn.Module):
-    """XNOR-Net's input scale: ``K``, the mean of ``|x|`` over the channels, averaged over each window of a kernel.
-
-    A convolution of binary inputs is multiplied by ``K``, which has the size of its output.
-
-    Args:
-        kernel_size: of the convolution, one number per dimension.
-        stride: likewise, or one for all.
-        padding: likewise; the padding counts as zeros.
-
-    Shape:
-        ``(N, C, H, W)`` to ``(N, 1, H', W')``; with one or three dimensions of space alike.
-    """
-
-    def __init__(
-        self, kernel_size: tuple[int, ...], stride: int | tuple[int, ...] = 1, padding: int | tuple[int, ...] = 0
-    ) -> None:
-        super().__init__()
-        self.kernel_size = tuple(kernel_size)
-        self.stride = stride
-        self.padding = padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``K`` of the tensor before it is made binary."""
-        mean = x.abs().mean(1, keepdim=True)
-        pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(self.kernel_size) - 1]
-        scale: Tensor = pool(mean, self.kernel_size, self.stride, self.padding)
-        return scale
-
-
 def _binarise(weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """1 for the sign +1 and 0 for -1, like ``weight``, and the scale ``[filters]``, float32."""
     weight = weight.to(torch.float32)
-    centred = _centred(weight) if weight.dim() > 1 and weight.shape[1] > 1 else weight.clone()
-    magnitude = centred.abs().clamp_(max=1)
-    scale = magnitude.flatten(1).mean(1) if weight.dim() > 1 else magnitude
+    out = torch.empty_like(weight) if out is None else out
+    centred = _centred(weight) if weight.dim() > 1 and weight.shape[1] > 1 else weight
+    magnitude = torch.abs(centred, out=out).clamp_(max=1)
+    scale = magnitude.mean(tuple(range(1, weight.dim()))) if weight.dim() > 1 else magnitude.clone()
     return torch.ge(
         centred, 0.0, out=centred if out is None else out
     ), scale  # from a comparison, which unlike sign() has two answers

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcomp.quantization.config import OFF, Variant, check_bits, check_variant
 from mcomp.quantization.fake_quantize import pass_inside, straight_through
@@ -134,6 +134,20 @@ class DoReFaActivation(ActivationQuantizer):
         gain = MICRONET_GAIN if self.variant == "micronet" else 1.0
         quantised: Tensor = _PaperActivation.apply(x, self.scale, self.qmax, gain)
         return quantised
+
+    def warp(self) -> nn.Module | None:
+        """The factor of ``micronet``."""
+        return _ExportedGain() if self.variant == "micronet" else super().warp()
+
+    def take_relu(self) -> bool:
+        """Apply the ReLU in front of this quantiser here, unless a factor stands between them."""
+        return self.variant != "micronet" and super().take_relu()
+
+
+class _ExportedGain(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """``0.1 x``."""
+        return x * MICRONET_GAIN
 
 
 def _check(bits: int, variant: str) -> None:

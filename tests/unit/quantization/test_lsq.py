@@ -110,6 +110,7 @@ def test_lsq_plus_values_and_all_gradients_follow_the_paper(x: Tensor, k: int, e
 @given(tensors(), bits, st.booleans(), scales)
 def test_pact_values_and_both_gradients_follow_the_paper(x: Tensor, k: int, signed: bool, alpha: float) -> None:
     top = 2 ** (k - 1) - 1 if signed else 2**k - 1
+    alpha = max(alpha, MIN_SCALE * top)  # below that the grid, and with it the clip, is that of the smallest scale
     quantizer = PACTQuantizer(k, signed)
     quantizer.set_range(-alpha, alpha)
     leaf, upstream = x.clone().requires_grad_(), torch.randn_like(x)

@@ -8,9 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from mcomp.quantization.config import QuantizeConfig
+from mcomp.quantization.schemes import SCHEMES
 from mcomp.stages.base import StageContext, Surroundings
 from mcomp.stages.builtin.bn_fuse import BNFuse
 from mcomp.stages.builtin.quantize import Quantize
+from mcomp.stages.quantization_options import OF_SCHEMES
 from tests.unit.quantization.quantization_nets import Residual, batch, chain, warm
 
 
@@ -24,7 +27,14 @@ from tests.unit.quantization.quantization_nets import Residual, batch, chain, wa
         {"a_bits": 8.0},
         {"levels": 100},
         {"levels": "all"},
-        {"scheme": "lsq"},
+        {"scheme": "xnor"},
+        {"scheme": "wbwtab", "w_bits": 8},
+        {"scheme": "wbwtab", "a_bits": 2},
+        {"scheme": "iao", "tanh": True},
+        {"scheme": "lsq", "per_channel": True},
+        {"observer": "mse"},
+        {"scheme": "iao", "observer": "median"},
+        {"scheme": "wbwtab", "overrides": {"x": {"a_bits": 4}}},
         {"epochs": -1},
         {"overrides": {"x": {"bits": 4}}},
         {"overrides": {"x": {"w_bits": 1}}},
@@ -36,6 +46,68 @@ from tests.unit.quantization.quantization_nets import Residual, batch, chain, wa
 def test_options_that_do_not_exist_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Quantize.Options.model_validate(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "text"),
+    [
+        ({"w_bits": 1}, ("w_bits",), "`dorefa` has no weights of 1 bits; use 2..16, or 32 for off"),
+        ({"scheme": "wbwtab", "a_bits": 8}, ("a_bits",), "`wbwtab` has no activations of 8 bits; use 1, or 32 for off"),
+        ({"scheme": "wbwtab", "w_bits": 4}, ("w_bits",), "use 1 or 2, or 32 for off"),
+        ({"overrides": {"fc*": {"scheme": "wbwtab", "a_bits": 8}}}, ("overrides", "fc*", "a_bits"), "use 1, or 32"),
+        ({"overrides": {"fc*": {"ste": "ste"}}}, ("overrides", "fc*"), "holds unknown `ste`"),
+        ({"overrides": {"fc*": {"w_bits": 1}}}, ("overrides", "fc*", "w_bits"), "weights of 1 bits"),
+        ({"ste": "ste"}, ("ste",), "it is one of `wbwtab`; this one has `variant`, `tanh`"),
+        ({"scheme": "pact", "observer": "mse"}, ("observer",), "it is one of `iao`; this one has none of its own"),
+        ({"scheme": "lsq", "per_channel": True}, ("per_channel",), "`dorefa`, `iao`, `pact` have"),
+    ],
+)
+def test_a_fault_stands_at_its_option_and_says_what_the_scheme_has(
+    options: dict[str, Any], place: tuple[str, ...], text: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Quantize.Options.model_validate(options)
+    (fault,) = caught.value.errors()
+    assert fault["loc"] == place
+    assert text in fault["msg"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_is_left_out_is_as_the_scheme_has_it(scheme: str) -> None:
+    resolved = Quantize.resolve(Quantize.Options.model_validate({"scheme": scheme}), Surroundings())
+    rules = SCHEMES[scheme]
+    assert (resolved.w_bits, resolved.a_bits) == rules.default_bits
+    assert (resolved.first_layer_float, resolved.last_layer_float) == (rules.first_layer_float, rules.last_layer_float)
+    for name in OF_SCHEMES:
+        assert getattr(resolved, name) == (rules.options[name][0] if name in rules.options else None)
+    ends: dict[str, bool | None] = {"first_layer_float": None, "last_layer_float": None}
+    config = QuantizeConfig.of((scheme, None), (None, None), 255, [], ends, None, None, {}, "auto")
+    again = {name: getattr(resolved, name) for name in ("w_bits", "a_bits", "per_channel", "first_layer_float")}
+    assert again == {name: getattr(config, name) for name in again}
+
+
+def test_the_options_of_schemes_are_those_that_the_schemes_have() -> None:
+    assert set(OF_SCHEMES) == {name for scheme in SCHEMES.values() for name in scheme.options}
+    for name in OF_SCHEMES:
+        offered = next(scheme.options[name] for scheme in SCHEMES.values() if name in scheme.options)
+        for value in offered:
+            whose = next(key for key, scheme in SCHEMES.items() if name in scheme.options)
+            assert Quantize.Options.model_validate({"scheme": whose, name: value})
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_runs_as_a_stage(scheme: str) -> None:
+    import mcomp
+
+    data = mcomp.data.load(name="synthetic", num_classes=3, samples=60, image_size=12)
+    model = mcomp.models.build("nin", num_classes=3, width=0.125, in_shape=data.in_shape)
+    done = mcomp.stages.quantize(model, data, scheme=scheme, epochs=1, device="cpu", precision="fp32")
+    entry = mcomp.surgery.provenance(done.model).log[-1]
+    assert entry["scheme"] == scheme
+    assert done.metrics["layers_quantized"] >= 1
+    again = mcomp.stages.quantize(done.model, data, w_bits=4, epochs=0, device="cpu", precision="fp32")
+    assert [each["scheme"] for each in mcomp.surgery.provenance(again.model).log] == ["dorefa"]
+    assert {row["bits"] for row in again.details["tensors"] if row["kind"] == "weight"} == {4, 32}
 
 
 def test_no_epochs_is_calibration_alone() -> None:

@@ -111,7 +111,9 @@ BEYOND = {
 }
 BEYOND_WORDS = (
     re.compile(r"must be a whole number.*, got -?[0-9.e+]+$"),  # 8.0, a whole number to JSON
-    re.compile(r"milestone|checkpoint_every|says neither|bits are not on offer|levels|mean has|std has|is above `max"),
+    re.compile(
+        r"milestone|checkpoint_every|says neither|has no (?:weights|activations) of|has no option|has no scale per|holds unknown|levels|mean has|std has|is above `max"
+    ),
 )
 
 

@@ -1,0 +1,81 @@
+"""The quantisers of a layer that a person writes into a network of their own, from a scheme and its bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcomp.quantization.config import QuantizeConfig, find_scheme
+from mcomp.quantization.layer_choice import Choice, choice_of
+
+if TYPE_CHECKING:
+    from mcomp.quantization.quantizers.base import Quantizer
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a layer was written down with.
+
+    Attributes:
+        weights: what its weight gets.
+        activations: what it reads or makes gets.
+        levels: largest level of unsigned 8-bit activations.
+    """
+
+    weights: Choice
+    activations: Choice
+    levels: int
+
+    @classmethod
+    def of(
+        cls,
+        schemes: tuple[str, str | None],
+        bits: tuple[int | None, int | None],
+        levels: int,
+        per_channel: bool | None,
+        options: Mapping[str, Any],
+    ) -> tuple[Written, dict[str, Any]]:
+        """The checked request, and those of ``options`` that no scheme knows: the layer's own.
+
+        Pairs are of weights and of activations; None as the scheme has it.
+
+        Raises:
+            UsageError: a scheme does not exist or has no such bits or value.
+        """
+        known = {name for scheme in schemes if scheme for name in find_scheme(scheme).options}
+        config = QuantizeConfig.of(
+            schemes,
+            bits,
+            levels,
+            skip=(),
+            ends={"first_layer_float": False, "last_layer_float": False},
+            overrides=None,
+            per_channel=per_channel,
+            options={name: value for name, value in options.items() if name in known},
+            route="modules",
+        )
+        made = cls(choice_of(config, {}, "w"), choice_of(config, {}, "a"), levels)
+        return made, {name: value for name, value in options.items() if name not in known}
+
+    @property
+    def scales_inputs(self) -> bool:
+        """Whether outputs are scaled by the size of what was read before it was made binary (XNOR-Net)."""
+        return bool(self.activations.options.get("input_scale"))
+
+    def weight(self) -> Quantizer:
+        """A quantiser of a weight."""
+        choice = self.weights
+        return find_scheme(choice.scheme).weight(choice.bits, choice.per_channel, choice.options)
+
+    def activation(self, nonnegative: bool) -> Quantizer | None:
+        """A quantiser of a tensor; None where activations stay float."""
+        choice = self.activations
+        if choice.off:
+            return None
+        if choice.options.get("variant") == "micronet":  # no graph here to hold the factor 0.1
+            from mcomp.quantization.quantizers import DoReFaActivation
+
+            return DoReFaActivation(choice.bits, "micronet")
+        levels = self.levels if choice.bits == 8 else None
+        return find_scheme(choice.scheme).activation(choice.bits, nonnegative, levels, choice.options)

@@ -1,0 +1,41 @@
+"""Recipes of the quantisation flows, run as a person runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT, run_mcomp
+
+PROGRESSIVE = ROOT / "recipes" / "nin_progressive.yaml"
+
+
+def applied(recipe: Path, store: Path, *changes: str) -> dict[str, dict[str, Any]]:
+    words = [word for change in changes for word in ("--set", change)]
+    done = run_mcomp("apply", str(recipe), "--store", str(store), "--json", *words)
+    assert done.returncode == 0, done.stderr
+    return {stage["id"]: stage for stage in json.loads(done.stdout)["stages"]}
+
+
+def test_bits_go_down_in_one_recipe_and_each_step_starts_from_the_one_before(tmp_path: Path) -> None:
+    ids = ("w8", "w4", "w2", "ternary", "binary")
+    short = [f"stages.{name}.epochs=1" for name in ids]
+    stages = applied(PROGRESSIVE, tmp_path / "store", *short, "stages.binary.gates=[]", "stages.ternary.gates=[]")
+    assert stages["binary"]["metrics"]["top1"] > 80
+    # calibrated from latent weights that were trained at more bits: near what those reached
+    assert stages["w4"]["metrics"]["top1_before_training"] > 90
+    again = applied(PROGRESSIVE, tmp_path / "store", *short, "stages.binary.gates=[]", "stages.ternary.gates=[]")
+    assert {stage["status"] for stage in again.values()} == {"hit"}
+
+
+def test_integers_cannot_be_quantised_anew(tmp_path: Path) -> None:
+    recipe = tmp_path / "late.yaml"
+    recipe.write_text(
+        "version: 1\nname: late\nmodel: {name: lenet}\ndata: {name: digits}\n"
+        "stages:\n  - quantize\n  - bn_fuse\n  - quantize: {w_bits: 4}\n"
+    )
+    done = run_mcomp("validate", str(recipe))
+    assert done.returncode == 3
+    assert "late.yaml:8:5" in done.stderr
+    assert "bn_fuse" in done.stderr
