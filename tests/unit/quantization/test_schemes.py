@@ -199,7 +199,7 @@ def test_the_kept_weight_follows_a_learned_scale() -> None:
 
 
 def test_freezing_stops_learned_scales_and_moving_averages() -> None:
-    for scheme in ("lsq", "lsq_plus", "pact", "iao"):
+    for scheme in ("lsq", "lsq_plus", "pact", "dynamic", "iao"):
         quantised = freeze(ready(warm(chain()), scheme))
         ranges = {name: value.clone() for name, value in quantised.state_dict().items() if "quantizer" in name}
         quantised.train()(batch(seed=3) * 9)
