@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 from mcomp.quantization import replays as _replays  # noqa: F401  registers how artifacts repeat this surgery
 
 if TYPE_CHECKING:
+    from mcomp.quantization.adaround import adaptive_rounding
     from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
+    from mcomp.quantization.bias_correction import correct_bias
+    from mcomp.quantization.bn_statistics import reestimate_batch_norms
     from mcomp.quantization.calibration import calibrate, freeze
     from mcomp.quantization.conversion import quantize
+    from mcomp.quantization.equalization import equalize
     from mcomp.quantization.fold import FoldResult, fold_batch_norms
     from mcomp.quantization.folded import (
         FoldedQuantConv1d,
@@ -107,16 +111,20 @@ _HOMES = {
     "QuantizedParameter": "kept_weight",
     "Quantizer": "quantizers.base",
     "WeightQuantizer": "quantizers.weight",
+    "adaptive_rounding": "adaround",
     "calibrate": "calibration",
     "conversion_route": "summary",
+    "correct_bias": "bias_correction",
     "decision_table": "summary",
     "describe": "summary",
+    "equalize": "equalization",
     "fold_batch_norms": "fold",
     "freeze": "calibration",
     "is_quantized": "restoration",
     "quantize": "conversion",
-    "restore_float": "restoration",
     "read_overrides": "override_file",
+    "reestimate_batch_norms": "bn_statistics",
+    "restore_float": "restoration",
 }
 
 __all__ = [
@@ -164,15 +172,19 @@ __all__ = [
     "QuantizedParameter",
     "Quantizer",
     "WeightQuantizer",
+    "adaptive_rounding",
     "calibrate",
     "conversion_route",
+    "correct_bias",
     "decision_table",
     "describe",
+    "equalize",
     "fold_batch_norms",
     "freeze",
     "is_quantized",
     "quantize",
     "read_overrides",
+    "reestimate_batch_norms",
     "restore_float",
 ]
 

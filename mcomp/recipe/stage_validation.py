@@ -16,6 +16,7 @@ from mcomp.recipe.gate_entries import read_gates
 from mcomp.recipe.gates import Gate
 from mcomp.recipe.order import check_order
 from mcomp.recipe.paths import anchor_sets, path_options
+from mcomp.recipe.read_entries import check_reads
 from mcomp.recipe.schema import StageKeywords
 from mcomp.recipe.sections import validate
 from mcomp.recipe.stage_entries import Entry, is_stage, take_apart
@@ -86,6 +87,7 @@ def check_stages(
                 one.options = _options(one.entry, one.cls, here, faults)
         _keywords(found[place], faults)
         read_gates(place, found, branches, faults)
+        check_reads(place, found, branches, faults)
     moved = check_order(positions, models, faults)
     everything = [(one, place) for place, first in enumerate(found) for one in runners(first)]
     if not branches.lost and all(one.cls is not None for one, _ in everything):

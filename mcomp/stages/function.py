@@ -8,7 +8,8 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,9 @@ def as_function(stage: type[Stage]) -> Callable[..., StageResult]:
         progress: bool = False,
         **options: Any,
     ) -> StageResult:
-        chosen = stage.resolve(validated(stage, options), Surroundings())
+        models: dict[str, nn.Module] = {}
+        chosen = stage.resolve(validated(stage, _by_name(options, models)), Surroundings())
+        _check_models(stage, chosen, models)
         place = resolve_device(device)
         ctx = _Context(
             model=_copied(stage, model, data),
@@ -79,6 +82,7 @@ def as_function(stage: type[Stage]) -> Callable[..., StageResult]:
             precision=resolve_precision(precision, place),
             seed=seed,
             stage_id=stage.name,
+            earlier={name: partial(copy.deepcopy, each) for name, each in models.items()},
         )
         ctx.report = _reports(report, progress)
         if progress:
@@ -150,6 +154,29 @@ def _as_lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_lists(item) for key, item in value.items()}
     return value
+
+
+def _by_name(value: Any, models: dict[str, nn.Module], place: str = "model") -> Any:
+    """Options with a name for each model among them, as recipes name stages; the models are collected."""
+    from torch import nn
+
+    if isinstance(value, nn.Module):
+        name = f"the model given as `{place}`"
+        models[name] = value
+        return name
+    if isinstance(value, dict):
+        return {key: _by_name(item, models, str(key)) for key, item in value.items()}
+    return value
+
+
+def _check_models(stage: type[Stage], options: StageOptions, models: Mapping[str, nn.Module]) -> None:
+    for name in stage.reads(options):
+        if name not in models:
+            raise UsageError(
+                f"`mcomp.stages.{stage.name}` cannot look up the stage `{name}`: there is no recipe",
+                code="MC283",
+                hint="pass the model itself, e.g. `teacher=float_model`",
+            )
 
 
 def _copied(stage: type[Stage], model: Any, data: Data | None) -> nn.Module:

@@ -27,6 +27,8 @@ BUILT_IN = (
     "sparsify",
     "finetune",
     "quantize",
+    "calibrate",
+    "qaft",
     "bn_fuse",
     "evaluate",
     "onnx_int8",

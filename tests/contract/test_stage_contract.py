@@ -25,6 +25,11 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "sparsify": ({"ratio": 0.5}, []),
     "finetune": ({"epochs": 1}, []),
     "quantize": ({"epochs": 1}, []),
+    "calibrate": (
+        {"equalize": True, "bias_correction": True, "adaround": {"iterations": 3}, "reestimate_bn": 1, "w_bits": 4},
+        [],
+    ),
+    "qaft": ({"epochs": 1}, ["quantize"]),
     "bn_fuse": ({}, []),
     "evaluate": ({}, []),
     "onnx_int8": ({}, ["quantize", "bn_fuse"]),

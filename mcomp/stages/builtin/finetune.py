@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import Field
 
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
+from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, taught_by, train
 from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
+from mcomp.training.teacher import Taught
 
 
 @register
@@ -20,10 +21,15 @@ class Finetune(Stage):
     name, version = "finetune", 2
     traits = Traits(requires={"float"}, metrics=TRAINING_METRICS | {"effective_macs"})
 
-    class Options(TrainSettings, StageOptions):
+    class Options(TrainSettings, Taught, StageOptions):
         """Those of :class:`mcomp.training.TrainSettings`, gentler."""
 
         lr: float = Field(0.05, gt=0, description="peak learning rate")
+
+    @classmethod
+    def reads(cls, options: Any) -> list[str]:
+        """The teacher's stage."""
+        return taught_by(options)
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:

@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from mcomp.pruning.targets import Target, amount_of, target_of
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.finetune import Finetune
-from mcomp.stages.builtin.train import idle_milestones
+from mcomp.stages.builtin.train import idle_milestones, taught_by
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import fault_at, faults_at
@@ -159,6 +159,11 @@ class Prune(Stage):
                 "heads",
             )
             return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def reads(cls, options: Any) -> list[str]:
+        """The teacher of the training between steps."""
+        return taught_by(options.finetune)
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:

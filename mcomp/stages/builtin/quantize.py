@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from mcomp.errors import plural
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.train import fit_in, idle_milestones
+from mcomp.stages.builtin.train import fit_in, idle_milestones, taught_by
 from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.quantization_options import QuantizationOptions, converted, hidden_overrides
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
+from mcomp.training.teacher import Taught
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ class Quantize(Stage):
         metrics={"top1", "loss", "top1_before_training", "layers_quantized", "layers_float"},
     )
 
-    class Options(TrainSettings, QuantizationOptions):
+    class Options(TrainSettings, Taught, QuantizationOptions):
         epochs: int = Field(4, ge=0, description="passes over the training images; 0 only calibrates")
         lr: float = Field(0.01, gt=0, description="peak learning rate")
 
@@ -49,6 +50,11 @@ class Quantize(Stage):
     def resolve(cls, options: Any, around: Surroundings) -> Any:
         """Nothing is left to the scheme or to ``auto``."""
         return options.completed(around)
+
+    @classmethod
+    def reads(cls, options: Any) -> list[str]:
+        """The teacher's stage, where anything is trained."""
+        return taught_by(options) if options.epochs else []
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
+from mcomp.training.teacher import Taught
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mcomp.training.loop import FitResult
+    from mcomp.training.loop import FitResult, Loss
     from mcomp.training.penalty import Penalty
+    from mcomp.training.teacher import Teacher
 
 #: What every stage reports that trains.
 TRAINING_METRICS = frozenset({"top1", "loss", "val_top1", "epochs"})
@@ -26,8 +29,13 @@ class Train(Stage):
     name, version = "train", 1
     traits = Traits(requires={"float"}, metrics=TRAINING_METRICS)
 
-    class Options(TrainSettings, StageOptions):
-        """Those of :class:`mcomp.training.TrainSettings`."""
+    class Options(TrainSettings, Taught, StageOptions):
+        """Those of :class:`mcomp.training.TrainSettings`, and a teacher."""
+
+    @classmethod
+    def reads(cls, options: Any) -> list[str]:
+        """The teacher's stage."""
+        return taught_by(options)
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
@@ -58,8 +66,19 @@ def train(ctx: StageContext, settings: TrainSettings, penalty: Penalty | None = 
     return StageResult(model=fitted.model, metrics=metrics, details={"history": fitted.history})
 
 
-def fit_in(ctx: StageContext, model: nn.Module, settings: TrainSettings, penalty: Penalty | None = None) -> FitResult:
-    """Train ``model`` with the seed, device, snapshots and progress of ``ctx``."""
+def taught_by(options: Any) -> list[str]:
+    """Ids of the stages that options of training name as teachers."""
+    return options.teachers() if isinstance(options, Taught) else []
+
+
+def fit_in(
+    ctx: StageContext,
+    model: nn.Module,
+    settings: TrainSettings,
+    penalty: Penalty | None = None,
+    train_mode: Callable[[nn.Module], None] | None = None,
+) -> FitResult:
+    """Train ``model`` with the seed, device, snapshots, progress and teacher of ``ctx``."""
     from mcomp.training.loop import fit
 
     return fit(
@@ -75,7 +94,22 @@ def fit_in(ctx: StageContext, model: nn.Module, settings: TrainSettings, penalty
         restore=ctx.restore,
         should_stop=ctx.should_stop,
         penalty=penalty,
+        loss=_loss(ctx, settings),
+        train_mode=train_mode,
     )
+
+
+def _loss(ctx: StageContext, settings: TrainSettings) -> Loss | None:
+    """What is learned from a teacher, where there is one."""
+    told: Teacher | None = getattr(settings, "teacher", None)
+    if told is None:
+        return None
+    from mcomp.training.distillation import DistillationLoss
+    from mcomp.training.preparation import check_outputs
+
+    teacher = ctx.earlier[told.stage]()
+    check_outputs(teacher, ctx.require_data())
+    return DistillationLoss(teacher.to(ctx.device), told.alpha, told.temperature, settings.label_smoothing)
 
 
 def idle_milestones(settings: TrainSettings) -> list[Finding]:

@@ -27,6 +27,8 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "sparsify": ({"ratio": 0.5}, []),
     "finetune": ({"epochs": 1}, []),
     "quantize": ({"epochs": 0, "w_bits": 4}, []),
+    "calibrate": ({"w_bits": 4, "equalize": True, "adaround": {"iterations": 2}}, []),
+    "qaft": ({"epochs": 1}, ["quantize"]),
     "bn_fuse": ({}, ["quantize"]),
     "evaluate": ({}, []),
     "onnx_int8": ({"calibration": {"samples": 16}}, []),
