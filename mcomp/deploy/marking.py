@@ -29,7 +29,10 @@ Route = Literal["torchscript", "dynamo"]
 
 @dataclass(frozen=True)
 class ActivationSite:
-    """One quantised tensor: ``value = (q - zero_point) * scale`` with ``qmin <= q <= qmax``."""
+    """One quantised tensor: ``value = (q - zero_point) * scale`` with ``qmin <= q <= qmax``.
+
+    Of a ``dynamic`` one, scale and zero point are those of each tensor by the formula of ``DynamicQuantizeLinear``.
+    """
 
     name: str
     bits: int
@@ -37,6 +40,7 @@ class ActivationSite:
     zero_point: int
     qmin: int
     qmax: int
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,10 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
 
 
 def _activation_site(name: str, module: Any) -> ActivationSite:
+    from mcomp.quantization.quantizers import DynamicQuantizer
+
+    if isinstance(module, DynamicQuantizer):
+        return ActivationSite(name, module.bits, 1.0, 0, module.qmin, module.qmax, dynamic=True)
     if module.dynamic:
         raise StageError(
             f"the range of `{name}` is found anew for each tensor",

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mcomp.deploy.dynamic_placement import place_dynamic
 from mcomp.deploy.lowering import (
     ActivationGrid,
     Lowering,
@@ -47,6 +48,8 @@ def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None,
                 weights[name] = lower_weight(marked.weights[name], target)
                 lowering.tensors.append(weights[name].row)
             _place_weight(graph, node, weights[name], marked.weights[name].axis)
+        elif marked.activations[name].dynamic:
+            place_dynamic(graph, node, marked.activations[name], target, lowering)
         else:
             if name not in grids:
                 grids[name] = lower_activation(marked.activations[name], target)

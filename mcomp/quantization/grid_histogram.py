@@ -43,54 +43,63 @@ class GridHistogram:
 
 
 class GridCounter:
-    """Counts values and codes batch by batch; keeps no tensor.
+    """Counts values and levels batch by batch; keeps no tensor.
 
     Args:
-        grid: of the quantiser.
+        grid: of the quantiser, or of the first tensor where each tensor has its own.
+        own_grids: whether each tensor has its own.
+
+    Attributes:
+        levels: int64, how many values fell on each level, counted from the one of 0 in the middle.
     """
 
-    def __init__(self, grid: QParams) -> None:
+    def __init__(self, grid: QParams, own_grids: bool = False) -> None:
         self.grid = grid
-        self.in_steps = isinstance(grid.scale, Tensor) and grid.scale.numel() > 1
+        self.own_grids = own_grids
+        self.in_steps = own_grids or (isinstance(grid.scale, Tensor) and grid.scale.numel() > 1)
         self.values = FloatHistogram()
-        self.codes = torch.zeros(grid.qmax - grid.qmin + 1, dtype=torch.int64)
+        self.span = grid.qmax - grid.qmin
+        self.levels = torch.zeros(2 * self.span + 1, dtype=torch.int64)
 
-    def update(self, before: Tensor, after: Tensor) -> None:
-        """Count a tensor and what became of it."""
-        scale, zero = torch.as_tensor(self.grid.scale), torch.as_tensor(self.grid.zero_point)
-        if self.in_steps:
-            scale = along(scale.to(before.device), before.dim(), self.grid.axis or 0)
-            zero = along(zero, before.dim(), self.grid.axis or 0) if zero.numel() > 1 else zero
-            before = before / scale
-        codes = (after.float() / scale.to(after.device)).round() + zero.to(after.device) - self.grid.qmin
-        flat = codes.flatten()
-        sample = flat[:: flat.numel() // _SAMPLE | 1].long().clamp(0, len(self.codes) - 1)
-        self.codes += torch.bincount(sample, minlength=len(self.codes)).cpu()
-        self.values.update(before)
+    @property
+    def used(self) -> int:
+        """How many levels some value fell on."""
+        return int((self.levels > 0).sum())
 
-    def levels(self) -> Tensor:
-        """Every value of the grid, float64, in units of the histogram; of a grid per channel with zero point 0."""
-        scale = 1.0 if self.in_steps else float(self.grid.scale)
-        zero = 0 if self.in_steps else int(self.grid.zero_point)
-        return (torch.arange(self.grid.qmin, self.grid.qmax + 1, dtype=torch.float64) - zero) * scale
+    def update(self, before: Tensor, after: Tensor, grid: QParams) -> None:
+        """Count a tensor and what ``grid`` made of it."""
+        scale = torch.as_tensor(grid.scale).to(before.device)
+        if scale.numel() > 1:
+            scale = along(scale, before.dim(), grid.axis or 0)
+        levels = (after.float() / scale).round().flatten()
+        sample = levels[:: levels.numel() // _SAMPLE | 1].long() + self.span
+        self.levels += torch.bincount(sample.clamp(0, 2 * self.span), minlength=2 * self.span + 1).cpu()
+        self.values.update(before / scale if self.in_steps else before)
 
     def histogram(self) -> GridHistogram:
         """What was counted, over the tensor's range and the levels that it met."""
-        levels = self.levels()
-        used = levels[self.codes > 0]
-        low = min(self.values.low, float(used.min())) if len(used) else self.values.low
-        high = max(self.values.high, float(used.max())) if len(used) else self.values.high
+        step = 1.0 if self.in_steps else float(self.grid.scale)
+        places = torch.arange(-self.span, self.span + 1, dtype=torch.float64) * step
+        met = places[self.levels > 0]
+        low, high = min(self.values.low, float(met.min())), max(self.values.high, float(met.max()))
         if high <= low:
             high = low + 1.0
         low, high = low - (high - low) / BINS, high + (high - low) / BINS
         lower, upper, counts = self.values.values()
         before = _binned((lower + upper) / 2, counts, low, high)
-        after = _binned(levels, self.codes.double(), low, high)
-        if self.grid.qmax - self.grid.qmin < 3:  # binary: 0 lies between its levels, and is none
-            levels = levels[self.codes > 0]
-        shown = levels[(levels >= low) & (levels <= high)] if len(levels) <= MOST_LINES else levels[:0]
-        unit = "step" if self.in_steps else "value"
-        return GridHistogram(low, high, before, after, [float(f"{level:.6g}") for level in shown.tolist()], unit)
+        after = _binned(places, self.levels.double(), low, high)
+        shown = [float(f"{level:.6g}") for level in self._lines(places).tolist() if low <= level <= high]
+        return GridHistogram(low, high, before, after, shown, "step" if self.in_steps else "value")
+
+    def _lines(self, places: Tensor) -> Tensor:
+        """The levels of a coarse grid; of a binary one those it has, 0 between them being none."""
+        if self.span >= MOST_LINES:
+            return places[:0]
+        zero = self.grid.zero_point
+        if self.span < 3 or self.own_grids or isinstance(zero, Tensor):  # in steps every whole number is a level
+            return places if self.in_steps and self.span >= 3 else places[self.levels > 0]
+        start = self.span + self.grid.qmin - int(zero)
+        return places[start : start + self.span + 1]
 
 
 def _binned(values: Tensor, counts: Tensor, low: float, high: float) -> list[float]:

@@ -171,9 +171,10 @@ class _Watched:
     def _tensor_hook(self, name: str) -> Any:
         def see(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
             if self.comparing and output.numel():
-                warp = module.warp() if getattr(module, "variant", "") == "micronet" else None
+                warp = None if module.bits == 1 else module.warp()  # a sign is no function in front of the grid
                 before = args[0] if warp is None else warp(args[0])
-                self.sums[name].see(before, output, module.qparams(before) if module.dynamic else module.qparams())
+                grid = module.qparams(before) if module.dynamic else module.qparams()
+                self.sums[name].see(before, output, grid, module.dynamic)
 
         return see
 

@@ -142,6 +142,18 @@ def _wbwtab_activation(bits: int, nonnegative: bool, levels: int | None, options
     return BinaryActivation(options["ste"], options["codes"])
 
 
+def _dynamic_weight(bits: int, per_channel: bool, options: Options) -> Quantizer:
+    from mcomp.quantization.quantizers import AffineQuantizer
+
+    return AffineQuantizer(bits, True, 0 if per_channel else None)
+
+
+def _dynamic_activation(bits: int, nonnegative: bool, levels: int | None, options: Options) -> Quantizer:
+    from mcomp.quantization.quantizers import DynamicQuantizer
+
+    return DynamicQuantizer(bits)
+
+
 SCHEMES: dict[str, Scheme] = {
     "dorefa": Scheme(
         _dorefa_weight,
@@ -160,6 +172,7 @@ SCHEMES: dict[str, Scheme] = {
         },
         per_channel=True,
     ),
+    "dynamic": Scheme(_dynamic_weight, _dynamic_activation, activation_bits=(8, OFF), per_channel=True),
     "lsq": Scheme(_lsq_weight, _lsq_activation),
     "lsq_plus": Scheme(_lsq_weight, _lsq_plus_activation),
     "pact": Scheme(_pact_weight, _pact_activation, per_channel=False),

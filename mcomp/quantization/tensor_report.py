@@ -60,8 +60,8 @@ class TensorSums(Noise):
         self.low, self.high = math.inf, -math.inf
         self.counter: GridCounter | None = None
 
-    def see(self, before: Tensor, after: Tensor, grid: QParams) -> None:
-        """Take in one batch's tensor, the quantised one, and the grid."""
+    def see(self, before: Tensor, after: Tensor, grid: QParams, own_grids: bool = False) -> None:
+        """Take in one batch's tensor, the quantised one, and the grid; ``own_grids`` where each batch has another."""
         before = before.detach().float()
         self.add(before, after.float())
         low, high = (float(end) for end in before.aminmax())
@@ -70,14 +70,14 @@ class TensorSums(Noise):
         ends = _ends(grid, before.dim())
         self.beyond += int(((before < ends[0].to(before.device)) | (before > ends[1].to(before.device))).sum())
         if self.counter is None:
-            self.counter = GridCounter(grid)
-        self.counter.update(before, after)
+            self.counter = GridCounter(grid, own_grids)
+        self.counter.update(before, after, grid)
 
     def report(self, name: str, kind: str, layers: list[str], quantizer: Quantizer) -> TensorReport:
         """The row."""
         assert self.counter is not None
         low, high = _ends(self.counter.grid, 1)
-        codes = self.counter.codes
+        grid = self.counter.grid
         return TensorReport(
             name=name,
             kind=kind,
@@ -90,7 +90,7 @@ class TensorSums(Noise):
             grid_high=float(high.max()),
             scale=float(torch.as_tensor(self.counter.grid.scale).max()),
             clipped=None if quantizer.scheme == "wbwtab" else 100 * self.beyond / self.count,
-            used=100 * int((codes > 0).sum()) / min(len(codes), 2**quantizer.bits),
+            used=100 * self.counter.used / min(grid.qmax - grid.qmin + 1, 2**quantizer.bits),
             sqnr_db=self.db(),
             histogram=self.counter.histogram(),
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Bits = Annotated[int, WithJsonSchema({"type": "integer", "enum": [*range(1, 17), OFF]})]
-SchemeName = Literal["dorefa", "iao", "lsq", "lsq_plus", "pact", "ristretto", "wbwtab"]
+SchemeName = Literal["dorefa", "iao", "dynamic", "lsq", "lsq_plus", "pact", "ristretto", "wbwtab"]
 
 #: Where an option stands, and what is wrong with it.
 Faults = dict[tuple[str, ...], str]
@@ -72,6 +72,7 @@ class QuantizationOptions(SchemeOptions, StageOptions):
     scheme: SchemeName = Field(
         "dorefa",
         description="how values become few bits: dorefa (Zhou 2016, integer-exact), iao (Jacob 2018), "
+        "dynamic (activations by the tensor at hand), "
         "lsq (Esser 2020), lsq_plus (Bhalgat 2020), pact (Choi 2018), ristretto (fixed point, Gysel 2016), "
         "wbwtab (binary and ternary)",
     )
@@ -80,10 +81,11 @@ class QuantizationOptions(SchemeOptions, StageOptions):
         None, description="weight bits, 2..16 (wbwtab: 1 binary, 2 ternary), or 32 for off; 8 when left out (wbwtab: 1)"
     )
     a_bits: Bits | None = Field(
-        None, description="activation bits, 2..16 (wbwtab: 1), or 32 for off; 8 when left out (wbwtab: 1)"
+        None, description="activation bits, 2..16 (wbwtab: 1, dynamic: 8), or 32 for off; 8 when left out (wbwtab: 1)"
     )
     per_channel: bool | None = Field(
-        None, description="one weight scale per output channel (dorefa, iao, pact); when left out: iao yes, others no"
+        None,
+        description="one weight scale per output channel (dorefa, iao, dynamic, pact); left out: iao, dynamic",
     )
     first_layer_float: bool | None = Field(
         None, description="keep the first layer and its input float; when left out: dorefa and wbwtab yes, others no"

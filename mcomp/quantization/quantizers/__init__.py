@@ -7,6 +7,7 @@ from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.quantizers.binary import BinaryActivation, BinaryWeight
 from mcomp.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
+from mcomp.quantization.quantizers.dynamic import DynamicQuantizer
 from mcomp.quantization.quantizers.lsq import LSQuantizer
 from mcomp.quantization.quantizers.lsq_plus import LSQPlusQuantizer
 from mcomp.quantization.quantizers.pact import PACTQuantizer
@@ -22,6 +23,7 @@ __all__ = [
     "BinaryWeight",
     "DoReFaActivation",
     "DoReFaWeight",
+    "DynamicQuantizer",
     "LSQPlusQuantizer",
     "LSQuantizer",
     "PACTQuantizer",

@@ -99,13 +99,26 @@ def test_histograms_hold_every_value_before_and_only_levels_after() -> None:
 
 def test_a_grid_per_channel_is_shown_in_steps() -> None:
     scale = torch.tensor([0.5, 2.0])
-    counter = GridCounter(QParams(scale, torch.zeros(2, dtype=torch.int32), -3, 3, axis=0))
+    grid = QParams(scale, torch.zeros(2, dtype=torch.int32), -3, 3, axis=0)
+    counter = GridCounter(grid)
     weight = torch.tensor([[1.4, -0.6, 0.0], [5.6, -2.4, 2.0]])
-    counter.update(weight, (weight / scale[:, None]).round() * scale[:, None])
-    assert counter.codes.tolist() == [0, 0, 2, 1, 1, 0, 2]
+    counter.update(weight, (weight / scale[:, None]).round() * scale[:, None], grid)
+    assert counter.levels[3:10].tolist() == [0, 0, 2, 1, 1, 0, 2]
+    assert counter.used == 4
     shown = counter.histogram()
     assert shown.unit == "step"
     assert shown.levels == [-1, 0, 1, 2, 3]
+
+
+def test_grids_found_at_run_time_are_counted_each_in_its_own_steps() -> None:
+    counter = GridCounter(QParams(0.5, 1, 0, 7), own_grids=True)
+    for scale, zero in ((0.5, 1), (2.0, 3)):
+        levels = torch.arange(-zero, 8 - zero) * scale
+        counter.update(levels, levels, QParams(scale, zero, 0, 7))
+    assert counter.levels.tolist() == [0] * 4 + [1, 1] + [2] * 6 + [1, 1] + [0]
+    shown = counter.histogram()
+    assert shown.unit == "step"
+    assert shown.before == shown.after
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,7 +160,7 @@ def test_every_scheme_is_reported_and_bypassed(scheme: str) -> None:
             torch.testing.assert_close(made(x), model(x))  # a ReLU that a sign took the place of included
         assert torch.equal(made(x), before)
     report = layer_report(made, [x])
-    assert {row.scheme for row in report.tensors} <= {scheme, "lsq", "dorefa"}
+    assert {row.scheme for row in report.tensors} <= {scheme, "lsq", "dorefa", "iao"}
     binary = [row for row in report.tensors if row.bits == 1]
     assert bool(binary) == (scheme == "wbwtab")
     assert all(row.clipped is None and row.used == 100 for row in binary)

@@ -59,7 +59,7 @@ def test_options_that_do_not_exist_are_refused(options: dict[str, Any]) -> None:
         ({"overrides": {"fc*": {"w_bits": 1}}}, ("overrides", "fc*", "w_bits"), "weights of 1 bits"),
         ({"ste": "ste"}, ("ste",), "it is one of `wbwtab`; this one has `variant`, `tanh`"),
         ({"scheme": "pact", "observer": "mse"}, ("observer",), "it is one of `iao`; this one has none of its own"),
-        ({"scheme": "lsq", "per_channel": True}, ("per_channel",), "`dorefa`, `iao`, `pact` have"),
+        ({"scheme": "lsq", "per_channel": True}, ("per_channel",), "`dorefa`, `iao`, `dynamic`, `pact` have"),
     ],
 )
 def test_a_fault_stands_at_its_option_and_says_what_the_scheme_has(
