@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
+from mcomp.quantization.bypass import STANDS_FOR
 from mcomp.quantization.calibration import Batch, calibrate
 from mcomp.quantization.config import QuantizeConfig, Route
-from mcomp.quantization.dataflow import is_relu
+from mcomp.quantization.dataflow import is_free_relu, is_relu
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.modules import replace_module
@@ -130,9 +131,13 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_r
         insert_parameter(traced, weight, make)
     for tensor in plan.tensors:
         _insert(traced, tensor, make)
-    planned = {tensor.node for tensor in plan.tensors}
+    planned, modules = {tensor.node for tensor in plan.tensors}, dict(traced.named_modules())
     for relu in dict.fromkeys(plan.passed):
         if relu not in planned:
+            for user in relu.users:
+                stand_in = getattr(modules.get(str(user.target)), "input_quantizer", None)
+                if stand_in is not None:
+                    stand_in.__dict__[STANDS_FOR] = "relu"
             relu.replace_all_uses_with(relu.all_input_nodes[0])
             traced.graph.erase_node(relu)
     for attention in plan.attentions:  # last, for a tensor may be made by one
@@ -187,11 +192,17 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
     last = node
     if node.op == "placeholder":  # arguments come first in a graph
         last = [each for each in traced.graph.nodes if each.op == "placeholder"][-1]
-    replaced = scheme.replaces_relu and is_relu(node, dict(traced.named_modules(remove_duplicate=False)))
+    modules = dict(traced.named_modules(remove_duplicate=False))
+    if scheme.replaces_relu:
+        replaced = is_relu(node, modules)
+    else:  # the older formula scales between the ReLU and the quantiser
+        scaled_before = tensor.choice.options.get("variant") == "micronet"
+        replaced = not scaled_before and is_free_relu(node, modules) and quantizer.take_relu()
     with traced.graph.inserting_after(last):
         quantised = traced.graph.call_module(path, (node.all_input_nodes[0] if replaced else node,))
     node.replace_all_uses_with(quantised, delete_user_cb=lambda user: user is not quantised)
     if replaced:
+        quantizer.__dict__[STANDS_FOR] = "relu"
         traced.graph.erase_node(node)
     if tensor.choice.options.get("variant") == "micronet":
         with traced.graph.inserting_before(quantised):

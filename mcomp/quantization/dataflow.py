@@ -93,6 +93,20 @@ def is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op in ("call_function", "call_method") and call_name(node) in ("relu", "relu_", "relu6")
 
 
+def is_free_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the node is a plain ReLU that what reads its output may apply in its place: nobody sees it work."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if type(module) is not nn.ReLU or module._forward_hooks or module._forward_pre_hooks:
+            return False
+        in_place = module.inplace
+    elif node.op in ("call_function", "call_method") and call_name(node) in ("relu", "relu_"):
+        in_place = call_name(node) == "relu_" or len(node.args) > 1 or bool(node.kwargs.get("inplace"))
+    else:
+        return False
+    return len(node.all_input_nodes) == 1 and not (in_place and len(node.all_input_nodes[0].users) > 1)
+
+
 def source(node: fx.Node, modules: dict[str, nn.Module], *, whole: bool = True) -> fx.Node:
     """The node that first made the values that arrive at ``node``.
 
@@ -124,6 +138,8 @@ def _nonnegative(node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.No
         return bool(node.all_input_nodes) and known[node.all_input_nodes[0]]
     if node.op == "call_module":
         module = modules[str(node.target)]
+        if isinstance(module, Quantizer) and module.relu:
+            return True
         if isinstance(module, nn.Hardtanh):  # ReLU6 is one
             return bool(module.min_val >= 0)
         smooth = isinstance(module, nn.Upsample) and module.mode != "bicubic"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcomp.quantization.pieces import arithmetic_dtype, elementwise
+from mcomp.quantization.pieces import arithmetic_dtype, elementwise, laid_out_like, matching
 
 Bound = int | Tensor
 #: Exclusive limits of the inputs that get a gradient.
@@ -58,6 +58,22 @@ def fake_quantize(x: Tensor, scale: Tensor, low: Bound, high: Bound, inside: Ins
     return quantised
 
 
+def relu_fake_quantize(x: Tensor, scale: Tensor, high: int) -> Tensor:
+    """``fake_quantize(relu(x), scale, 0, high)`` in one operation that keeps a byte per element and not ``relu(x)``.
+
+    The gradient is ``g`` where ``0 < x <= high * scale``, else 0.
+
+    Args:
+        x: any shape.
+        scale: 0-d.
+        high: the largest level.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return snap(x, scale, 0, high)
+    quantised: Tensor = _ReLUFakeQuantize.apply(x, scale, high)
+    return quantised
+
+
 def straight_through(x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     """``make(x)``, with the gradient of the identity: for quantisers that clip nothing."""
     if not (torch.is_grad_enabled() and x.requires_grad):
@@ -69,6 +85,17 @@ def straight_through(x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
 def pass_inside(grad: Tensor, x: Tensor, inside: Inside) -> Tensor:
     """``grad`` where ``inside[0] < x < inside[1]``, else 0."""
     passed: Tensor = torch.ops.aten.hardtanh_backward(grad, x, *inside)
+    return passed
+
+
+def masked(grad: Tensor, mask: Tensor) -> Tensor:
+    """``grad`` where ``mask`` (bool) holds, else 0."""
+    grad = laid_out_like(grad, mask)
+    passed = torch.empty_like(grad)
+    for upstream, kept, target in matching(grad, mask.view(torch.uint8), passed):
+        torch.mul(
+            upstream, kept.to(grad.dtype), out=target
+        )  # multiplying with the bytes themselves takes twice as long
     return passed
 
 
@@ -115,6 +142,28 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         return grad, None
+
+
+class _ReLUFakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, high: int) -> Tensor:
+        quantised, mask = torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+        kind = arithmetic_dtype(x)
+        above = torch.finfo(kind).tiny  # ReLU passes no gradient at 0; this rounds to 0 all the same
+        for source, target, inside in matching(x, quantised, mask):
+            grid = torch.div(source.to(kind), scale)
+            level = torch.clamp(grid, above, high, out=target if x.dtype == kind else None)
+            inside.copy_(grid.eq_(level))
+            level.round_().mul_(scale)
+            if level is not target:
+                target.copy_(level)
+        ctx.save_for_backward(mask)
+        return quantised
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (mask,) = ctx.saved_tensors
+        return masked(grad, mask), None, None
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -76,6 +76,7 @@ class QuantizedLayer(QuantizedWeight):
         if input_quantizer is None and makes_input:
             input_quantizer = written.activation(not signed_input)
         self.weight_quantizer = (weight_quantizer or written.weight()).to(device)
+        self.weight_quantizer.spent = True
         self.register_module("input_quantizer", input_quantizer and input_quantizer.to(device))
         scalable = isinstance(self, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
         scaled = scalable and input_quantizer is not None and written.scales_inputs
@@ -257,6 +258,7 @@ def quantized_like(
     """A quantised layer that shares the parameters of ``layer``."""
     made = twin(layer, QUANTIZED[type(layer)])
     made.weight_quantizer = weight_quantizer.train(layer.training)
+    weight_quantizer.spent = True
     made.register_module("input_quantizer", input_quantizer)
     made.register_module("input_scale", input_scale)
     made.initialise(made.weight)

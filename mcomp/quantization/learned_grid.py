@@ -7,48 +7,73 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcomp.quantization.fake_quantize import Inside
-from mcomp.quantization.pieces import arithmetic_dtype, pieces
+from mcomp.quantization.fake_quantize import Inside, snap
+from mcomp.quantization.pieces import arithmetic_dtype, gradient_buffer, laid_out_like, matching
+
+
+@dataclass
+class Grid:
+    """``clamp(round(x / scale), low, high) * scale``, and the exclusive limits of the ``x`` that count as inside.
+
+    ``spent`` says that the upstream gradient is read by nothing else.
+    """
+
+    scale: Tensor
+    low: int
+    high: int
+    inside: Inside
+    spent: bool = False
 
 
 @dataclass
 class GridGradients:
-    """Upstream gradient ``g`` against a grid; ``r = x / scale``, ``c = clamp(r, low, high)``.
+    """Upstream gradient ``g`` of the quantised tensor ``y`` of ``x``; sums in float32 (float64 for float64), 0-d.
 
     Attributes:
         x: ``g`` where ``x`` is inside, else 0; like ``x``.
-        rounding: the sum of ``g * (round(c) - c)``: what rounding added.
-        clipped: the sum over all outside of ``g * c``: their level is the bound itself.
-        outside: the sum over all outside of ``g``.
+        value: the sum of ``g * (y - x)`` inside, what rounding added, and of ``g * y`` outside, where ``y`` is a bound.
+        bound: the sum of ``g * y`` outside alone.
+        outside: the sum of ``g`` outside.
     """
 
     x: Tensor
-    rounding: Tensor
-    clipped: Tensor
+    value: Tensor
+    bound: Tensor
     outside: Tensor
 
 
-def grid_gradients(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float, inside: Inside) -> GridGradients:
-    """Everything that the backward pass of a learned grid needs; 0-d sums in float32 (float64 for float64).
+def quantised(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+    """The quantised tensor, and what of it the backward pass should keep: nothing where it was rounded once more."""
+    made = snap(x, grid.scale, grid.low, grid.high)
+    return made, made if x.dtype == arithmetic_dtype(x) else None
+
+
+def grid_gradients(
+    grad: Tensor, x: Tensor, y: Tensor | None, grid: Grid, *, of_scale: bool, of_ends: bool
+) -> GridGradients:
+    """Everything that the backward pass of a learned grid needs.
 
     Args:
         grad: upstream.
         x: input of the quantiser.
-        scale: 0-d.
-        low: level at the lower end.
-        high: level at the upper end.
-        inside: exclusive limits of the ``x`` that count as inside.
+        y: from :func:`quantised`.
+        grid: what ``x`` was quantised to.
+        of_scale: whether ``value`` is wanted; else it is 0.
+        of_ends: whether ``bound`` and ``outside`` are.
     """
-    if grad.stride() != x.stride() or not grad.numel():  # pieces of both must cover the same elements
-        grad = torch.empty_like(x, dtype=grad.dtype).copy_(grad)
     kind = arithmetic_dtype(x)
-    passed = torch.empty_like(x)
-    sums = torch.zeros(3, dtype=kind, device=x.device)
-    for source, upstream, target in zip(pieces(x), pieces(grad), pieces(passed), strict=True):
-        torch.ops.aten.hardtanh_backward(upstream, source, *inside, grad_input=target)
-        g = upstream.to(kind).reshape(-1)
-        level = torch.div(source.to(kind), scale).reshape(-1).clamp_(low, high)
-        stopped = g - target.reshape(-1)
-        rounding = level.round().sub_(level)
-        sums += torch.stack([torch.dot(g, rounding), torch.dot(stopped, level), stopped.sum()])
-    return GridGradients(passed, *sums.unbind())
+    grad, passed = gradient_buffer(grad, x, grid.spent and not of_ends)
+    value, bound, outside = torch.zeros(3, dtype=kind, device=x.device).unbind()
+    for source, upstream, target, result in matching(x, grad, passed, x if y is None else laid_out_like(y, x)):
+        own, g = source.to(kind), upstream.to(kind).reshape(-1)
+        level = result if y is not None else snap(own, grid.scale, grid.low, grid.high)
+        if of_scale:  # first: `target` may be `upstream`
+            off = torch.ops.aten.hardtanh_backward(own, own, *grid.inside)  # x itself where it is inside, else 0
+            value = value + torch.dot(g, torch.sub(level, off, out=off).reshape(-1))
+        if of_ends and passed is grad:
+            g = g.clone()
+        torch.ops.aten.hardtanh_backward(upstream, source, *grid.inside, grad_input=target)
+        if of_ends:
+            stopped = g - target.to(kind).reshape(-1)
+            bound, outside = bound + torch.dot(stopped, level.reshape(-1)), outside + stopped.sum()
+    return GridGradients(passed, value, bound, outside)

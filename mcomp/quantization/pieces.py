@@ -46,6 +46,38 @@ def pieces(x: Tensor) -> Iterator[Tensor]:
     return iter((x,))
 
 
+def matching(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of tensors of one shape that cover the same elements; whole where memory is laid out differently."""
+    first = tensors[0]
+    whole = first.device.type != "cpu" or first.numel() <= PIECE
+    if whole or any(each.stride() != first.stride() for each in tensors):
+        return iter((tensors,))
+    return zip(*(pieces(each) for each in tensors), strict=True)
+
+
+def laid_out_like(x: Tensor, like: Tensor) -> Tensor:
+    """``x``, or a copy of it, with the strides that ``torch.empty_like(like)`` has."""
+    made = torch.empty_like(like, dtype=x.dtype) if x.stride() != like.stride() else x
+    return x if made is x else made.copy_(x)
+
+
+def gradient_buffer(grad: Tensor, like: Tensor, spent: bool) -> tuple[Tensor, Tensor]:
+    """``grad`` in the layout of ``like``, and where to write the gradient made of it, in the type of ``like``.
+
+    That is ``grad`` itself where nothing else reads it, which spares the largest part of the time that a weight takes:
+    fetching a second buffer into the cache.
+
+    Args:
+        grad: upstream.
+        like: input of the operation.
+        spent: whether the upstream gradient was made for this operation alone.
+    """
+    source = laid_out_like(grad, like)
+    if (spent or source is not grad) and source.dtype == like.dtype and not torch.is_grad_enabled():
+        return source, source
+    return source, torch.empty_like(like)
+
+
 def rows(x: Tensor) -> Iterator[tuple[int, int]]:
     """Bounds along axis 0 of pieces that fit the cache, one row at least."""
     count = x.shape[0] if x.dim() else 1

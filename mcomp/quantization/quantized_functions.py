@@ -51,7 +51,9 @@ class QuantizedFunction(nn.Module):
         super().__init__(*args, **rest)
         quantizer = output_quantizer or written.activation(self.nonnegative)
         self.register_module("output_quantizer", quantizer)
-        self.alone = quantizer is not None and quantizer.bits == 1
+        self.alone = quantizer is not None and (
+            quantizer.bits == 1 or (isinstance(self, nn.ReLU) and quantizer.take_relu())
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """The function of ``input``, quantised."""

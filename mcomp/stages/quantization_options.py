@@ -112,6 +112,9 @@ class QuantizationOptions(SchemeOptions, BitsAndLayers):
         None, description="how activation ranges are found on data; when left out as the scheme has it, mostly mse"
     )
     calibration_samples: int = Field(512, ge=1, description="training images the ranges are found on")
+    sensitivity: bool = Field(
+        False, description="report accuracy with one layer quantised at a time, on the validation images"
+    )
 
     @model_validator(mode="after")
     def _as_the_scheme_has_it(self) -> QuantizationOptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,14 +10,7 @@ Range = float | Tensor
 
 
 class Observer(nn.Module):
-    """Watches tensors go by and answers with a clip range. It never keeps a tensor.
-
-    Attributes:
-        moves_in_training: whether it is cheap and steady enough to follow every training batch; the others
-            move while calibrating only.
-    """
-
-    moves_in_training: ClassVar[bool] = False
+    """Watches tensors go by and answers with a clip range. It never keeps a tensor."""
 
     @property
     @abstractmethod

@@ -31,6 +31,14 @@ def extremes(x: Tensor, axis: int | None = None) -> tuple[Tensor, Tensor]:
     return x.amin(others).float(), x.amax(others).float()
 
 
+def relu_extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """0 and the largest value of ``relu(x)``, 0-d in float32: looking for the smallest is spared."""
+    peaks = [piece.amax() for piece in (pieces(x.detach()) if x.device.type == "cpu" else (x.detach(),))]
+    high = peaks[0] if len(peaks) == 1 else torch.stack(peaks).amax()
+    high = high.float().clamp_(min=0)
+    return torch.zeros_like(high), high
+
+
 def finite_extremes(x: Tensor, name: str = "") -> tuple[float, float]:
     """Smallest and largest value of a tensor.
 
@@ -49,9 +57,9 @@ def refuse_not_finite(low: float | Tensor, high: float | Tensor, name: str) -> N
         StageError: with the ends and ``name``.
     """
     if isinstance(low, Tensor):
-        low = float(low.amin())
+        low = float(low.amin() if low.dim() else low)
     if isinstance(high, Tensor):
-        high = float(high.amax())
+        high = float(high.amax() if high.dim() else high)
     if not (low > float("-inf") and high < float("inf")):  # also false for nan
         raise StageError(
             f"looking for a range met inf or nan at `{name or 'a tensor'}`",

@@ -14,6 +14,8 @@ from mcomp.quantization.observers.extremes import extremes, refuse_not_finite
 class MinMaxObserver(Observer):
     """Smallest and largest value of all tensors seen, per tensor or per channel; merges exactly, in any order.
 
+    Cheap and steady enough to follow every training batch; observers of other kinds move while calibrating only.
+
     Args:
         channel_axis: the dimension with a range per entry; None for one range.
 
@@ -24,7 +26,6 @@ class MinMaxObserver(Observer):
 
     low: Tensor
     high: Tensor
-    moves_in_training = True
 
     def __init__(self, channel_axis: int | None = None) -> None:
         super().__init__()
@@ -40,10 +41,12 @@ class MinMaxObserver(Observer):
 
     def update(self, x: Tensor, name: str = "") -> None:
         """Widen the range to that of ``x``; on a GPU, inf and nan are refused when the range is read."""
-        if x.numel() == 0:
-            return
-        low, high = extremes(x, self.channel_axis)
-        if x.device.type == "cpu":
+        if x.numel():
+            self.see(*extremes(x, self.channel_axis), name)
+
+    def see(self, low: Tensor, high: Tensor, name: str = "") -> None:
+        """Widen the range to ``[low, high]``, the extremes of a tensor."""
+        if low.device.type == "cpu":
             refuse_not_finite(low, high, name)
         with torch.no_grad():
             if self._seen:

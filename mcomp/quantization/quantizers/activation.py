@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mcomp.quantization.fake_quantize import fake_quantize
+from mcomp.quantization.fake_quantize import fake_quantize, relu_fake_quantize
 from mcomp.quantization.integers import MIN_SCALE
 from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 
@@ -43,4 +43,6 @@ class ActivationQuantizer(HeldRangeQuantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The quantised tensor, its range being known."""
+        if self.relu:
+            return relu_fake_quantize(x, self.scale, self.qmax)
         return fake_quantize(x, self.scale, self.qmin, self.qmax, self.inside(self.scale, self.qmin, self.qmax))

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mcomp.errors import UsageError
 from mcomp.quantization.config import check_bits
-from mcomp.quantization.fake_quantize import Bound, fake_quantize, snap, straight_through
-from mcomp.quantization.integers import MIN_SCALE, IntegerWeight, QParams, along
-from mcomp.quantization.observers import Observer, build_observer, extremes
-from mcomp.quantization.observers.extremes import refuse_not_finite
+from mcomp.quantization.fake_quantize import Bound, fake_quantize, relu_fake_quantize, snap, straight_through
+from mcomp.quantization.integers import MIN_SCALE, IntegerWeight, QParams, along, along_first
+from mcomp.quantization.observers import MinMaxObserver, build_observer, extremes
+from mcomp.quantization.observers.extremes import refuse_not_finite, relu_extremes
 from mcomp.quantization.pieces import arithmetic_dtype, rows
 from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 
@@ -78,10 +79,10 @@ class AffineQuantizer(HeldRangeQuantizer):
         self.channel_axis = channel_axis
         self.calibration = observer
         self.frozen = False
-        self.observer: Observer | None = None
+        self.observer: MinMaxObserver | None = None
         if observer is not None:
             watching = build_observer(observer, channel_axis)
-            self.observer = watching if watching.moves_in_training else None
+            self.observer = watching if isinstance(watching, MinMaxObserver) else None
             self.register_buffer("scale", torch.ones((), dtype=torch.float32))
             self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
 
@@ -98,16 +99,21 @@ class AffineQuantizer(HeldRangeQuantizer):
     def grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Scale (float32) and zero point (whole, float32) for a range, in its shape."""
         if self.symmetric:
-            peak = torch.maximum(-low, high) if self.signed else high.clamp(min=0)
-            scale = (peak / self.qmax).clamp_(min=MIN_SCALE)
+            scale = self._symmetric_scale(low, high)
             return scale, torch.zeros_like(scale)
         low, high = low.clamp(max=0), high.clamp(min=0)
         steps = self.qmax - self.qmin
         scale = (high / steps - low / steps).clamp_(min=MIN_SCALE)  # divided first: the width itself may overflow
         return scale, (self.qmin - low / scale).round_().clamp_(self.qmin, self.qmax)
 
+    def _symmetric_scale(self, low: Tensor, high: Tensor) -> Tensor:
+        peak = torch.maximum(-low, high) if self.signed else high.clamp(min=0)
+        return peak.div_(self.qmax).clamp_(min=MIN_SCALE)
+
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The quantised tensor, its range being known."""
+        if self.relu:
+            return relu_fake_quantize(x, self.scale, self.qmax)
         if not self.dynamic:
             scale, low, high = self._held(x)
             if self.channel_axis is not None:
@@ -124,10 +130,17 @@ class AffineQuantizer(HeldRangeQuantizer):
         if self.dynamic or self.frozen:
             return
         if self.observer is not None and x.numel():
-            self.observer.update(x, self.name)
-            self._take(*self.observer.range(0))
+            self.observer.see(*(relu_extremes(x) if self.relu else extremes(x, self._axis(x))), self.name)
+            if self.symmetric and self._ready and self.scale.shape == self.observer.high.shape:
+                self.scale.copy_(self._symmetric_scale(self.observer.low, self.observer.high))
+            else:
+                self._take(*self.observer.range(0))
         elif not self._ready:
-            self.first_batch(x)
+            self.first_batch(F.relu(x) if self.relu else x)
+
+    def take_relu(self) -> bool:
+        """Apply the ReLU in front of this quantiser here, where one unsigned grid serves the whole tensor."""
+        return self.channel_axis is None and super().take_relu()
 
     def first_batch(self, x: Tensor) -> None:
         """Set the range to the extremes of ``x``."""
@@ -231,16 +244,26 @@ class AffineQuantizer(HeldRangeQuantizer):
         """Range and rounding of a few output channels at a time, while they are in the cache."""
         result = torch.empty_like(x)
         kind = arithmetic_dtype(x)
+        others = tuple(range(1, x.dim()))
+        scales = []
         for start, end in rows(x) if x.numel() else ():
             source = x[start:end].to(kind)
             target = result[start:end] if x.dtype == kind else torch.empty_like(source)
-            scale, zero_point = self._measured(source)
-            torch.div(source, scale, out=target).round_()
-            if not self.symmetric:  # both ends are rounded, which may leave the grid by one
-                target.add_(zero_point).clamp_(self.qmin, self.qmax).sub_(zero_point)
-            target.mul_(scale)
+            low, high = (source.amin(others), source.amax(others)) if others else (source, source)
+            if self.symmetric:
+                scales.append(self._symmetric_scale(low, high))
+                scale = along_first(scales[-1], x.dim())
+                torch.div(source, scale, out=target).round_().mul_(scale)
+            else:  # both ends are rounded, which may leave the grid by one
+                found, zero = self.grid(low, high)
+                scales.append(found)
+                scale, zero = along_first(found, x.dim()), along_first(zero, x.dim())
+                torch.div(source, scale, out=target).round_().add_(zero)
+                target.clamp_(self.qmin, self.qmax).sub_(zero).mul_(scale)
             if target.dtype != x.dtype:
                 result[start:end] = target
+        if x.device.type == "cpu" and scales and not float(torch.cat(scales).amax()) < float("inf"):
+            refuse_not_finite(*extremes(x, 0), self.name)
         return result
 
     def _held(self, x: Tensor) -> tuple[Tensor, Bound, Bound]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mcomp.errors import StageError
 from mcomp.quantization.config import OFF
@@ -37,6 +38,9 @@ class Quantizer(nn.Module):
         scheme: name of the family, for reports.
         name: the quantiser's place in its model, for messages.
         calibration: the observer that it wants to be calibrated with, or None for the usual one.
+        spent: whether the gradient of its result is read by nothing else, so that it may be written over: so it is of
+            the weight of a layer, which makes that gradient for its weight alone.
+        relu: whether it applies the ReLU that stood in front of it, see :meth:`take_relu`.
     """
 
     scheme: ClassVar[str] = ""
@@ -49,6 +53,8 @@ class Quantizer(nn.Module):
         self.name = ""
         self._calibrator: Observer | None = None
         self.calibration: str | None = None
+        self.relu = False
+        self.spent = False
 
     @property
     def signed(self) -> bool:
@@ -104,6 +110,7 @@ class Quantizer(nn.Module):
         if self.bits == OFF:
             return x
         if self._calibrator is not None:
+            x = F.relu(x) if self.relu else x
             self._calibrator.update(x, self.name)
             return x
         if self.training:
@@ -115,6 +122,10 @@ class Quantizer(nn.Module):
     def watch(self, observer: Observer | None) -> None:
         """Show every tensor to ``observer`` and let it pass unquantised; None ends that."""
         object.__setattr__(self, "_calibrator", observer)  # a visitor, no part of the model's modules and state
+
+    def take_relu(self) -> bool:
+        """Apply the ReLU in front of this quantiser here, for less time and memory; False where it has to stay."""
+        return False
 
     def follow(self, x: Tensor) -> None:
         """Learn the range from a training batch where that is this quantiser's way."""
@@ -175,7 +186,7 @@ class Quantizer(nn.Module):
 
     def warp(self) -> nn.Module | None:
         """What happens to a tensor before it meets the grid of :meth:`qparams`, in operations that export; or None."""
-        return None
+        return nn.ReLU() if self.relu else None
 
     def no_range(self) -> StageError:
         """The refusal of a quantiser that was never given a range."""

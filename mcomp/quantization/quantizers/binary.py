@@ -4,20 +4,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mcomp.errors import UsageError
-from mcomp.quantization.fake_quantize import pass_inside
+from mcomp.quantization.fake_quantize import masked
 from mcomp.quantization.integers import MIN_SCALE, QParams, along_first
-from mcomp.quantization.pieces import elementwise, rows
+from mcomp.quantization.pieces import elementwise, matching, rows
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.quantizers.weight import WeightQuantizer
+from mcomp.quantization.scaled_signs import through_scale
 
 Estimator = Literal["saturate_ste", "ste", "soft_ste"]
 BinaryCodes = Literal["pm1", "01"]
+
+_TILE = 32
 
 
 class BinaryWeight(WeightQuantizer):
@@ -46,13 +50,14 @@ class BinaryWeight(WeightQuantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The binary weight, in the type of ``x``."""
-        binary: Tensor = _Binarise.apply(x)
+        binary: Tensor = _Binarise.apply(x, self.spent)
         return binary
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """-1 and +1, or zeros where the whole filter is zero, and ``a`` per filter."""
-        signs, scale = _binarise(x)
+        positive, scale = _binarise(x)
         alive = scale > 0
+        signs = positive.mul_(2).sub_(1)
         return signs.mul_(along_first(alive.to(signs.dtype), x.dim())), torch.where(alive, scale, MIN_SCALE)
 
     def why(self) -> str:
@@ -113,60 +118,82 @@ class BinaryActivation(Quantizer):
         return f"ste={self.ste}, values={self.qmin} and {self.qmax}"
 
 
-def _binarise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Signs like ``weight`` and the scale ``[filters]``, float32."""
+def _binarise(weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """1 for the sign +1 and 0 for -1, like ``weight``, and the scale ``[filters]``, float32."""
     weight = weight.to(torch.float32)
-    if weight.dim() > 1 and weight.shape[1] > 1:
-        centred = (weight - weight.mean(1, keepdim=True)).clamp_(-1, 1)
-    else:
-        centred = weight.clamp(-1, 1)
-    scale = centred.abs().flatten(1).mean(1) if weight.dim() > 1 else centred.abs()
-    # +1 at 0 too: from a comparison, which unlike sign() has two answers
-    return torch.ge(centred, 0.0, out=centred).mul_(2).sub_(1), scale
+    out = torch.empty_like(weight) if out is None else out
+    centred = _centred(weight) if weight.dim() > 1 and weight.shape[1] > 1 else weight
+    magnitude = torch.abs(centred, out=out).clamp_(max=1)
+    scale = magnitude.mean(tuple(range(1, weight.dim()))) if weight.dim() > 1 else magnitude.clone()
+    return torch.ge(
+        centred, 0.0, out=centred if out is None else out
+    ), scale  # from a comparison, which unlike sign() has two answers
+
+
+def _centred(weight: Tensor) -> Tensor:
+    """``weight`` less its mean over the inputs at each kernel position."""
+    mean = weight.mean(1, keepdim=True)
+    inputs, positions = weight.shape[1], math.prod(weight.shape[2:])
+    tile = math.gcd(inputs, _TILE)
+    if not weight.is_contiguous() or tile == 1 or positions == 1:
+        return weight - mean
+    # a kernel's few positions are too short a row to subtract fast: some inputs' at once
+    rows = weight.view(len(weight), inputs // tile, tile * positions)
+    return (rows - mean.view(len(weight), 1, positions).repeat(1, 1, tile)).view_as(weight)
+
+
+def _signs(codes: Tensor) -> Tensor:
+    return torch.ge(codes, 0.0, out=torch.empty_like(codes)).mul_(2).sub_(1)
 
 
 class _Binarise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        binary, codes = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.int8)
+    def forward(ctx: Any, weight: Tensor, spent: bool) -> Tensor:
+        ctx.spent = spent
+        binary = torch.empty_like(weight)
         scales = []
         for start, end in rows(weight):  # a few filters at a time, while they are in the cache
-            signs, scale = _binarise(weight[start:end])
-            codes[start:end] = signs
-            binary[start:end] = signs.mul_(along_first(scale, weight.dim()))
+            target = binary[start:end]
+            positive, scale = _binarise(weight[start:end], target if weight.dtype == torch.float32 else None)
+            along = along_first(scale, weight.dim())
+            positive.mul_(2 * along).sub_(along)
+            if positive is not target:
+                target.copy_(positive)
             scales.append(scale)
-        ctx.save_for_backward(codes, torch.cat(scales))
+        ctx.save_for_backward(binary, torch.cat(scales))
         return binary
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        codes, scales = ctx.saved_tensors
-        passed = torch.empty_like(codes, dtype=grad.dtype)
-        for start, end in rows(passed):
-            signs, upstream = codes[start:end].to(torch.float32), grad[start:end].float()
-            pull = upstream * signs
-            pull = pull.flatten(1).mean(1) if pull.dim() > 1 else pull
-            direct = upstream * along_first(scales[start:end], grad.dim())
-            passed[start:end] = direct.add_(signs.mul_(along_first(pull, grad.dim())))
-        return passed
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        binary, scale = ctx.saved_tensors
+        count = torch.full_like(scale, math.prod(binary.shape[1:]))
+        return through_scale(grad, binary, scale, count, _signs, ctx.spent), None
 
 
 def _sign(x: Tensor, qmin: int) -> Tensor:
-    def work(source: Tensor, result: Tensor) -> None:
-        torch.ge(source, 0.0, out=result)
-        if qmin < 0:
-            result.mul_(2).sub_(1)
+    return elementwise(x, lambda source, result: _compare(source, result, qmin))
 
-    return elementwise(x, work)
+
+def _compare(source: Tensor, result: Tensor, qmin: int) -> None:
+    torch.ge(source, 0.0, out=result)
+    if qmin < 0:
+        result.mul_(2).sub_(1)
 
 
 class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, qmin: int, ste: Estimator) -> Tensor:
         ctx.ste = ste
-        if ste != "ste":
+        if ste == "soft_ste":
             ctx.save_for_backward(x)
-        return _sign(x, qmin)
+        if ste != "saturate_ste":
+            return _sign(x, qmin)
+        binary, mask = torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+        for source, target, inside in matching(x, binary, mask):
+            inside.copy_(torch.lt(source.abs(), 1.0, out=torch.empty_like(source)))  # to floats first: it is faster
+            _compare(source, target, qmin)
+        ctx.save_for_backward(mask)
+        return binary
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -174,7 +201,7 @@ class _Sign(torch.autograd.Function):
             return grad, None, None
         (x,) = ctx.saved_tensors
         if ctx.ste == "saturate_ste":
-            return pass_inside(grad, x, (-1.0, 1.0)), None, None
+            return masked(grad, x), None, None
         return x.abs().neg_().add_(1).clamp_(min=0).mul_(grad), None, None
 
 

@@ -137,7 +137,11 @@ class DoReFaActivation(ActivationQuantizer):
 
     def warp(self) -> nn.Module | None:
         """The factor of ``micronet``."""
-        return _ExportedGain() if self.variant == "micronet" else None
+        return _ExportedGain() if self.variant == "micronet" else super().warp()
+
+    def take_relu(self) -> bool:
+        """Apply the ReLU in front of this quantiser here, unless a factor stands between them."""
+        return self.variant != "micronet" and super().take_relu()
 
 
 class _ExportedGain(nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mcomp.quantization.config import OFF
 from mcomp.quantization.fake_quantize import Inside, inside_bounds
@@ -56,10 +57,15 @@ class HeldRangeQuantizer(Quantizer):
             raise self.no_range()
         return QParams(float(self.effective_scale()), 0, self.qmin, self.qmax)
 
+    def take_relu(self) -> bool:
+        """Apply the ReLU in front of this quantiser here: an unsigned grid ends at 0 anyway."""
+        self.relu = self.qmin == 0 and self.symmetric and not self.dynamic and self.bits != OFF
+        return self.relu
+
     def follow(self, x: Tensor) -> None:
         """Take the range from the first training batch."""
         if not self._ready:
-            self.first_batch(x)
+            self.first_batch(F.relu(x) if self.relu else x)
 
     def first_batch(self, x: Tensor) -> None:
         """Set the range to the extremes of ``x``.
@@ -108,7 +114,7 @@ class HeldRangeQuantizer(Quantizer):
         state = "range of each tensor" if self.dynamic else "no range yet"
         if self._ready and not self.dynamic:
             state = f"scale={float(self.effective_scale().max()):.4g}"
-        return f"bits={self.bits}, levels={self.qmin}..{self.qmax}, {state}"
+        return f"bits={self.bits}, levels={self.qmin}..{self.qmax}, {state}" + (", relu" if self.relu else "")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_inside": None}  # keyed by identity, which a copy does not share

@@ -12,7 +12,7 @@ from mcomp.errors import StageError
 from mcomp.quantization.config import check_bits
 from mcomp.quantization.fake_quantize import Inside, inside_bounds, snap
 from mcomp.quantization.integers import MIN_SCALE
-from mcomp.quantization.learned_grid import grid_gradients
+from mcomp.quantization.learned_grid import Grid, grid_gradients, quantised
 from mcomp.quantization.observers import finite_extremes
 from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 
@@ -75,10 +75,11 @@ class LSQuantizer(HeldRangeQuantizer):
         if not (torch.is_grad_enabled() and (x.requires_grad or self.scale.requires_grad)):
             return snap(x, scale, self.qmin, self.qmax)
         inside = limits(self, scale, self.qmin, self.qmax)
-        quantised: Tensor = _LearnedStep.apply(
-            x, self.scale, scale, self.qmin, self.qmax, inside, self.gradient_scale(x)
-        )
-        return quantised
+        if self.relu:
+            inside = 0.0, inside[1]
+        grid = Grid(scale, self.qmin, self.qmax, inside, self.spent)
+        made: Tensor = _LearnedStep.apply(x, self.scale, grid, self.gradient_scale(x))
+        return made
 
     def gradient_scale(self, x: Tensor) -> float:
         """``1 / sqrt(N * Qp)``."""
@@ -122,17 +123,14 @@ def limits(quantizer: HeldRangeQuantizer, scale: Tensor, low: int, high: int) ->
 
 class _LearnedStep(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, effective: Tensor, low: int, high: int, inside: Inside, gain: float
-    ) -> Tensor:
-        ctx.save_for_backward(x, effective)
-        ctx.grid = low, high, inside
-        ctx.gain = gain
-        return snap(x, effective, low, high)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, gain: float) -> Tensor:
+        made, kept = quantised(x, grid)
+        ctx.save_for_backward(x, kept)
+        ctx.grid, ctx.gain = grid, gain
+        return made
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, scale = ctx.saved_tensors
-        found = grid_gradients(grad, x, scale, *ctx.grid)
-        step = (found.rounding + found.clipped) * ctx.gain
-        return found.x, step.to(torch.float32), None, None, None, None, None
+        x, y = ctx.saved_tensors
+        found = grid_gradients(grad, x, y, ctx.grid, of_scale=True, of_ends=False)
+        return found.x, (found.value / ctx.grid.scale * ctx.gain).to(torch.float32), None, None

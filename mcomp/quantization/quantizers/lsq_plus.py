@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.quantization.config import check_bits
-from mcomp.quantization.fake_quantize import Inside, snap
+from mcomp.quantization.fake_quantize import snap
 from mcomp.quantization.integers import MIN_SCALE, QParams
-from mcomp.quantization.learned_grid import grid_gradients
+from mcomp.quantization.learned_grid import Grid, grid_gradients, quantised
 from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 from mcomp.quantization.quantizers.lsq import limits
 
@@ -70,8 +70,9 @@ class LSQPlusQuantizer(HeldRangeQuantizer):
         inside = limits(self, scale, low, high)
         features = x.numel() // max(x.shape[0], 1) if x.dim() else 1
         gain = 1 / math.sqrt(max(features, 1) * self.qmax)
-        quantised: Tensor = _LearnedGrid.apply(x, self.scale, self.offset, scale, low, high, inside, gain)
-        return quantised
+        grid = Grid(scale, low, high, inside)
+        made: Tensor = _LearnedGrid.apply(x, self.scale, self.offset, grid, gain)
+        return made
 
     def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Start from a grid over ``[low, high]``, widened to hold 0."""
@@ -94,27 +95,17 @@ class LSQPlusQuantizer(HeldRangeQuantizer):
 
 class _LearnedGrid(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        scale: Tensor,
-        offset: Tensor,
-        effective: Tensor,
-        low: int,
-        high: int,
-        inside: Inside,
-        gain: float,
-    ) -> Tensor:
-        ctx.save_for_backward(x, effective)
-        ctx.grid = low, high, inside
-        ctx.gain = gain
-        return snap(x, effective, low, high)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, grid: Grid, gain: float) -> Tensor:
+        made, kept = quantised(x, grid)
+        ctx.save_for_backward(x, kept)
+        ctx.grid, ctx.gain = grid, gain
+        return made
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, scale = ctx.saved_tensors
-        low, high, inside = ctx.grid
-        found = grid_gradients(grad, x, scale, low, high, inside)
+        x, y = ctx.saved_tensors
+        grid = ctx.grid
+        found = grid_gradients(grad, x, y, grid, of_scale=True, of_ends=True)
         # an end of the range is `level * scale + offset` with levels counted from 0, not from the zero point
-        step = (found.rounding + found.clipped - low * found.outside) * ctx.gain
-        return found.x, step.float(), (found.outside * ctx.gain).float(), None, None, None, None, None
+        step = (found.value / grid.scale - grid.low * found.outside) * ctx.gain
+        return found.x, step.float(), (found.outside * ctx.gain).float(), None, None

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mcomp.errors import StageError
 from mcomp.quantization.config import check_bits
-from mcomp.quantization.fake_quantize import Inside, snap
+from mcomp.quantization.fake_quantize import snap
 from mcomp.quantization.integers import MIN_SCALE
-from mcomp.quantization.learned_grid import grid_gradients
+from mcomp.quantization.learned_grid import Grid, grid_gradients, quantised
 from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 
 
@@ -70,9 +70,9 @@ class PACTQuantizer(HeldRangeQuantizer):
                 hint="lower `lr`",
             )
         below = -alpha if self.signed else -float(torch.finfo(torch.float32).smallest_normal)
-        inside = (float("-inf") if self._one_sided else below, alpha)
-        quantised: Tensor = _LearnedClip.apply(x, self.alpha, scale, self.qmin, self.qmax, inside)
-        return quantised
+        inside = (0.0 if self.relu else float("-inf") if self._one_sided else below, alpha)
+        made: Tensor = _LearnedClip.apply(x, self.alpha, Grid(scale, self.qmin, self.qmax, inside))
+        return made
 
     def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Start from the larger magnitude, or from ``high`` on an unsigned grid."""
@@ -84,14 +84,15 @@ class PACTQuantizer(HeldRangeQuantizer):
 
 class _LearnedClip(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, scale: Tensor, low: int, high: int, inside: Inside) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        ctx.grid = low, high, inside
-        return snap(x, scale, low, high)
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, grid: Grid) -> Tensor:
+        made, kept = quantised(x, grid)
+        ctx.save_for_backward(x, kept)
+        ctx.grid = grid
+        return made
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, scale = ctx.saved_tensors
-        _, high, _ = ctx.grid
-        found = grid_gradients(grad, x, scale, *ctx.grid)
-        return found.x, (found.clipped / high).float(), None, None, None, None
+        x, y = ctx.saved_tensors
+        grid = ctx.grid
+        found = grid_gradients(grad, x, y, grid, of_scale=False, of_ends=True)
+        return found.x, (found.bound / (grid.scale * grid.high)).float(), None

@@ -10,6 +10,7 @@ from torch import Tensor
 from mcomp.quantization.integers import MIN_SCALE, along_first
 from mcomp.quantization.pieces import rows
 from mcomp.quantization.quantizers.weight import WeightQuantizer
+from mcomp.quantization.scaled_signs import through_scale
 
 
 class TernaryWeight(WeightQuantizer):
@@ -30,7 +31,7 @@ class TernaryWeight(WeightQuantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The ternary weight, in the type of ``x``."""
-        ternary: Tensor = _Ternarise.apply(x)
+        ternary: Tensor = _Ternarise.apply(x, self.spent)
         return ternary
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,14 +45,15 @@ class TernaryWeight(WeightQuantizer):
         return "ternary: -1, 0 and +1, one scale per filter"
 
 
-def _ternarise(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _ternarise(weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Kept signs like ``weight``, the scale and the number of those kept, ``[filters]``, float32."""
     weight = weight.to(torch.float32)
-    magnitude = weight.abs()
+    magnitude = torch.abs(weight, out=torch.empty_like(weight) if out is None else out)
     threshold = 0.7 * _per_filter(magnitude, torch.mean)
-    signs = magnitude.gt_(along_first(threshold, weight.dim())).mul_(weight.sign())
-    count = _per_filter(signs.abs(), torch.sum).clamp_(min=1)  # a filter of zeros becomes zeros, not NaN
-    return signs, _per_filter(weight * signs, torch.sum) / count, count
+    kept = torch.gt(magnitude, along_first(threshold, weight.dim()), out=torch.empty_like(magnitude))
+    count = _per_filter(kept, torch.sum).clamp_(min=1)  # a filter of zeros becomes zeros, not NaN
+    scale = _per_filter(magnitude.mul_(kept), torch.sum) / count
+    return torch.sign(weight, out=magnitude).mul_(kept), scale, count
 
 
 def _per_filter(x: Tensor, reduce: Any) -> Tensor:
@@ -61,25 +63,22 @@ def _per_filter(x: Tensor, reduce: Any) -> Tensor:
 
 class _Ternarise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        ternary, codes = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.int8)
+    def forward(ctx: Any, weight: Tensor, spent: bool) -> Tensor:
+        ctx.spent = spent
+        ternary = torch.empty_like(weight)
         scales, counts = [], []
         for start, end in rows(weight):  # a few filters at a time, while they are in the cache
-            signs, scale, count = _ternarise(weight[start:end])
-            codes[start:end] = signs
-            ternary[start:end] = signs.mul_(along_first(scale, weight.dim()))
+            target = ternary[start:end]
+            signs, scale, count = _ternarise(weight[start:end], target if weight.dtype == torch.float32 else None)
+            signs.mul_(along_first(scale, weight.dim()))
+            if signs is not target:
+                target.copy_(signs)
             scales.append(scale)
             counts.append(count)
-        ctx.save_for_backward(codes, torch.cat(scales), torch.cat(counts))
+        ctx.save_for_backward(ternary, torch.cat(scales), torch.cat(counts))
         return ternary
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        codes, scales, counts = ctx.saved_tensors
-        passed = torch.empty_like(codes, dtype=grad.dtype)
-        for start, end in rows(passed):
-            signs, upstream = codes[start:end].to(torch.float32), grad[start:end].float()
-            pull = _per_filter(upstream * signs, torch.sum) / counts[start:end]  # through the scale
-            direct = upstream * along_first(scales[start:end], grad.dim())
-            passed[start:end] = direct.add_(signs.mul_(along_first(pull, grad.dim())))
-        return passed
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        ternary, scale, count = ctx.saved_tensors
+        return through_scale(grad, ternary, scale, count, torch.sign, ctx.spent), None
