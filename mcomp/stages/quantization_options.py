@@ -66,7 +66,7 @@ class LayerChoice(SchemeOptions):
     per_channel: bool | None = Field(None, description="one weight scale per output channel")
 
 
-class QuantizationOptions(SchemeOptions, StageOptions):
+class BitsAndLayers(StageOptions):
     """Scheme, bits, and which layers; what is None follows from the scheme."""
 
     scheme: SchemeName = Field(
@@ -103,6 +103,11 @@ class QuantizationOptions(SchemeOptions, StageOptions):
         "auto",
         description="largest level of unsigned 8-bit activations: 127 or 255; auto is 127 where trt_int8 follows",
     )
+
+
+class QuantizationOptions(SchemeOptions, BitsAndLayers):
+    """All that stages share which quantise."""
+
     calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] | None = Field(
         None, description="how activation ranges are found on data; when left out as the scheme has it, mostly mse"
     )
