@@ -104,11 +104,9 @@ def held(means: dict[str, float]) -> dict[str, bool]:
         for bits in (2, 4)
     }
     for scheme in PROGRESSIVE:
-        progressive = means[f"{scheme} 2 bits, progressive"]
+        progressive, direct = (means[f"{scheme} 2 bits, {way}"] for way in ("progressive", "direct"))
         claims[f"{scheme}: progressive beats as many epochs at 2 bits alone"] = progressive > means[f"{scheme} w2a2"]
-        claims[f"{scheme}: progressive beats all its epochs at 2 bits"] = (
-            progressive > means[f"{scheme} 2 bits, direct"]
-        )
+        claims[f"{scheme}: progressive beats all its epochs at 2 bits"] = progressive > direct
     return claims
 
 
