@@ -66,6 +66,18 @@ def test_the_first_recipe_of_the_readme_runs(place: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+QUANTISATION = re.findall(
+    r"```yaml\n(.*?)```", README.partition("\n## Quantisation\n")[2].partition("\n## ")[0], re.DOTALL
+)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_the_recipes_on_quantisation_run(index: int, place: Path) -> None:
+    (place / f"quantisation{index}.yaml").write_text(QUANTISATION[index])
+    done = run_mcomp("apply", f"quantisation{index}.yaml", cwd=place)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_python_of_the_readme_runs_in_order(place: Path) -> None:
     script = "\n".join(block for block in blocks("python") if "@register" not in block)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

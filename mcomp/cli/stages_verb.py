@@ -106,7 +106,7 @@ def _type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " | ".join(_type_text(one, definitions) for one in field["anyOf"])
     if "enum" in field:
-        return " | ".join(str(value) for value in field["enum"])
+        return " | ".join(_runs(field["enum"]))
     if "const" in field:
         return str(field["const"])
     kind = str(field.get("type", "any"))
@@ -123,6 +123,19 @@ def _type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
         if word in field
     ]
     return " ".join([kind, *limits])
+
+
+def _runs(values: list[Any]) -> list[str]:
+    """The values in words; three and more whole numbers that follow one another as ``first..last``."""
+    found: list[list[Any]] = []
+    for value in values:
+        if found and type(value) is int and type(found[-1][-1]) is int and value == found[-1][-1] + 1:
+            found[-1].append(value)
+        else:
+            found.append([value])
+    return [
+        text for run in found for text in ([f"{run[0]}..{run[-1]}"] if len(run) > 2 else [str(value) for value in run])
+    ]
 
 
 def _as_written(default: Any) -> str:

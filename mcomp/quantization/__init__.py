@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     )
     from mcomp.quantization.integers import IntegerWeight, QParams
     from mcomp.quantization.kept_weight import QuantizedParameter
+    from mcomp.quantization.layer_measurements import LayerReport, layer_report
+    from mcomp.quantization.layer_sensitivity import Sensitivity, sensitivity
     from mcomp.quantization.layers import (
         QuantBilinear,
         QuantConv1d,
@@ -78,6 +80,7 @@ _HOMES = {
     "FoldedQuantConvTranspose3d": "folded",
     "FoldedQuantLinear": "folded",
     "IntegerWeight": "integers",
+    "LayerReport": "layer_measurements",
     "QParams": "integers",
     "QuantAttention": "attention",
     "QuantBilinear": "layers",
@@ -110,6 +113,7 @@ _HOMES = {
     "QuantTanh": "quantized_functions",
     "QuantizedParameter": "kept_weight",
     "Quantizer": "quantizers.base",
+    "Sensitivity": "layer_sensitivity",
     "WeightQuantizer": "quantizers.weight",
     "adaptive_rounding": "adaround",
     "calibrate": "calibration",
@@ -121,10 +125,12 @@ _HOMES = {
     "fold_batch_norms": "fold",
     "freeze": "calibration",
     "is_quantized": "restoration",
+    "layer_report": "layer_measurements",
     "quantize": "conversion",
     "read_overrides": "override_file",
     "reestimate_batch_norms": "bn_statistics",
     "restore_float": "restoration",
+    "sensitivity": "layer_sensitivity",
 }
 
 __all__ = [
@@ -139,6 +145,7 @@ __all__ = [
     "FoldedQuantConvTranspose3d",
     "FoldedQuantLinear",
     "IntegerWeight",
+    "LayerReport",
     "QParams",
     "QuantAttention",
     "QuantBilinear",
@@ -171,6 +178,7 @@ __all__ = [
     "QuantTanh",
     "QuantizedParameter",
     "Quantizer",
+    "Sensitivity",
     "WeightQuantizer",
     "adaptive_rounding",
     "calibrate",
@@ -182,10 +190,12 @@ __all__ = [
     "fold_batch_norms",
     "freeze",
     "is_quantized",
+    "layer_report",
     "quantize",
     "read_overrides",
     "reestimate_batch_norms",
     "restore_float",
+    "sensitivity",
 ]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
+from mcomp.quantization.bypass import STANDS_FOR
 from mcomp.quantization.calibration import Batch, calibrate
 from mcomp.quantization.config import QuantizeConfig, Route
 from mcomp.quantization.dataflow import is_free_relu, is_relu
@@ -134,9 +135,13 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_r
         insert_parameter(traced, weight, make)
     for tensor in plan.tensors:
         _insert(traced, tensor, make)
-    planned = {tensor.node for tensor in plan.tensors}
+    planned, modules = {tensor.node for tensor in plan.tensors}, dict(traced.named_modules())
     for relu in dict.fromkeys(plan.passed):
         if relu not in planned:
+            for user in relu.users:
+                stand_in = getattr(modules.get(str(user.target)), "input_quantizer", None)
+                if stand_in is not None:
+                    stand_in.__dict__[STANDS_FOR] = "relu"
             relu.replace_all_uses_with(relu.all_input_nodes[0])
             traced.graph.erase_node(relu)
     for attention in plan.attentions:  # last, for a tensor may be made by one
@@ -201,6 +206,7 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
         quantised = traced.graph.call_module(path, (node.all_input_nodes[0] if replaced else node,))
     node.replace_all_uses_with(quantised, delete_user_cb=lambda user: user is not quantised)
     if replaced:
+        quantizer.__dict__[STANDS_FOR] = "relu"
         traced.graph.erase_node(node)
     if tensor.choice.options.get("variant") == "micronet":
         with traced.graph.inserting_before(quantised):

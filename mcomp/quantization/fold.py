@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.metrics.accuracy import in_eval_mode
+from mcomp.quantization.config import OFF
 from mcomp.quantization.fold_arithmetic import fold_behind, fold_in_front, materialise
 from mcomp.quantization.fold_pairs import Fold, find_folds
 from mcomp.quantization.folded import folded_like
@@ -75,7 +76,7 @@ def fold_batch_norms(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Fo
         layer = fused.get_submodule(fold.layer)
         behind = _batch_norm(fused, fold.behind)
         front = _batch_norm(fused, fold.front)
-        if isinstance(layer, QuantizedLayer):
+        if _becomes_integer(layer):
             integer = True
             made, flipped, coarse = materialise(layer, behind, fold.layer)
             replace_module(fused, fold.layer, made)
@@ -103,7 +104,7 @@ def refold(model: nn.Module, entry: surgery.Entry) -> nn.Module:
     """Give ``model`` the structure that a recorded fold left behind; its tensors are loaded afterwards."""
     for name, behind, front in entry["folds"]:
         layer = model.get_submodule(name)
-        if isinstance(layer, QuantizedLayer):
+        if _becomes_integer(layer):
             replace_module(model, name, folded_like(layer, bias=bool(behind) or layer.bias is not None))
         elif layer._parameters.get("bias") is None:
             outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
@@ -113,6 +114,11 @@ def refold(model: nn.Module, entry: surgery.Entry) -> nn.Module:
                 replace_module(model, norm, nn.Identity().train(model.training))
     surgery.record(model, **entry)
     return model
+
+
+def _becomes_integer(layer: nn.Module) -> TypeGuard[QuantizedLayer]:
+    """Whether there are integers to fold into: a layer written by hand may have a float weight."""
+    return isinstance(layer, QuantizedLayer) and layer.weight_quantizer.bits != OFF
 
 
 def _batch_norm(model: nn.Module, name: str) -> nn.modules.batchnorm._BatchNorm | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from mcomp.quantization.config import OFF
 from mcomp.quantization.folded import FOLDED, FoldedLayer
 from mcomp.quantization.layers import QuantizedLayer
 
@@ -57,7 +58,7 @@ def find_folds(traced: fx.GraphModule, model: nn.Module, dims: Mapping[str, int]
     for node in nodes:
         name = str(node.target)
         module = modules[name]
-        if type(module) in FOLDED:
+        if type(module) in FOLDED and module.weight_quantizer.bits != OFF:
             folds.setdefault(name, Fold(name))
         if not isinstance(module, BatchNorm):
             continue

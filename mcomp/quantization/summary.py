@@ -69,6 +69,11 @@ def decision_table(rows: list[dict[str, Any]]) -> str:
         read_by = ", ".join(row["readers"][:3]) + (", ..." if len(row["readers"]) > 3 else "")
         cells = (row["name"], row["kind"], row["scheme"], bits, known, row["observer"], read_by, row["why"])
         lines.append([cell or "-" for cell in cells])
+    return text_table(lines)
+
+
+def text_table(lines: list[list[str]]) -> str:
+    """Rows of cells as text, every column as wide as its widest cell."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -105,7 +110,7 @@ def _integers(model: nn.Module) -> dict[str, tuple[str, IntegerWeight]]:
     for name, module in model.named_modules():
         if isinstance(module, FoldedLayer):
             found[name] = ("folded", module.integer_weight())
-        elif isinstance(module, QuantizedLayer):
+        elif isinstance(module, QuantizedLayer) and module.weight_quantizer.bits != OFF:
             found[name] = (_scheme(module.weight_quantizer), module.integer_weight())
         elif id(module) in parameters and isinstance(module, QuantizedWeight):
             path, tensor = parameters[id(module)]

@@ -14,6 +14,7 @@ from mcomp.report.before_after import before_after_html, is_number
 from mcomp.report.histograms import QUANTITIES, histogram_rows, histogram_svg
 from mcomp.report.layer_bars import layer_bars
 from mcomp.report.page_style import STYLE
+from mcomp.report.quantized_layers import quantized_layers_html
 
 Outcome = dict[str, Any]
 
@@ -40,6 +41,7 @@ def report_page(result: dict[str, Any], details: Mapping[str, Mapping[str, Any]]
         _stages(result),
         _gates(result["stages"]),
         *(layer_bars(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),
+        *(quantized_layers_html(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),
         *(_drawing(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),
         _notes(result["stages"]),
         _files(result["stages"]),

@@ -37,6 +37,7 @@ td .meter { height: .2rem; margin: .1rem 0 0 }
 .bar i { position: absolute; inset: 0 auto 0 0; background: var(--main); border-radius: .2rem }
 ul { padding-left: 1.2rem; margin: .2rem 0 } li { margin: .15rem 0 }
 .failure { border: 1px solid var(--bad); border-radius: .6rem; padding: .6rem .9rem; margin: 1rem 0 }
+details { margin: .25rem 0 } summary { cursor: pointer; font-size: .9rem }
 svg { max-width: 100%; height: auto; font: 11px system-ui, sans-serif; fill: currentColor }
 svg line { stroke: currentColor; stroke-width: .6 }
 footer { margin: 3rem 0 1rem; border-top: 1px solid var(--line); padding-top: .6rem; font-size: .85rem }

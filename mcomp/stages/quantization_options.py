@@ -74,7 +74,7 @@ class LayerChoice(SchemeOptions):
     per_channel: bool | None = Field(None, description="one weight scale per output channel")
 
 
-class QuantizationOptions(SchemeOptions, StageOptions):
+class BitsAndLayers(StageOptions):
     """Scheme, bits, and which layers; what is None follows from the scheme."""
 
     scheme: SchemeName = Field(
@@ -111,10 +111,18 @@ class QuantizationOptions(SchemeOptions, StageOptions):
         "auto",
         description="largest level of unsigned 8-bit activations: 127 or 255; auto is 127 where trt_int8 follows",
     )
+
+
+class QuantizationOptions(SchemeOptions, BitsAndLayers):
+    """All that stages share which quantise."""
+
     calibration: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] | None = Field(
         None, description="how activation ranges are found on data; when left out as the scheme has it, mostly mse"
     )
     calibration_samples: int = Field(512, ge=1, description="training images the ranges are found on")
+    sensitivity: bool = Field(
+        False, description="report accuracy with one layer quantised at a time, on the validation images"
+    )
 
     @model_validator(mode="after")
     def _as_the_scheme_has_it(self) -> QuantizationOptions:

@@ -39,3 +39,34 @@ def test_integers_cannot_be_quantised_anew(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "late.yaml:8:5" in done.stderr
     assert "bn_fuse" in done.stderr
+
+
+def test_the_teacher_is_part_of_what_a_stage_is_computed_from(tmp_path: Path) -> None:
+    recipe, store = tmp_path / "taught.yaml", tmp_path / "store"
+    recipe.write_text(
+        "version: 1\nname: taught\nmodel: {name: lenet}\n"
+        "data: {name: synthetic, num_classes: 3, samples: 90, image_size: 12}\n"
+        "stages:\n  - train: {epochs: 1}\n  - finetune: {epochs: 1}\n"
+        "  - quantize: {w_bits: 2, epochs: 1, teacher: train}\n  - qaft: {epochs: 1, teacher: finetune}\n"
+    )
+    first = applied(recipe, store)
+    assert {stage["status"] for stage in first.values()} == {"run"}
+    other = applied(recipe, store, "stages.quantize.teacher=finetune")
+    assert [other[name]["status"] for name in ("train", "finetune", "quantize", "qaft")] == ["hit", "hit", "run", "run"]
+    assert other["quantize"]["artifact"] != first["quantize"]["artifact"]
+    again = applied(recipe, store)
+    assert {stage["status"] for stage in again.values()} == {"hit"}
+
+
+def test_a_network_is_quantised_without_training_and_delivered(tmp_path: Path) -> None:
+    recipe = tmp_path / "ptq.yaml"
+    recipe.write_text(
+        "version: 1\nname: ptq\nmodel: {name: lenet}\ndata: {name: digits, image_size: 16}\nstages:\n"
+        "  - train: {epochs: 2}\n"
+        "  - calibrate: {w_bits: 4, equalize: true, bias_correction: true,\n"
+        "                adaround: {iterations: 20}, reestimate_bn: 2}\n"
+        "  - bn_fuse\n  - onnx_int8\n"
+    )
+    stages = applied(recipe, tmp_path / "store")
+    assert stages["calibrate"]["metrics"]["top1"] > stages["train"]["metrics"]["top1"] - 5
+    assert abs(stages["onnx_int8"]["metrics"]["top1"] - stages["bn_fuse"]["metrics"]["top1"]) <= 0.5

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from mcomp.errors import plural
 from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.quantize import calibrated, converted_result, forecast_converted
+from mcomp.stages.builtin.quantize import calibrated, converted_result, forecast_converted, measured_layers
 from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.quantization_options import QuantizationOptions, converted, hidden_overrides
@@ -122,6 +122,7 @@ class Calibrate(Stage):
             notes += [f"`{name}` has neither a bias nor a batch norm to correct" for name in left]
         model = model.cpu()
         result = converted_result(model, {**ctx.evaluate(model), **metrics})
+        result.details.update(measured_layers(ctx, model, options.sensitivity))
         result.notes += notes
         return result
 

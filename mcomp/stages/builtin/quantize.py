@@ -19,6 +19,9 @@ from mcomp.training.teacher import Taught
 if TYPE_CHECKING:
     from torch import nn
 
+#: Training images that the report of each layer looks at.
+REPORT_IMAGES = 128
+
 
 @register
 class Quantize(Stage):
@@ -27,7 +30,7 @@ class Quantize(Stage):
     A model that is quantised already is quantised anew, from the float weights that its training went on with.
     """
 
-    name, version = "quantize", 3
+    name, version = "quantize", 4
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},
@@ -80,7 +83,9 @@ class Quantize(Stage):
         training = options if options.epochs else None
         evaluations = 2 if training else 1
         sample = options.calibration_samples
-        return Work(training, evaluations=evaluations, calibration=sample, fixed_seconds=CONVERT_SECONDS)
+        return Work(
+            training, evaluations=evaluations, calibration=sample + 2 * REPORT_IMAGES, fixed_seconds=CONVERT_SECONDS
+        )
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Convert, calibrate on training images, train, and measure on test."""
@@ -89,7 +94,7 @@ class Quantize(Stage):
         history = fit_in(ctx, model, options).history if options.epochs else []
         after = ctx.evaluate(model) if options.epochs else before
         result = converted_result(model, {**after, "top1_before_training": before["top1"]})
-        result.details["history"] = history
+        result.details.update(history=history, **measured_layers(ctx, model, options.sensitivity))
         return result
 
 
@@ -113,6 +118,29 @@ def calibrated(ctx: StageContext, model: nn.Module, options: QuantizationOptions
     ctx.report("status", text=f"finding activation ranges on {plural(len(sample), 'training image')}")
     calibrate(model.to(ctx.device), sample.batches(device=ctx.device), options.calibration)
     return model.cpu()
+
+
+def measured_layers(ctx: StageContext, model: nn.Module, sensitivity: bool) -> dict[str, Any]:
+    """Details of a stage that converted a model: every layer's report on some training images, and what it costs alone.
+
+    Accuracy with one layer quantised is that of validation images, the test images being for the final figures.
+    """
+    from mcomp.quantization import layer_report
+    from mcomp.quantization import sensitivity as alone
+    from mcomp.quantization.summary import quantising_modules
+
+    if not quantising_modules(model):  # 32 bits everywhere
+        return {}
+    data = ctx.require_data()
+    images = data.train.subset(min(REPORT_IMAGES, len(data.train)), seed=ctx.seed)
+    ctx.report("status", text="measuring each layer")
+    model.to(ctx.device)
+    measured = {"layer_report": layer_report(model, images.batches(device=ctx.device)).as_dict()}
+    if sensitivity:
+        held = list(data.val.batches(device=ctx.device))
+        measured["sensitivity"] = alone(model, ctx.example_inputs, held).as_dict()
+    model.cpu()
+    return measured
 
 
 def converted_result(model: nn.Module, metrics: Metrics) -> StageResult:
