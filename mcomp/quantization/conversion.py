@@ -19,6 +19,7 @@ from mcomp.quantization.config import QuantizeConfig, Route
 from mcomp.quantization.dataflow import is_free_relu, is_relu
 from mcomp.quantization.folded_training import fold_in_training, refuse_without_graph
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
+from mcomp.quantization.hidden_relus import drop_hidden_relus
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.modules import replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
@@ -199,6 +200,8 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
     modules = dict(traced.named_modules(remove_duplicate=False))
     if scheme.replaces_relu:
         replaced = is_relu(node, modules)
+        if not replaced and tensor.nonnegative:
+            drop_hidden_relus(traced, node)
     else:  # the older formula scales between the ReLU and the quantiser
         scaled_before = tensor.choice.options.get("variant") == "micronet"
         replaced = not scaled_before and is_free_relu(node, modules) and quantizer.take_relu()

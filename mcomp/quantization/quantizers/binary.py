@@ -139,7 +139,8 @@ def _centred(weight: Tensor) -> Tensor:
         return weight - mean
     # a kernel's few positions are too short a row to subtract fast: some inputs' at once
     rows = weight.view(len(weight), inputs // tile, tile * positions)
-    return (rows - mean.view(len(weight), 1, positions).repeat(1, 1, tile)).view_as(weight)
+    tiled = mean.view(-1, 1, 1, positions).expand(-1, 1, tile, -1).reshape(-1, 1, tile * positions)
+    return (rows - tiled).view_as(weight)
 
 
 def _signs(codes: Tensor) -> Tensor:

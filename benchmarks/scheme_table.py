@@ -1,0 +1,169 @@
+"""Claim: where bits can be told apart, LSQ is no worse than DoReFa, and 2 bits in steps beat 2 bits at once.
+
+Every row is quantised from one float checkpoint and trained for as many epochs, at the one of two learning rates that
+does best on the validation images; top-1 is that of the test images, read once. First and last layer have 8 bits in
+every scheme but the binary and ternary ones, which leave them float. ``progressive`` shares its epochs out among its
+steps; ``direct`` has all of them at 2 bits. ``--nin`` quantises trained networks without training instead.
+
+    python benchmarks/scheme_table.py [--seeds 1] [--quick] [--out benchmarks/results/scheme_table.json]
+    python benchmarks/scheme_table.py --nin [--cifar FOLDER] [--out benchmarks/results/scheme_nin.json]
+
+FOLDER holds CIFAR-10 as ``train/<class>/*`` and ``test/<class>/*``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import mcomp
+from mcomp.stages import StageResult
+
+LEARNING_RATES = (0.01, 0.04)
+ENDS = {"position:first": {"w_bits": 8, "a_bits": 8}, "position:last": {"w_bits": 8, "a_bits": 8}}
+UNIFORM = ("iao", "lsq", "lsq_plus", "dorefa", "pact", "ristretto")
+AT_BITS = {
+    f"{scheme} w{bits}a{bits}": {
+        "scheme": scheme, "w_bits": bits, "a_bits": bits, "first_layer_float": False, "overrides": ENDS,
+    }
+    for bits in (8, 4, 2)
+    for scheme in UNIFORM
+}  # fmt: skip
+FEW = {
+    "ternary/float": {"scheme": "wbwtab", "w_bits": 2, "a_bits": 32},
+    "binary/float": {"scheme": "wbwtab", "w_bits": 1, "a_bits": 32},
+    "binary/binary": {"scheme": "wbwtab", "w_bits": 1, "a_bits": 1},
+}
+ROWS: dict[str, dict[str, Any]] = {**AT_BITS, **FEW}
+#: Bits and epochs of each step; the direct way has all the epochs at the last bits.
+STEPS = ((8, 1), (4, 1), (2, 2))
+PROGRESSIVE = ("lsq", "dorefa")
+WITHOUT_TRAINING = ("iao", "lsq", "lsq_plus", "dorefa", "pact", "ristretto")
+MOST_POINTS = 0.5
+
+
+def quantized(model: nn.Module, data: mcomp.data.Data, seed: int, epochs: int, lr: float, **how: Any) -> StageResult:
+    return mcomp.stages.quantize(model, data=data, seed=seed, epochs=epochs, lr=lr, device="cpu", **how)
+
+
+def validation(result: StageResult) -> float:
+    return float(result.details["history"][-1]["val_top1"])
+
+
+def best(model: nn.Module, data: mcomp.data.Data, seed: int, epochs: int, how: dict[str, Any]) -> dict[str, Any]:
+    tried = {lr: quantized(model, data, seed, epochs, lr, **how) for lr in LEARNING_RATES}
+    lr = max(tried, key=lambda each: validation(tried[each]))
+    return {"top1": tried[lr].metrics["top1"], "lr": lr, "val": {str(each): validation(tried[each]) for each in tried}}
+
+
+def in_steps(model: nn.Module, data: mcomp.data.Data, seed: int, scheme: str) -> dict[str, Any]:
+    """Progressive and direct at 2 bits, each with its better learning rate."""
+    found: dict[str, Any] = {}
+    found["direct"] = best(model, data, seed, sum(epochs for _, epochs in STEPS), AT_BITS[f"{scheme} w2a2"])
+    tried: dict[float, StageResult] = {}
+    for lr in LEARNING_RATES:
+        current = model
+        for bits, epochs in STEPS:
+            tried[lr] = quantized(current, data, seed, epochs, lr, **AT_BITS[f"{scheme} w{bits}a{bits}"])
+            current = tried[lr].model
+    lr = max(tried, key=lambda each: validation(tried[each]))
+    found["progressive"] = {"top1": tried[lr].metrics["top1"], "lr": lr}
+    return found
+
+
+def table(seed: int, quick: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"samples": 1500, "image_size": 16} if quick else {"samples": 7000}
+    data = mcomp.data.load(name="two_digits", channels=1, **options)
+    torch.manual_seed(seed)
+    model = mcomp.models.nin(num_classes=data.num_classes, width=0.25, in_channels=1)
+    epochs, float_epochs = (1, 2) if quick else (2, 14)
+    trained = mcomp.stages.train(model, data=data, seed=seed, epochs=float_epochs, device="cpu")
+    rows: dict[str, Any] = {"float": {"top1": trained.metrics["top1"]}}
+    print(f"float  {rows['float']['top1']:.2f} %", flush=True)
+    for name, how in ROWS.items():
+        rows[name] = best(trained.model, data, seed, epochs, how)
+        print(f"{name}  {rows[name]['top1']:.2f} %  (lr {rows[name]['lr']})", flush=True)
+    for scheme in PROGRESSIVE:
+        for way, row in in_steps(trained.model, data, seed, scheme).items():
+            rows[f"{scheme} 2 bits, {way}"] = row
+            print(f"{scheme} 2 bits, {way}  {row['top1']:.2f} %  (lr {row['lr']})", flush=True)
+    return rows
+
+
+def held(means: dict[str, float]) -> dict[str, bool]:
+    """What the table must show, and whether it does."""
+    claims = {
+        f"lsq >= dorefa at {bits} bits": means[f"lsq w{bits}a{bits}"] >= means[f"dorefa w{bits}a{bits}"]
+        for bits in (2, 4)
+    }
+    for scheme in PROGRESSIVE:
+        ways = (means[f"{scheme} 2 bits, {way}"] for way in ("progressive", "direct"))
+        claims[f"{scheme}: progressive beats direct at 2 bits"] = next(ways) > next(ways)
+    return claims
+
+
+def without_training(cifar: Path | None, quick: bool) -> dict[str, Any]:
+    """Top-1 of trained networks in float, and of each scheme at 8 bits from calibration alone."""
+    sets: dict[str, Any] = {"digits": ({"name": "digits", "image_size": 16}, 0.25, 6)}
+    sets["two_digits"] = ({"name": "two_digits", **({"samples": 1500, "image_size": 16} if quick else {})}, 0.25, 12)
+    if cifar is not None:
+        sets["cifar10 subset"] = ({"name": "image_folder", "root": str(cifar), "image_size": 32, "limit": 6000}, 0.5, 6)
+    found = {}
+    for name, (options, width, epochs) in sets.items():
+        data = mcomp.data.load(**options)
+        torch.manual_seed(0)
+        model = mcomp.models.nin(num_classes=data.num_classes, width=width)
+        trained = mcomp.stages.train(model, data=data, epochs=2 if quick else epochs, device="cpu")
+        rows = {"float": trained.metrics["top1"]}
+        for scheme in WITHOUT_TRAINING:
+            result = mcomp.stages.quantize(trained.model, data=data, scheme=scheme, epochs=0, device="cpu")
+            rows[scheme] = result.metrics["top1"]
+        found[name] = {"test_images": len(data.test), "top1": rows}
+        print(name, {scheme: round(top1, 2) for scheme, top1 in rows.items()}, flush=True)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--quick", action="store_true", help="a small set and few epochs: shows that it runs, not the claim"
+    )
+    parser.add_argument("--nin", action="store_true", help="8 bits without training")
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as folders of images")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    started, wall = time.process_time(), time.time()
+    report: dict[str, Any] = {"machine": platform.machine(), "torch": torch.__version__, "threads": 1}
+    if arguments.nin:
+        sets = without_training(arguments.cifar, arguments.quick)
+        report["sets"] = sets
+        report["claims"] = {
+            f"{name}: {scheme} within {MOST_POINTS} points of float": found["top1"]["float"] - top1 <= MOST_POINTS
+            for name, found in sets.items()
+            for scheme, top1 in found["top1"].items()
+            if scheme != "float"
+        }
+    else:
+        seeds = [table(seed, arguments.quick) for seed in range(arguments.seeds)]
+        means = {name: statistics.mean(rows[name]["top1"] for rows in seeds) for name in seeds[0]}
+        report.update(seeds=seeds, means=means, claims=held(means))
+    report.update(cpu_seconds=round(time.process_time() - started), wall_seconds=round(time.time() - wall))
+    for claim, holds in report["claims"].items():
+        print("holds " if holds else "FAILS ", claim)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if all(report["claims"].values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
