@@ -125,9 +125,7 @@ def _binarise(weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor
     centred = _centred(weight) if weight.dim() > 1 and weight.shape[1] > 1 else weight
     magnitude = torch.abs(centred, out=out).clamp_(max=1)
     scale = magnitude.mean(tuple(range(1, weight.dim()))) if weight.dim() > 1 else magnitude.clone()
-    return torch.ge(
-        centred, 0.0, out=centred if out is None else out
-    ), scale  # from a comparison, which unlike sign() has two answers
+    return torch.ge(centred, 0.0, out=out), scale  # from a comparison, which unlike sign() has two answers
 
 
 def _centred(weight: Tensor) -> Tensor:
