@@ -163,7 +163,9 @@ class _Assembly:
         if isinstance(stages, ListNode) and sound and few_enough(stages, stages.mark, faults):
             start_traits = self._first_traits(model)
             gone = self._composed.gone
-            checked = check_stages(stages, around.here, faults, complete=complete, start=start_traits, gone=gone)
+            checked = check_stages(
+                stages, around.here, around.base_dir, faults, complete=complete, start=start_traits, gone=gone
+            )
         if faults.errors or head is None or model is None or data is None or not all(map(_is_whole, checked)):
             return None
         assert isinstance(head, RecipeModel)

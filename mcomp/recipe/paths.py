@@ -1,7 +1,8 @@
 """Which values are paths, and what they are relative to.
 
 A path of the recipe file is relative to that file, and one of a file that it extends to that other file; one given
-with ``--set`` to the current folder. All but the first are made absolute at once. ``~`` is a person's home in each.
+with ``--set`` to the current folder. All but the first are made absolute at once, and so is that one where a stage
+has it, which knows no recipe. ``~`` is a person's home in each.
 An option says that it is a path with ``Field(json_schema_extra={"path": True})``, at whatever depth it stands.
 """
 
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -23,6 +24,7 @@ WELL_KNOWN = frozenset({"weights", "root"})
 #: Names from an option down to a path; ``ANY`` stands for every key of a mapping, items of a list take no step.
 Steps = tuple[str, ...]
 ANY = "*"
+M = TypeVar("M", bound=BaseModel)
 
 
 @lru_cache(maxsize=256)
@@ -106,6 +108,26 @@ def absolute(dumped: Any, paths: Iterable[Steps], base: Path) -> Any:
     for steps in paths:
         dumped = _absolute(dumped, steps, base)
     return dumped
+
+
+def anchored_options(options: M, base: Path) -> M:
+    """Validated options with their paths made absolute, at any depth."""
+    update: dict[str, Any] = {}
+    for name, info in type(options).model_fields.items():
+        value, extra = getattr(options, name), info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("path"):
+            update[name] = _absolute(value, (), base)
+        elif isinstance(value, BaseModel):
+            update[name] = anchored_options(value, base)
+        elif isinstance(value, list):
+            update[name] = [anchored_options(item, base) if isinstance(item, BaseModel) else item for item in value]
+        elif isinstance(value, dict):
+            update[name] = {
+                key: anchored_options(item, base) if isinstance(item, BaseModel) else item
+                for key, item in value.items()
+            }
+    changed = {name: value for name, value in update.items() if value != getattr(options, name)}
+    return options.model_copy(update=changed) if changed else options
 
 
 def _absolute(value: Any, steps: Steps, base: Path) -> Any:

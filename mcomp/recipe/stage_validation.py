@@ -15,7 +15,7 @@ from mcomp.recipe.figures import runners
 from mcomp.recipe.gate_entries import read_gates
 from mcomp.recipe.gates import Gate
 from mcomp.recipe.order import check_order
-from mcomp.recipe.paths import anchor_sets, path_options
+from mcomp.recipe.paths import anchor_sets, anchored_options, path_options
 from mcomp.recipe.read_entries import check_reads
 from mcomp.recipe.schema import StageKeywords
 from mcomp.recipe.sections import validate
@@ -55,6 +55,7 @@ class Checked:
 def check_stages(
     stages: ListNode,
     here: Path,
+    base: Path,
     faults: Faults,
     *,
     complete: bool,
@@ -66,6 +67,7 @@ def check_stages(
     Args:
         stages: the list.
         here: what paths given with ``--set`` are relative to.
+        base: what all others are relative to: the recipe's folder.
         faults: receives what is wrong.
         complete: False when a plug-in was not loaded, so that an unknown stage may be its.
         start: traits of the model that the first stage gets.
@@ -84,7 +86,7 @@ def check_stages(
             one.around = around
             one.source = None if source is None else entries[source].id
             if one.cls is not None:
-                one.options = _options(one.entry, one.cls, here, faults)
+                one.options = _options(one.entry, one.cls, (here, base), faults)
         _keywords(found[place], faults)
         read_gates(place, found, branches, faults)
         check_reads(place, found, branches, faults)
@@ -144,7 +146,8 @@ def _find(entry: Entry, faults: Faults, *, complete: bool) -> type[Stage] | None
     return None
 
 
-def _options(entry: Entry, cls: type[Stage], here: Path, faults: Faults) -> Any | None:
+def _options(entry: Entry, cls: type[Stage], folders: tuple[Path, Path], faults: Faults) -> Any | None:
+    here, base = folders
     node = entry.options
     if node is not None and node.poisoned:
         return None
@@ -164,7 +167,8 @@ def _options(entry: Entry, cls: type[Stage], here: Path, faults: Faults) -> Any 
         cls.Options,
         f"`mcomp stages {entry.uses}` lists its options",
     )
-    return validate(section, faults)
+    options = validate(section, faults)
+    return None if options is None else anchored_options(options, base)
 
 
 def _keywords(one: Checked, faults: Faults) -> None:

@@ -9,9 +9,11 @@ from pydantic import Field, WithJsonSchema, model_validator
 
 from mcomp.errors import UsageError
 from mcomp.options import Options
+from mcomp.quantization.override_file import read_overrides
 from mcomp.quantization.scheme_checks import check_override
 from mcomp.quantization.schemes import FLOAT, OFF, SCHEMES, USUAL_BITS, Scheme
 from mcomp.stages.base import Finding, StageOptions, Surroundings
+from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import faults_at
 
 if TYPE_CHECKING:
@@ -107,6 +109,11 @@ class BitsAndLayers(StageOptions):
         description="pattern (a name, `type:Linear`, `position:first`) to {scheme, w_bits, a_bits, …}; the first that "
         "matches a layer counts",
     )
+    overrides_file: str | None = Field(
+        None,
+        description="a YAML or JSON file of more overrides, a search's result say; those of the recipe come first",
+        json_schema_extra={"path": True},
+    )
     levels: Literal["auto"] | int = Field(
         "auto",
         description="largest level of unsigned 8-bit activations: 127 or 255; auto is 127 where trt_int8 follows",
@@ -154,8 +161,12 @@ class QuantizationOptions(SchemeOptions, BitsAndLayers):
         return self.model_copy(update=update)
 
 
-def hidden_overrides(options: QuantizationOptions) -> list[Finding]:
-    """A warning for each override that the skip list hides."""
+def override_findings(options: QuantizationOptions) -> list[Finding]:
+    """What is wrong with the file of overrides, and a warning for each override that the skip list hides."""
+    try:
+        all_overrides(options)
+    except UsageError as error:
+        return [Finding(error.message, option=("overrides_file",), hint=error.hint, code=error.code)]
     return [
         Finding(
             f"override `{pattern}` has no effect: `skip` holds the same pattern",
@@ -165,6 +176,28 @@ def hidden_overrides(options: QuantizationOptions) -> list[Finding]:
         for pattern in options.overrides
         if any(fnmatch.fnmatchcase(pattern, skipped) for skipped in options.skip)
     ]
+
+
+def all_overrides(options: QuantizationOptions) -> dict[str, dict[str, Any]]:
+    """The overrides of the recipe, then those of the file that it names.
+
+    Raises:
+        UsageError: the file cannot be read, or asks for what no scheme offers.
+    """
+    own = {name: choice.model_dump(exclude_none=True) for name, choice in options.overrides.items()}
+    if options.overrides_file is None:
+        return own
+    held = read_overrides(options.overrides_file)
+    for pattern, choice in held.items():
+        check_override(pattern, choice, (options.scheme, options.a_scheme or options.scheme))
+    return {**own, **{pattern: choice for pattern, choice in held.items() if pattern not in own}}
+
+
+def unmatched_layers(model: nn.Module, options: QuantizationOptions) -> list[Finding]:
+    """Patterns that name no layer of ``model``."""
+    held = [pattern for pattern in all_overrides(options) if pattern not in options.overrides]
+    places = {"skip": options.skip, "overrides": options.overrides, "overrides_file": held}
+    return [fault for place, patterns in places.items() for fault in unmatched(model, place, patterns, by_kind=True)]
 
 
 def converted(model: nn.Module, example_inputs: tuple[Tensor, ...], options: QuantizationOptions) -> nn.Module:
@@ -182,7 +215,7 @@ def converted(model: nn.Module, example_inputs: tuple[Tensor, ...], options: Qua
         skip=options.skip,
         first_layer_float=options.first_layer_float,
         last_layer_float=options.last_layer_float,
-        overrides={name: own.model_dump(exclude_none=True) for name, own in options.overrides.items()},
+        overrides=all_overrides(options),
         per_channel=options.per_channel,
         **{name: value for name in OF_SCHEMES if (value := getattr(options, name)) is not None},
     )

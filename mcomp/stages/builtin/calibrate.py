@@ -12,8 +12,7 @@ from mcomp.options import Options as BaseOptions
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.quantize import calibrated, converted_result, forecast_converted, measured_layers
 from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
-from mcomp.stages.layer_names import unmatched
-from mcomp.stages.quantization_options import QuantizationOptions, converted, hidden_overrides
+from mcomp.stages.quantization_options import QuantizationOptions, converted, override_findings, unmatched_layers
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Calibrate(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of an override that the skip list hides, and of rounding that has nothing to decide."""
-        found = hidden_overrides(options)
+        found = override_findings(options)
         if options.adaround is not None and options.scheme == "wbwtab":
             text = "`adaround` decides nothing: binary and ternary weights are not rounded to the nearest level"
             found.append(Finding(text, option=("adaround",), severity="warning"))
@@ -78,10 +77,7 @@ class Calibrate(Stage):
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Patterns that name no layer."""
-        return [
-            *unmatched(model, "skip", options.skip, by_kind=True),
-            *unmatched(model, "overrides", options.overrides, by_kind=True),
-        ]
+        return unmatched_layers(model, options)
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:

@@ -10,8 +10,7 @@ from mcomp.errors import plural
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.train import fit_in, idle_milestones, taught_by
 from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
-from mcomp.stages.layer_names import unmatched
-from mcomp.stages.quantization_options import QuantizationOptions, converted, hidden_overrides
+from mcomp.stages.quantization_options import QuantizationOptions, converted, override_findings, unmatched_layers
 from mcomp.stages.registry import register
 from mcomp.training.settings import TrainSettings
 from mcomp.training.teacher import Taught
@@ -62,15 +61,12 @@ class Quantize(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of milestones that never come, and of an override that the skip list hides."""
-        return [*(idle_milestones(options) if options.epochs else []), *hidden_overrides(options)]
+        return [*(idle_milestones(options) if options.epochs else []), *override_findings(options)]
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Patterns that name no layer."""
-        return [
-            *unmatched(model, "skip", options.skip, by_kind=True),
-            *unmatched(model, "overrides", options.overrides, by_kind=True),
-        ]
+        return unmatched_layers(model, options)
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:

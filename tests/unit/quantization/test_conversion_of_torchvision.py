@@ -18,8 +18,8 @@ torchvision = pytest.importorskip("torchvision")
 TOO_LARGE = {"regnet_y_128gf", "vit_h_14"}
 NAMES = sorted(set(torchvision.models.list_models(module=torchvision.models)) - TOO_LARGE)
 ATTENTION = ("swin", "vit", "maxvit")
-#: Chains of 16 and more layers without a shortcut: a Gaussian weight and half a Gaussian at 8 bits have 40 dB each, which
-#: add up to 24. A third of the weights' part is the error of the mean that a ReLU leaves, and a bias takes it back.
+#: Chains of 16 and more layers without a shortcut: a Gaussian weight and half a Gaussian at 8 bits have 40 dB each,
+#: 24 dB in all. A third of the weights' part is the error of the mean that a ReLU leaves, and a bias takes it back.
 CORRECTED = {"vgg16_bn", "vgg19_bn", "regnet_x_8gf"}
 #: One of each family, for every day.
 QUICK = {"resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "googlenet", "mnasnet0_5"}

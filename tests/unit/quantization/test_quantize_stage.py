@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+import mcomp
+from mcomp import Recipe
+from mcomp.errors import RecipeError
+from mcomp.quantization.calibration import weight_quantizers
 from mcomp.quantization.config import QuantizeConfig
 from mcomp.quantization.schemes import SCHEMES
 from mcomp.stages.base import StageContext, Surroundings
 from mcomp.stages.builtin.bn_fuse import BNFuse
 from mcomp.stages.builtin.quantize import Quantize
-from mcomp.stages.quantization_options import OF_SCHEMES
+from mcomp.stages.quantization_options import OF_SCHEMES, converted
 from tests.unit.quantization.quantization_nets import Residual, batch, chain, warm
 
 
@@ -186,3 +191,38 @@ def test_calibration_says_how_many_images_there_are_not_how_many_were_asked_for(
     ctx.report = lambda _kind, **fields: said.append(str(fields.get("text")))
     Quantize().run(ctx, Quantize.Options(epochs=0, calibration_samples=512))
     assert f"finding activation ranges on {len(data.train)} training images" in said
+
+
+def test_a_file_beside_the_recipe_holds_more_overrides(tmp_path: Path) -> None:
+    folder = tmp_path / "lib"
+    (folder / "search").mkdir(parents=True)
+    (folder / "search" / "best.yaml").write_text("overrides:\n  conv2: {w_bits: 4}\n  '*': {w_bits: 3}\n")
+    text = """
+version: 1
+model: {name: lenet}
+data: {name: digits, image_size: 16}
+stages:
+  - quantize: {epochs: 0, overrides: {conv1: {w_bits: 6}}, overrides_file: search/best.yaml}
+"""
+    (folder / "r.yaml").write_text(text)
+    recipe = Recipe.load(folder / "r.yaml")
+    model = converted(mcomp.models.lenet(num_classes=10), (torch.rand(2, 3, 16, 16),), recipe.stages[0].options)
+    assert [quantizer.bits for quantizer in weight_quantizers(model).values()] == [6, 4, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [("nope: {w_bits: 99}", "is 99"), ("- 1", "holds no overrides"), ("conv: {w_bit: 4}", "unknown `w_bit`"), ("", "")],
+)
+def test_a_file_of_overrides_that_will_not_do_is_refused_where_it_is_named(
+    tmp_path: Path, held: str, said: str
+) -> None:
+    if held:
+        (tmp_path / "bits.yaml").write_text(held)
+    text = "version: 1\nmodel: {name: lenet}\ndata: {name: digits, image_size: 16}\nstages:\n"
+    text += "  - quantize: {overrides_file: bits.yaml}\n"
+    with pytest.raises(RecipeError) as error:
+        Recipe.from_text(text, base_dir=tmp_path)
+    found = error.value.diagnostics[0]
+    assert said in found.message
+    assert (found.line, found.column) == (5, 32)
