@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mcomp.errors import StageError
 from mcomp.quantization.bypass import bypassed
@@ -181,11 +182,16 @@ class _Watched:
     def _output_hook(self, name: str) -> Any:
         def see(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             if not self.comparing:
-                self.expected.setdefault(name, []).append(output)
+                # copied: an activation in place may write over the output right away
+                self.expected.setdefault(name, []).append(tree_map(_copied, output))
             elif self.expected.get(name):
                 self.noise.setdefault(name, Noise()).add(self.expected[name].pop(0), output)
 
         return see
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _db(value: float | None) -> str:

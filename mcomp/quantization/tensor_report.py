@@ -13,6 +13,9 @@ from mcomp.quantization.integers import QParams, along
 from mcomp.quantization.noise import Noise
 from mcomp.quantization.quantizers.base import Quantizer
 
+#: Steps beyond an end that are rounding of the scale, and no clipping.
+_SLACK = 1e-3
+
 
 @dataclass(frozen=True)
 class TensorReport:
@@ -67,8 +70,8 @@ class TensorSums(Noise):
         low, high = (float(end) for end in before.aminmax())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.count += before.numel()
-        ends = _ends(grid, before.dim())
-        self.beyond += int(((before < ends[0].to(before.device)) | (before > ends[1].to(before.device))).sum())
+        ends = (end.to(before.device) for end in _ends(grid, before.dim(), slack=_SLACK))
+        self.beyond += int(((before < next(ends)) | (before > next(ends))).sum())
         if self.counter is None:
             self.counter = GridCounter(grid, own_grids)
         self.counter.update(before, after, grid)
@@ -105,10 +108,10 @@ def weight_report(name: str, layer: str, quantizer: Quantizer, weight: Tensor) -
     return sums.report(name, "weight", [layer], quantizer)
 
 
-def _ends(grid: QParams, dims: int) -> tuple[Tensor, Tensor]:
-    """Both ends of the grid, shaped to compare with a tensor of ``dims`` dimensions."""
+def _ends(grid: QParams, dims: int, slack: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Both ends of the grid and ``slack`` steps more, shaped to compare with a tensor of ``dims`` dimensions."""
     scale, zero = torch.as_tensor(grid.scale), torch.as_tensor(grid.zero_point)
-    low, high = (grid.qmin - zero) * scale, (grid.qmax - zero) * scale
+    low, high = (grid.qmin - zero - slack) * scale, (grid.qmax - zero + slack) * scale
     if low.dim() and grid.axis is not None and dims > 1:
         low, high = along(low, dims, grid.axis), along(high, dims, grid.axis)
     return low, high

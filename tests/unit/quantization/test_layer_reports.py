@@ -202,6 +202,15 @@ def test_one_layer_at_a_time_is_what_a_conversion_of_that_layer_alone_gives() ->
     assert str(found).splitlines()[1].startswith(found.ranked()[0].name)
 
 
+def test_activations_in_place_do_not_spoil_what_is_compared() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 5)]
+    plain = quantize(nn.Sequential(*layers).eval(), (images(),), scheme="iao", w_bits=4, calibration=[images()])
+    layers[1] = nn.SiLU(inplace=True)
+    in_place = quantize(nn.Sequential(*layers).eval(), (images(),), scheme="iao", w_bits=4, calibration=[images()])
+    assert layer_report(in_place, [images()]).outputs == layer_report(plain, [images()]).outputs
+
+
 def test_without_labels_the_noise_of_the_first_batch_ranks() -> None:
     quick = sensitivity(net(), (images(),), [images(), images(5, 9)], accuracy=False, w_bits=3, first_layer_float=False)
     alone = sensitivity(net(), (images(),), [images()], w_bits=3, first_layer_float=False)
