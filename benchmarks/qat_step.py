@@ -88,7 +88,8 @@ def swapped(make_weight: Callable[[], nn.Module], make_activation: Callable[[boo
     def build(model: nn.Module, inputs: Inputs) -> nn.Module:
         made = quantize(model, inputs, scheme="iao")
         for name, ours in quantizers(made).items():
-            replace_module(made, name, make_activation(not ours.signed))
+            peer = make_activation(not ours.signed)
+            replace_module(made, name, nn.Sequential(nn.ReLU(inplace=True), peer) if ours.relu else peer)
         for module in made.modules():
             if isinstance(module, QuantizedLayer):
                 del module.weight_quantizer
@@ -173,6 +174,8 @@ def entrants() -> dict[str, Callable[[nn.Module, Inputs], nn.Module]]:
     return {
         FLOAT: lambda model, inputs: model,
         "mcomp iao": by_mcomp(scheme="iao"),
+        "mcomp iao, BN folded": by_mcomp(scheme="iao", fold_bn="batch"),
+        "mcomp iao, BN corrected": by_mcomp(scheme="iao", fold_bn="correction"),
         "mcomp dorefa": by_mcomp(scheme="dorefa", per_channel=True),
         "mcomp lsq": by_mcomp(scheme="lsq"),
         "mcomp binary": by_mcomp(scheme="wbwtab", w_bits=1),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mcomp.errors import UsageError
 from mcomp.quantization.config import QuantizeConfig, find_scheme
 from mcomp.quantization.layer_choice import Choice, choice_of
 
@@ -55,6 +56,12 @@ class Written:
             options={name: value for name, value in options.items() if name in known},
             route="modules",
         )
+        if config.options.get("fold_bn"):
+            raise UsageError(
+                "a layer by itself has no batch norm to fold",
+                code="MC427",
+                hint="leave `fold_bn` out, or convert a float network with `quantize`",
+            )
         made = cls(choice_of(config, {}, "w"), choice_of(config, {}, "a"), levels)
         return made, {name: value for name, value in options.items() if name not in known}
 

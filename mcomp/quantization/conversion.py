@@ -17,6 +17,7 @@ from mcomp.quantization.bypass import STANDS_FOR
 from mcomp.quantization.calibration import Batch, calibrate
 from mcomp.quantization.config import QuantizeConfig, Route
 from mcomp.quantization.dataflow import is_free_relu, is_relu
+from mcomp.quantization.folded_training import fold_in_training, refuse_without_graph
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.hidden_relus import drop_hidden_relus
 from mcomp.quantization.kept_weight import QuantizedWeight
@@ -82,7 +83,8 @@ def quantize(
             ``torch.export``, which sees through more code; ``modules`` none: each layer is swapped for a quantised one
             with a quantiser of its own for what it reads. ``auto`` takes the one that converts most.
         options: of the scheme: ``variant`` and ``tanh`` (dorefa), ``symmetric_weights``, ``symmetric_activations`` and
-            ``observer`` (iao), ``overflow`` (ristretto), ``ste`` and ``codes`` (wbwtab).
+            ``observer``, ``fold_bn`` (``batch`` or ``correction``: train weights as folded with their batch norm) and
+            ``freeze_bn_after`` (iao), ``overflow`` (ristretto), ``ste`` and ``codes`` (wbwtab).
 
     Returns:
         A graph module (by ``modules``: a copy of the model), with the surgery recorded. Uncalibrated ranges are set
@@ -116,6 +118,7 @@ def _converted(model: nn.Module, example_inputs: tuple[Tensor, ...], config: Qua
     config = replace(config, route=seen.route)
     if seen.traced is not None:
         return convert(model, seen.traced, config, seen.why)
+    refuse_without_graph(config)
     return convert_modules(copy.deepcopy(model), config, watch(model, example_inputs), seen.why)
 
 
@@ -128,6 +131,7 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_r
         if made is not None:
             _read_often(made, len(layer.nodes) > 1)
             replace_module(traced, layer.name, made)
+    fold_in_training(traced, plan.layers)
     for weight in plan.parameters:
         insert_parameter(traced, weight, make)
     for tensor in plan.tensors:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcomp.quantization.pieces import arithmetic_dtype, elementwise, laid_out_like, matching
+from mcomp.quantization.pieces import arithmetic_dtype, elementwise, gradient_buffer, matching
 
 Bound = int | Tensor
 #: Exclusive limits of the inputs that get a gradient.
@@ -88,10 +88,9 @@ def pass_inside(grad: Tensor, x: Tensor, inside: Inside) -> Tensor:
     return passed
 
 
-def masked(grad: Tensor, mask: Tensor) -> Tensor:
-    """``grad`` where ``mask`` (bool) holds, else 0."""
-    grad = laid_out_like(grad, mask)
-    passed = torch.empty_like(grad)
+def masked(grad: Tensor, mask: Tensor, *, spent: bool = False) -> Tensor:
+    """``grad`` where ``mask`` (bool) holds, else 0; written over ``grad`` where that is ``spent``."""
+    grad, passed = gradient_buffer(grad, mask, grad.dtype, spent)
     for upstream, kept, target in matching(grad, mask.view(torch.uint8), passed):
         torch.mul(
             upstream, kept.to(grad.dtype), out=target

@@ -14,6 +14,7 @@ from mcomp.quantization.config import OFF
 from mcomp.quantization.integers import IntegerWeight
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.batch_norm_folded import BatchNormFoldedWeight
 from mcomp.quantization.quantizers.xnor import XNORInputScale, scale_output
 
 M = TypeVar("M", bound=nn.Module)
@@ -105,6 +106,8 @@ class QuantizedLayer(QuantizedWeight):
 class _QuantConv(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the quantised weight."""
+        if isinstance(self.weight_quantizer, BatchNormFoldedWeight):
+            self.weight_quantizer.begin_step(lambda: convolve(self, input, self.weight))
         return convolve(self, input, self.quantized_weight())
 
 
@@ -127,7 +130,10 @@ class _QuantConvTranspose(QuantizedLayer):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the quantised weight."""
-        return conv_transpose(self, self.quantized_input(input), self.quantized_weight(), output_size)
+        read = self.quantized_input(input)
+        if isinstance(self.weight_quantizer, BatchNormFoldedWeight):
+            self.weight_quantizer.begin_step(lambda: conv_transpose(self, read, self.weight, output_size))
+        return conv_transpose(self, read, self.quantized_weight(), output_size)
 
 
 class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):

@@ -62,7 +62,7 @@ def grid_gradients(
         of_ends: whether ``bound`` and ``outside`` are.
     """
     kind = arithmetic_dtype(x)
-    grad, passed = gradient_buffer(grad, x, grid.spent and not of_ends)
+    grad, passed = gradient_buffer(grad, x, x.dtype, grid.spent and not of_ends)
     value, bound, outside = torch.zeros(3, dtype=kind, device=x.device).unbind()
     for source, upstream, target, result in matching(x, grad, passed, x if y is None else laid_out_like(y, x)):
         own, g = source.to(kind), upstream.to(kind).reshape(-1)

@@ -61,21 +61,22 @@ def laid_out_like(x: Tensor, like: Tensor) -> Tensor:
     return x if made is x else made.copy_(x)
 
 
-def gradient_buffer(grad: Tensor, like: Tensor, spent: bool) -> tuple[Tensor, Tensor]:
-    """``grad`` in the layout of ``like``, and where to write the gradient made of it, in the type of ``like``.
+def gradient_buffer(grad: Tensor, like: Tensor, dtype: torch.dtype, spent: bool) -> tuple[Tensor, Tensor]:
+    """``grad`` in the layout of ``like``, and where to write the gradient made of it, in ``dtype``.
 
     That is ``grad`` itself where nothing else reads it, which spares the largest part of the time that a weight takes:
     fetching a second buffer into the cache.
 
     Args:
         grad: upstream.
-        like: input of the operation.
+        like: a tensor in the layout of the operation's input.
+        dtype: of that input.
         spent: whether the upstream gradient was made for this operation alone.
     """
     source = laid_out_like(grad, like)
-    if (spent or source is not grad) and source.dtype == like.dtype and not torch.is_grad_enabled():
+    if (spent or source is not grad) and source.dtype == dtype and not torch.is_grad_enabled():
         return source, source
-    return source, torch.empty_like(like)
+    return source, torch.empty_like(like, dtype=dtype)
 
 
 def rows(x: Tensor) -> Iterator[tuple[int, int]]:

@@ -31,7 +31,7 @@ def through_scale(
         signs: ``T`` of a quantised weight, for filters whose scale is too small to divide by.
         spent: whether ``grad`` may be written over.
     """
-    grad, passed = gradient_buffer(grad, quantised, spent)
+    grad, passed = gradient_buffer(grad, quantised, quantised.dtype, spent)
     others = tuple(range(1, quantised.dim()))
     divides = scale.device.type == "cpu" and quantised.dtype == torch.float32 and bool((scale > _SMALL).all())
     shape = (-1, *[1] * (quantised.dim() - 1))

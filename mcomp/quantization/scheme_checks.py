@@ -34,7 +34,8 @@ def complete_options(schemes: Sequence[str], given: Mapping[str, Any]) -> dict[s
             known = ", ".join(f"`{each}`" for each in offered) or "it has none of its own"
             raise UsageError(f"scheme {said} has no option `{name}`", code="MC427", hint=f"options: {known}")
         if value not in offered[name]:
-            values = ", ".join(str(each) for each in offered[name])
+            whole = isinstance(offered[name], range)
+            values = "whole numbers from 0" if whole else ", ".join(str(each) for each in offered[name])
             raise UsageError(f"scheme {said} has no {name} `{value}`", code="MC427", hint=f"one of: {values}")
     return {name: given.get(name, values[0]) for name, values in offered.items()}
 

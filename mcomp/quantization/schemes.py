@@ -5,7 +5,7 @@ Costs no torch until a quantiser is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Scheme:
 
     weight: Callable[[int, bool, Options], Quantizer]
     activation: Callable[[int, bool, int | None, Options], Quantizer]
-    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    options: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     weight_bits: tuple[int, ...] = USUAL_BITS
     activation_bits: tuple[int, ...] = USUAL_BITS
     default_bits: tuple[int, int] = (8, 8)
@@ -169,6 +169,8 @@ SCHEMES: dict[str, Scheme] = {
             "symmetric_weights": (True, False),
             "symmetric_activations": (True, False),
             "observer": ("moving_average", "minmax", "percentile", "mse", "entropy"),
+            "fold_bn": (None, "batch", "correction"),
+            "freeze_bn_after": range(1 << 31),
         },
         per_channel=True,
     ),

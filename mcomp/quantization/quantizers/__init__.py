@@ -5,6 +5,7 @@ from __future__ import annotations
 from mcomp.quantization.quantizers.activation import ActivationQuantizer
 from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.batch_norm_folded import BatchNormFoldedWeight
 from mcomp.quantization.quantizers.binary import BinaryActivation, BinaryWeight
 from mcomp.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from mcomp.quantization.quantizers.dynamic import DynamicQuantizer
@@ -19,6 +20,7 @@ from mcomp.quantization.quantizers.xnor import XNORInputScale
 __all__ = [
     "ActivationQuantizer",
     "AffineQuantizer",
+    "BatchNormFoldedWeight",
     "BinaryActivation",
     "BinaryWeight",
     "DoReFaActivation",

@@ -125,9 +125,7 @@ def _binarise(weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor
     centred = _centred(weight) if weight.dim() > 1 and weight.shape[1] > 1 else weight
     magnitude = torch.abs(centred, out=out).clamp_(max=1)
     scale = magnitude.mean(tuple(range(1, weight.dim()))) if weight.dim() > 1 else magnitude.clone()
-    return torch.ge(
-        centred, 0.0, out=centred if out is None else out
-    ), scale  # from a comparison, which unlike sign() has two answers
+    return torch.ge(centred, 0.0, out=out), scale  # from a comparison, which unlike sign() has two answers
 
 
 def _centred(weight: Tensor) -> Tensor:
@@ -139,7 +137,8 @@ def _centred(weight: Tensor) -> Tensor:
         return weight - mean
     # a kernel's few positions are too short a row to subtract fast: some inputs' at once
     rows = weight.view(len(weight), inputs // tile, tile * positions)
-    return (rows - mean.view(len(weight), 1, positions).repeat(1, 1, tile)).view_as(weight)
+    tiled = mean.view(-1, 1, 1, positions).expand(-1, 1, tile, -1).reshape(-1, 1, tile * positions)
+    return (rows - tiled).view_as(weight)
 
 
 def _signs(codes: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "iao": {},
     "iao asymmetric activations": {"symmetric_activations": False},
     "iao 4 bits": {"w_bits": 4, "a_bits": 4},
+    "iao folded": {"fold_bn": "correction", "per_channel": False},
     "lsq": {},
     "lsq 2 bits": {"w_bits": 2, "a_bits": 2},
     "lsq_plus": {},

@@ -37,6 +37,7 @@ ALL: dict[str, dict[str, Any]] = {
     "iao": {},
     "iao asymmetric": {"symmetric_weights": False, "symmetric_activations": False, "per_channel": False},
     "iao observed": {"observer": "percentile"},
+    "iao folded": {"fold_bn": "batch", "per_channel": False},
     "dynamic": {},
     "lsq": {},
     "lsq_plus": {},
