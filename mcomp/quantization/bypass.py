@@ -22,8 +22,8 @@ STANDS_FOR = "stands_for"
 def bypassed(model: nn.Module, keep: Collection[Quantizer] = ()) -> Iterator[None]:
     """Let every quantiser but those of ``keep`` pass its tensor as it is, weights included.
 
-    A ReLU whose place a binary activation took is one again, and XNOR-Net's input scale rests with its quantiser. What
-    was folded to integers stays integer: there is no float weight to go back to.
+    A ReLU whose place a binary activation took is one again (one that went from behind an average is not), and an XNOR
+    input scale rests with its quantiser. What was folded to integers stays integer: there is no float weight left.
 
     Args:
         model: quantised; as it was found afterwards.

@@ -16,6 +16,7 @@ from mcomp.quantization.bypass import bypassed
 from mcomp.quantization.calibration import Batch, quantizers
 from mcomp.quantization.config import OFF
 from mcomp.quantization.noise import Noise
+from mcomp.quantization.restoration import FLOAT, restore_float
 from mcomp.quantization.summary import text_table
 from mcomp.quantization.tensor_report import TensorReport, TensorSums, weight_report
 from mcomp.quantization.units import Unit, units
@@ -145,6 +146,7 @@ class _Watched:
         self.sums: dict[str, TensorSums] = {}
         self.layers: dict[str, list[str]] = {}
         self.handles = []
+        self.plain = _float_twin(model, found)
         names = {id(module): name for name, module in model.named_modules()}
         for unit in found:
             for quantizer in unit.activations:
@@ -155,12 +157,19 @@ class _Watched:
                     self.handles.append(quantizer.register_forward_hook(self._tensor_hook(name)))
             if unit.module is not None:
                 self.handles.append(unit.module.register_forward_hook(self._output_hook(unit.name)))
+                if self.plain is not None:
+                    twin = dict(self.plain.named_modules()).get(unit.name)
+                    if twin is not None:
+                        twin.register_forward_hook(self._output_hook(unit.name))
 
     def run(self, inputs: Tensor) -> None:
         """Both runs of one batch."""
         self.comparing, self.expected = False, {}
-        with bypassed(self.model):
-            plain = self.model(inputs)
+        if self.plain is not None:
+            plain = self.plain(inputs)
+        else:
+            with bypassed(self.model):
+                plain = self.model(inputs)
         self.comparing = True
         self.whole.add(plain, self.model(inputs))
         self.expected = {}
@@ -188,6 +197,12 @@ class _Watched:
                 self.noise.setdefault(name, Noise()).add(self.expected[name].pop(0), output)
 
         return see
+
+
+def _float_twin(model: nn.Module, found: list[Unit]) -> nn.Module | None:
+    """The float network with the present weights where signs took ReLUs' places, which a bypass cannot all undo."""
+    signs = any(quantizer.bits == 1 for unit in found for quantizer in unit.activations)
+    return restore_float(model).eval() if signs and FLOAT in model.__dict__ else None
 
 
 def _copied(leaf: Any) -> Any:

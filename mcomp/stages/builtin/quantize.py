@@ -142,6 +142,7 @@ def measured_layers(ctx: StageContext, model: nn.Module, sensitivity: bool) -> d
 def converted_result(model: nn.Module, metrics: Metrics) -> StageResult:
     """The result of a stage that converted a model: what became of each tensor, beside ``metrics``."""
     from mcomp.quantization import describe
+    from mcomp.quantization.quantizers import BinaryActivation
     from mcomp.quantization.summary import conversion_route, float_layers, quantized_layers
 
     floats = float_layers(model)
@@ -149,5 +150,7 @@ def converted_result(model: nn.Module, metrics: Metrics) -> StageResult:
     notes = [f"`{name}` stays float: {why}" for name, why in floats.items()]
     if route == "modules":
         notes.insert(0, f"no graph of the network was found, so each layer was converted by itself ({why_route})")
+        if any(isinstance(module, BinaryActivation) for module in model.modules()):
+            notes.insert(1, "no ReLU gave way to a sign: what a layer reads behind one has the sign 1 everywhere")
     counts: Metrics = {"layers_quantized": len(quantized_layers(model)), "layers_float": len(floats)}
     return StageResult(model=model, metrics={**metrics, **counts}, notes=notes, details={"tensors": describe(model)})

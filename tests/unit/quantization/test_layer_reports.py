@@ -166,6 +166,23 @@ def test_every_scheme_is_reported_and_bypassed(scheme: str) -> None:
     assert all(row.clipped is None and row.used == 100 for row in binary)
 
 
+@pytest.mark.parametrize("options", [{}, {"input_scale": True}])
+def test_binary_networks_are_held_against_their_float_network(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 5)
+    ).eval()
+    made = quantize(model, (images(),), scheme="wbwtab", calibration=[images()], **options).eval()
+    report = layer_report(made, [images()])
+    assert report.sqnr_db == pytest.approx(db(model(images()).detach(), made(images()).detach()), abs=1e-3)
+    assert [row.name for row in report.outputs] == ["3"]
+    inner = model[:4](images()).detach()
+    found: list[Tensor] = []
+    made.get_submodule("3").register_forward_hook(lambda _module, _args, output: found.append(output.detach()))
+    made(images())
+    assert report.outputs[0].sqnr_db == pytest.approx(db(inner, found[0]), abs=1e-3)
+
+
 def test_layers_written_by_hand_and_folded_ones_are_reported() -> None:
     model = nn.Sequential(
         QuantConv2d(3, 4, 3, scheme="wbwtab", a_bits=32),

@@ -193,6 +193,24 @@ def test_calibration_says_how_many_images_there_are_not_how_many_were_asked_for(
     assert f"finding activation ranges on {len(data.train)} training images" in said
 
 
+def test_signs_behind_relus_that_no_graph_shows_are_told(tmp_path: Any) -> None:
+    import mcomp
+
+    class Branching(torch.nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self:
+                x = layer(x) if x.mean() > -1e9 else x
+            return x
+
+    data = mcomp.data.load(name="synthetic", samples=40, num_classes=3, image_size=12)
+    model = Branching(torch.nn.Flatten(), torch.nn.Linear(432, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8),
+                      torch.nn.ReLU(), torch.nn.Linear(8, 3))  # fmt: skip
+    ctx = StageContext(model=model.eval(), example_inputs=data.example_inputs, data=data, work_dir=tmp_path)
+    notes = Quantize().run(ctx, Quantize.Options(scheme="wbwtab", epochs=0)).notes
+    assert "no graph" in notes[0]
+    assert "the sign 1 everywhere" in notes[1]
+
+
 def test_a_file_beside_the_recipe_holds_more_overrides(tmp_path: Path) -> None:
     folder = tmp_path / "lib"
     (folder / "search").mkdir(parents=True)
