@@ -7,13 +7,15 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mcomp.errors import StageError
+from mcomp.training.learned_scales import bound_steps, learned_scales
 from mcomp.training.settings import TrainSettings
 
 
 def build_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
     """The optimiser over the model's trainable parameters; the loop sets its learning rate at every step.
 
-    Weight decay spares vectors and scalars (normalisation, biases, quantiser scales) unless ``decay_norm``.
+    Weight decay spares vectors and scalars (normalisation, biases, quantiser scales) unless ``decay_norm``. No step
+    takes a learned scale through zero, see :mod:`mcomp.training.learned_scales`.
 
     Raises:
         StageError: nothing is trainable.
@@ -41,9 +43,11 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
             # from the start, so that a parameter whose first gradient comes late does not meet a missing buffer
             for parameter in trainable:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
-    kind = Adam if settings.optimizer == "adam" else AdamW
-    return kind(groups, settings.lr, (settings.momentum, 0.999), fused=fused)
+    else:
+        kind = Adam if settings.optimizer == "adam" else AdamW
+        optimizer = kind(groups, settings.lr, (settings.momentum, 0.999), fused=fused)
+    bound_steps(optimizer, learned_scales(model))
+    return optimizer
 
 
 def match_layout(optimizer: Optimizer) -> None:

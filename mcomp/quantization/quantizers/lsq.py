@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class LSQuantizer(HeldRangeQuantizer):
     scheme = "lsq"
 
     scale: nn.Parameter
+    learned_scales: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __init__(
         self,

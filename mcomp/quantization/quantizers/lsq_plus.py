@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class LSQPlusQuantizer(HeldRangeQuantizer):
     scheme = "lsq_plus"
 
     scale: nn.Parameter
+    learned_scales: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __init__(self, bits: int = 8) -> None:
         check_bits(bits, "bits")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class PACTQuantizer(HeldRangeQuantizer):
     """
 
     scheme = "pact"
+    learned_scales: ClassVar[tuple[str, ...]] = ("alpha",)
 
     def __init__(
         self,
