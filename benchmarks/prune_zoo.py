@@ -8,8 +8,8 @@ The figures are CPU seconds of tracing and surgery (mcomp's self-check apart) an
 
     python benchmarks/prune_zoo.py [--only NAME ...] [--skip-peer] [--wall SECONDS] [--out FILE] [--update FILE]
 
-``--update benchmarks/results/prune_zoo.json --only NAME`` measures some models again and keeps what the file says of the
-others; a row tells the wall-clock limit that it ran under where that was not the usual one.
+``--update benchmarks/results/prune_zoo.json --only NAME`` measures some models again and keeps what the file says of
+the others; a row tells the wall-clock limit that it ran under where that was not the usual one.
 
 Exits 1 where mcomp fails on a model, exceeds its limits of seconds, or is slower than the peer where both succeed.
 """
