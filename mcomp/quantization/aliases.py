@@ -63,8 +63,8 @@ def seen_elsewhere(write: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def overwritten(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether anything writes in place into the tensor that ``node`` makes."""
-    return any(in_place(user, modules) for name in _names(node, modules, set()) for user in name.users)
+    """Whether anything writes in place, later, into the tensor that ``node`` makes."""
+    return any(user > node and in_place(user, modules) for name in _names(node, modules, set()) for user in name.users)
 
 
 def _names(node: fx.Node, modules: dict[str, nn.Module], ended: set[fx.Node]) -> set[fx.Node]:

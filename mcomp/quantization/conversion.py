@@ -62,7 +62,8 @@ def quantize(
 
     Convolutions and linear layers read their weight through a quantiser. Every tensor that feeds one gets a
     single activation quantiser where its values are made (behind the ReLU, in front of pools, flattens and
-    channel shuffles, which commute with it); everything that reads the tensor reads the quantised one.
+    channel shuffles, which commute with it); everything that reads the tensor reads the quantised one, but layers of
+    ``skip`` and of ``a_bits`` 32. A tensor has one grid: the finest that a reader asks for.
     Batch norms stay; :func:`mcomp.quantization.fold_batch_norms` folds them afterwards.
 
     Args:
@@ -227,7 +228,7 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
     scheme = find_scheme(tensor.choice.scheme)
     quantizer = make.activation(tensor.choice, tensor.nonnegative)
     path = f"{HOME}.{node.name}"
-    quantizer.__dict__["readers"] = tuple(tensor.readers)
+    quantizer.__dict__.update(readers=tuple(tensor.readers), overruled=tensor.overruled)
     traced.add_submodule(path, quantizer)
     last = node
     if node.op == "placeholder":  # arguments come first in a graph
@@ -235,17 +236,25 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
     modules = dict(traced.named_modules(remove_duplicate=False))
     if scheme.replaces_relu:
         replaced = is_relu(node, modules) and not (in_place(node, modules) and seen_elsewhere(node, modules))
-        if not replaced and tensor.nonnegative:
+        if not replaced and tensor.nonnegative and not tensor.floats:
             beyond.append(partial(drop_relus, hidden_relus(traced, node)))
     else:  # the older formula scales between the ReLU and the quantiser
         scaled_before = tensor.choice.options.get("variant") == "micronet"
-        replaced = not scaled_before and is_free_relu(node, modules) and quantizer.take_relu()
+        free = not scaled_before and not tensor.floats and is_free_relu(node, modules)
+        replaced = free and quantizer.take_relu()
     with traced.graph.inserting_after(last):
         quantised = traced.graph.call_module(path, (node.all_input_nodes[0] if replaced else node,))
     node.replace_all_uses_with(quantised, delete_user_cb=lambda user: user is not quantised)
     if replaced:
         quantizer.__dict__[STANDS_FOR] = relu_kind(node, modules)
+    detours = Detours()
+    for read in tensor.floats:
+        argument = quantised if read.argument is node else read.argument
+        detours.take(Detour(read.reader, argument, quantised), node)
+    if replaced and not node.users:
         traced.graph.erase_node(node)
+    elif replaced:
+        write_elsewhere(node, modules)
     if tensor.choice.options.get("variant") == "micronet":
         beyond.append(partial(_scale_before, quantised))
     return beyond

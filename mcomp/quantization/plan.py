@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx, nn
 
-from mcomp.quantization.aliases import in_place, seen_elsewhere
+from mcomp.quantization.aliases import in_place, overwritten, seen_elsewhere
 from mcomp.quantization.config import QuantizeConfig
-from mcomp.quantization.dataflow import call_name, is_relu, nonnegative_nodes, source
+from mcomp.quantization.dataflow import call_name, is_relu, moves_values, nonnegative_nodes, source
 from mcomp.quantization.detours import Detour
 from mcomp.quantization.layer_choice import Choice, Layer, check_patterns, choose, ends_left_float, layers_in_order
 from mcomp.quantization.layers import QUANTIZED
@@ -22,12 +23,30 @@ from mcomp.quantization.recurrent import QUANTIZED_RECURRENT
 
 @dataclass
 class TensorPlan:
-    """One tensor to quantise, made by ``node``, as ``choice`` says; ``readers`` are the layers that asked for it."""
+    """One tensor to quantise, made by ``node``, as ``choice`` says.
+
+    Attributes:
+        readers: the layers that asked for it.
+        asked: what each of them asked for.
+        floats: readers that are to stay float, input included.
+    """
 
     node: fx.Node
     choice: Choice
     nonnegative: bool
     readers: list[str] = field(default_factory=list)
+    asked: dict[str, Choice] = field(default_factory=dict)
+    floats: list[Detour] = field(default_factory=list)
+
+    @property
+    def overruled(self) -> tuple[str, ...]:
+        """Requests that another reader of the same tensor overruled: it has one grid."""
+
+        def grid(choice: Choice) -> tuple[Any, ...]:
+            return choice.scheme, choice.bits, dict(choice.options)
+
+        lost = {name: choice for name, choice in self.asked.items() if grid(choice) != grid(self.choice)}
+        return tuple(f"`{name}` asked for {choice.bits} bits by {choice.scheme}" for name, choice in lost.items())
 
 
 @dataclass
@@ -77,6 +96,7 @@ class _Planner:
         self.nonnegative = nonnegative_nodes(traced.graph, self.modules)
         self.tensors: dict[fx.Node, TensorPlan] = {}
         self.made = Plan()
+        self.floats: list[tuple[fx.Node, fx.Node]] = []
 
     def plan(self) -> Plan:
         calls = self._layer_calls()
@@ -91,6 +111,7 @@ class _Planner:
         for name, nodes in {**calls, **functions}.items():
             layer = self.modules[name] if name in calls else None
             reason = why_float(layers[name], layer, self.config)
+            self._leave_input(nodes, layer, layers[name])
             if reason:
                 self.made.float_layers[name] = reason
             elif layer is not None:
@@ -102,6 +123,8 @@ class _Planner:
                 for path in weight.paths(self.modules) if weight is not None else ():
                     read[path] = name
         self.made.float_layers.update(out_of_sight(self.model, self.traced, read))
+        for reader, argument in self.floats:
+            self._read_float(reader, argument)
         self.made.tensors = sorted(self.tensors.values(), key=lambda tensor: order[tensor.node])
         return self.made
 
@@ -180,10 +203,33 @@ class _Planner:
                     # beside a weight the whole tensor is one operand; of a product, each part has a grid of its own
                     self._read(source(each, self.modules, whole=found.weight is not None), plan)
 
+    def _leave_input(self, nodes: list[fx.Node], module: nn.Module | None, layer: Layer) -> None:
+        """Note what a layer reads that is to stay float, input included, though others may quantise the tensor."""
+        skipped = any(layer.matches(pattern) for pattern in self.config.skip)
+        if not skipped and not choose(self.config, layer)[1].off:
+            return
+        for node in nodes:
+            found = signature(node)
+            reads = layer_inputs(node, module) if module is not None else []
+            if module is None and found is not None:
+                places = [*found.inputs, *([found.weight] if found.weight else [])]
+                reads = [each for place in places if isinstance(each := operand(node, place), fx.Node)]
+            self.floats += [(node, each) for each in reads]
+
+    def _read_float(self, reader: fx.Node, argument: fx.Node) -> None:
+        origin = argument
+        while origin not in self.tensors:
+            if not moves_values(origin, self.modules) or not origin.all_input_nodes:
+                return
+            origin = origin.all_input_nodes[0]
+        if not overwritten(origin, self.modules):  # what is written there is written to the quantised tensor alone
+            self.tensors[origin].floats.append(Detour(reader, argument, origin))
+
     def _read(self, made_by: fx.Node, plan: LayerPlan) -> None:
         if made_by not in self.tensors:
             self.tensors[made_by] = TensorPlan(made_by, plan.activations, self.nonnegative[made_by])
         tensor = self.tensors[made_by]
+        tensor.asked[plan.name] = plan.activations
         if plan.activations.bits > tensor.choice.bits:  # one grid per tensor: the finest that a reader asks for
             tensor.choice = plan.activations
         if plan.name not in tensor.readers:

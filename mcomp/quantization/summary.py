@@ -39,7 +39,7 @@ def describe(model: nn.Module) -> list[dict[str, Any]]:
             **_range(module),
             "observer": "" if module.dynamic else module.calibration or "mse",
             "readers": list(readers(module) or (name.rpartition(".")[0],)),
-            "why": f"levels {module.qmin}..{module.qmax}",
+            "why": "; ".join([f"levels {module.qmin}..{module.qmax}", *overruled(module)]),
         }
         for name, module in quantizers(model).items()
     ]
@@ -101,6 +101,11 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedWeight | FoldedLaye
 def readers(quantizer: Quantizer) -> tuple[str, ...]:
     """What reads the tensor of a quantiser, where conversion said so."""
     return tuple(quantizer.__dict__.get("readers", ()))
+
+
+def overruled(quantizer: Quantizer) -> tuple[str, ...]:
+    """What readers of its tensor asked for that another reader overruled."""
+    return tuple(quantizer.__dict__.get("overruled", ()))
 
 
 def _integers(model: nn.Module) -> dict[str, tuple[str, IntegerWeight]]:

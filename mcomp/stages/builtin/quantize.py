@@ -29,7 +29,7 @@ class Quantize(Stage):
     A model that is quantised already is quantised anew, from the float weights that its training went on with.
     """
 
-    name, version = "quantize", 6
+    name, version = "quantize", 7
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},
@@ -142,12 +142,15 @@ def measured_layers(ctx: StageContext, model: nn.Module, sensitivity: bool) -> d
 def converted_result(model: nn.Module, metrics: Metrics) -> StageResult:
     """The result of a stage that converted a model: what became of each tensor, beside ``metrics``."""
     from mcomp.quantization import describe
+    from mcomp.quantization.calibration import quantizers
     from mcomp.quantization.quantizers import BinaryActivation
-    from mcomp.quantization.summary import conversion_route, float_layers, quantized_layers
+    from mcomp.quantization.summary import conversion_route, float_layers, overruled, quantized_layers
 
     floats = float_layers(model)
     route, why_route = conversion_route(model)
     notes = [f"`{name}` stays float: {why}" for name, why in floats.items()]
+    for place, quantizer in quantizers(model).items():
+        notes += [f"{asked}, but `{place}` has another grid for another reader" for asked in overruled(quantizer)]
     if route == "modules":
         notes.insert(0, f"no graph of the network was found, so each layer was converted by itself ({why_route})")
         if any(isinstance(module, BinaryActivation) for module in model.modules()):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcomp.errors import StageError
-from mcomp.quantization import conversion, quantize, sensitivity
+from mcomp.quantization import calibrate, conversion, describe, quantize, sensitivity
 from mcomp.quantization.bypass import bypassed
 from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.modules import relative_error
@@ -165,3 +165,60 @@ def averaged(net: Any, x: Tensor) -> Tensor:
 def test_what_a_scheme_changes_on_purpose_is_no_reason_to_refuse(options: dict[str, Any]) -> None:
     model, x = network(averaged), images()
     assert apart(model, quantize(model, (x,), **options), x) > 0.01
+
+
+def twice(net: Any, x: Tensor) -> Tensor:
+    x = net.act(net.stem(x))
+    return ended(net, net.a(x) + net.b(x))
+
+
+def pooled_twice(net: Any, x: Tensor) -> Tensor:
+    x = F.max_pool2d(net.act(net.stem(x)), 2)
+    return ended(net, net.a(x) + net.b(x) + x)
+
+
+FLOAT: tuple[dict[str, Any], ...] = ({"skip": ["b"]}, {"overrides": {"b": {"a_bits": 32}}})
+
+
+@pytest.mark.parametrize("scheme", ["iao", "wbwtab"])
+@pytest.mark.parametrize("left_out", FLOAT)
+@pytest.mark.parametrize("forward", [twice, pooled_twice])
+def test_a_layer_left_out_reads_the_float_tensor_that_others_quantise(
+    forward: Callable[[Any, Tensor], Tensor], left_out: dict[str, Any], scheme: str
+) -> None:
+    model, x = network(forward), images()
+    made = quantize(model, (x,), scheme=scheme, skip=["stem", *left_out.get("skip", [])], **_overrides(left_out))
+    seen: dict[str, list[Tensor]] = {"float": [], "made": []}
+    for key, net in (("float", model), ("made", made)):
+        net.get_submodule("b").register_forward_pre_hook(lambda _m, args, key=key: seen[key].append(args[0].clone()))
+    calibrate(made, [x])
+    seen["made"].clear()
+    with torch.no_grad():
+        model(x)
+        made.eval()(x)
+    assert torch.equal(seen["made"][0], seen["float"][0])
+    assert apart(model, made, x) < 1e-6
+
+
+def _overrides(left_out: dict[str, Any]) -> dict[str, Any]:
+    return {"overrides": left_out["overrides"]} if "overrides" in left_out else {}
+
+
+def test_a_request_that_another_reader_overruled_is_told() -> None:
+    made = quantize(network(twice), (images(),), scheme="iao", overrides={"b": {"a_bits": 4}}, calibration=[images()])
+    row = next(row for row in describe(made) if row["readers"] == ["a", "b"])
+    assert row["bits"] == 8
+    assert "`b` asked for 4 bits by iao" in row["why"]
+    agreed = quantize(network(twice), (images(),), scheme="iao", a_bits=4, calibration=[images()])
+    assert not any("asked" in row["why"] for row in describe(agreed))
+
+
+def test_a_layer_left_out_reads_what_was_written_over_the_tensor() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        y = net.a(x)
+        x.add_(1)
+        return ended(net, y + net.b(x))
+
+    model, x = network(forward), images()
+    assert apart(model, quantize(model, (x,), scheme="iao", skip=["b"], route="symbolic"), x) < 1e-6
