@@ -35,21 +35,9 @@ class OnnxSession:
     ) -> None:
         if find_spec("onnxruntime") is None:
             raise BackendMissingError("ONNX Runtime is not installed", code="MC610", hint="pip install onnxruntime")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # without VNNI, u8 x s8 products saturate in 16 bits; this takes exact kernels there
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        if simulate:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if save_optimized is not None:
-            options.optimized_model_filepath = str(save_optimized)
         self.path, self.threads = Path(path), threads
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = _opened(Path(path), threads, simulate, save_optimized)
         except Exception as error:  # its exceptions share no base class but Exception
             raise StageError(
                 f"ONNX Runtime cannot load `{path}`",
@@ -67,3 +55,40 @@ class OnnxSession:
     def logits(self, split: Split, batch_size: int = 256) -> Tensor:
         """``(samples, classes)`` over a whole split, in its order."""
         return torch.cat([self.predict(images) for images, _ in split.batches(batch_size)])
+
+
+def _opened(path: Path, threads: int, simulate: bool, save_optimized: Path | None) -> Any:
+    """A session whose 8-bit products are exact on every processor."""
+    exact = _has_vnni()
+    try:
+        return _session(path, threads, save_optimized, simulate=simulate, exact_kernels=not exact)
+    except Exception as error:
+        if exact or _SHARED_WEIGHT not in str(error):
+            raise
+    # its rewrite for such processors handles no weight that several nodes read (seen in 1.31): then in float
+    return _session(path, threads, save_optimized, simulate=True, exact_kernels=False)
+
+
+_SHARED_WEIGHT = "Attempt to replace the existing tensor"
+
+
+def _session(path: Path, threads: int, save_optimized: Path | None, *, simulate: bool, exact_kernels: bool) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised too
+    if exact_kernels:  # without VNNI, u8 x s8 products saturate in 16 bits; this takes exact kernels there
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if simulate:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save_optimized is not None:
+        options.optimized_model_filepath = str(save_optimized)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _has_vnni() -> bool:
+    """Whether the processor adds 8-bit products up in 32 bits; False where it cannot be told."""
+    known = Path("/proc/cpuinfo")
+    return known.is_file() and "vnni" in known.read_text(encoding="utf-8", errors="replace")

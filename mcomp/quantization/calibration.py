@@ -35,11 +35,23 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
         Names of the quantisers that were set, in graph order.
 
     Raises:
-        StageError: there was no batch, a tensor held inf or nan, or a quantiser was never reached.
+        StageError: there was no batch, a tensor held inf or nan, or a quantiser was never reached; then no quantiser
+            keeps a range that it did not have before.
         UsageError: the method is not offered.
     """
     if method is not None:
         check_observer(method)  # before the data runs
+    without = [module for module in model.modules() if isinstance(module, Quantizer) and not module.ready]
+    before = [{name: held.clone() for name, held in module.state_dict().items()} for module in without]
+    try:
+        return _calibrate(model, batches, method)
+    except BaseException:
+        for module, state in zip(without, before, strict=True):
+            module.load_state_dict(state)
+        raise
+
+
+def _calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None) -> list[str]:
     _initialise_weights(model)
     waiting = {name: module for name, module in quantizers(model).items() if not module.ready}
     if not waiting:

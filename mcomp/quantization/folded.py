@@ -47,22 +47,26 @@ class FoldedLayer(KeptWeight):
     input_quantizer: Quantizer | None
     input_scale: nn.Module | None
 
-    def _become_integer(self, shape: torch.Size, bits: int, bias: bool) -> None:
+    def _become_integer(self, shape: torch.Size, bits: int, bias: bool, dtype: torch.dtype) -> None:
         outputs = shape[self.channel_axis]
         biases = outputs * (getattr(self, "groups", 1) if self.channel_axis else 1)
         self.bits = bits
         self.register_parameter("weight", None)
-        self.register_parameter("bias", nn.Parameter(torch.zeros(biases), requires_grad=False) if bias else None)
+        zeros = torch.zeros(biases, dtype=dtype)
+        self.register_parameter("bias", nn.Parameter(zeros, requires_grad=False) if bias else None)
         self.register_buffer("weight_int", torch.zeros(shape, dtype=storage_dtype(bits)))
         self.register_buffer("weight_scale", torch.ones(outputs))
 
-    def dequantized_weight(self) -> Tensor:
-        """The float32 weight, computed once and kept until the integers or scales change."""
+    def dequantized_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight in the type of what the layer reads, computed once and kept until the integers or scales change.
+
+        Computed in float32 (float64 for float64).
+        """
         values, scale = self.weight_int, self.weight_scale
         if values.is_inference() or scale.is_inference():
-            return self._dequantize()
-        key = (values.data_ptr(), values._version, scale.data_ptr(), scale._version, values.device)
-        return self.kept_weight(key, self._dequantize)
+            return self._dequantize(dtype)
+        key = (values.data_ptr(), values._version, scale.data_ptr(), scale._version, values.device, dtype)
+        return self.kept_weight(key, lambda: self._dequantize(dtype))
 
     def integer_weight(self) -> IntegerWeight:
         """The integers and scales, as the layer holds them."""
@@ -70,9 +74,11 @@ class FoldedLayer(KeptWeight):
         scale, axis = self.weight_scale.detach().clone(), self.channel_axis
         return IntegerWeight(self.weight_int.to(torch.int32), scale, self.bits, why=why, axis=axis)
 
-    def _dequantize(self) -> Tensor:
+    def _dequantize(self, dtype: torch.dtype) -> Tensor:
         values = self.weight_int
-        return values.to(torch.float32) * along(self.weight_scale, values.dim(), self.channel_axis)
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        scale = along(self.weight_scale.to(kind), values.dim(), self.channel_axis)
+        return (values.to(kind) * scale).to(dtype)
 
 
 class _FoldedConv(FoldedLayer):
@@ -80,7 +86,7 @@ class _FoldedConv(FoldedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the dequantised weight."""
-        return convolve(self, input, self.dequantized_weight())
+        return convolve(self, input, self.dequantized_weight(input.dtype))
 
 
 class FoldedQuantConv1d(_FoldedConv, nn.Conv1d):
@@ -101,7 +107,7 @@ class _FoldedConvTranspose(FoldedLayer):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the dequantised weight."""
         read = input if self.input_quantizer is None else self.input_quantizer(input)
-        return conv_transpose(self, read, self.dequantized_weight(), output_size)
+        return conv_transpose(self, read, self.dequantized_weight(read.dtype), output_size)
 
 
 class FoldedQuantConvTranspose1d(_FoldedConvTranspose, nn.ConvTranspose1d):
@@ -121,7 +127,7 @@ class FoldedQuantLinear(FoldedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The product with the dequantised weight."""
-        return linear(self, input, self.dequantized_weight())
+        return linear(self, input, self.dequantized_weight(input.dtype))
 
 
 FOLDED: dict[type[nn.Module], type[FoldedLayer]] = {
@@ -139,5 +145,5 @@ def folded_like(layer: QuantizedLayer, bias: bool) -> FoldedLayer:
     """An empty folded layer in the place of ``layer``, on its device."""
     made = twin(layer, FOLDED[type(layer)])
     del made._modules["weight_quantizer"]  # it has done its work
-    made._become_integer(layer.weight.shape, layer.weight_quantizer.integer_bits, bias)
+    made._become_integer(layer.weight.shape, layer.weight_quantizer.integer_bits, bias, layer.weight.dtype)
     return made.to(layer.weight.device).train(layer.training)

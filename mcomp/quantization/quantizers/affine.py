@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcomp.errors import UsageError
+from mcomp.quantization.across_ranks import joint_extremes
 from mcomp.quantization.config import check_bits
 from mcomp.quantization.fake_quantize import Bound, fake_quantize, relu_fake_quantize, snap, straight_through
 from mcomp.quantization.integers import MIN_SCALE, IntegerWeight, QParams, along, along_first
@@ -126,16 +127,17 @@ class AffineQuantizer(HeldRangeQuantizer):
         return straight_through(x, self._snap_by_rows if self._axis(x) == 0 else self._snap)
 
     def follow(self, x: Tensor) -> None:
-        """Let the observer see a training batch, or take the range from the first one."""
+        """Let the observer see a training batch, every rank's, or take the range from the first one."""
         if self.dynamic or self.frozen:
             return
         if self.observer is not None and x.numel():
-            self.observer.see(*(relu_extremes(x) if self.relu else extremes(x, self._axis(x))), self.name)
+            seen = relu_extremes(x) if self.relu else extremes(x, self._axis(x))
+            self.observer.see(*joint_extremes(*seen), self.name)
             if self.symmetric and self._ready and self.scale.shape == self.observer.high.shape:
                 self.scale.copy_(self._symmetric_scale(self.observer.low, self.observer.high))
             else:
                 self._take(*self.observer.range(0))
-        elif not self._ready:
+        elif not self.has_range():
             self.first_batch(F.relu(x) if self.relu else x)
 
     def take_relu(self) -> bool:
@@ -144,9 +146,7 @@ class AffineQuantizer(HeldRangeQuantizer):
 
     def first_batch(self, x: Tensor) -> None:
         """Set the range to the extremes of ``x``."""
-        low, high = extremes(x, self._axis(x))
-        refuse_not_finite(low, high, self.name)
-        self.set_range(low, high)
+        self.set_range(*self.batch_extremes(x, self._axis(x)))
 
     def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Fix the range to ``[low, high]``, numbers or ``[channels]``; an observer that moves goes on from there."""

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcomp.quantization.across_ranks import joint_extremes, several_ranks
 from mcomp.quantization.config import OFF
 from mcomp.quantization.fake_quantize import Inside, inside_bounds
 from mcomp.quantization.integers import QParams
-from mcomp.quantization.observers import HistogramObserver, finite_extremes
+from mcomp.quantization.observers import HistogramObserver, extremes
+from mcomp.quantization.observers.extremes import refuse_not_finite
 from mcomp.quantization.quantizers.base import Quantizer
 
 
@@ -63,9 +65,15 @@ class HeldRangeQuantizer(Quantizer):
         return self.relu
 
     def follow(self, x: Tensor) -> None:
-        """Take the range from the first training batch."""
-        if not self._ready:
+        """Take the range from the first training batch, that of all ranks where several train together."""
+        if not self.has_range():
             self.first_batch(F.relu(x) if self.relu else x)
+
+    def has_range(self) -> bool:
+        """Whether the range is known by now: another rank may have sent the one that it was calibrated with."""
+        if not self._ready and several_ranks():
+            self._ready = bool(self.initialised)
+        return self._ready
 
     def first_batch(self, x: Tensor) -> None:
         """Set the range to the extremes of ``x``.
@@ -73,7 +81,17 @@ class HeldRangeQuantizer(Quantizer):
         Raises:
             StageError: ``x`` holds inf or nan.
         """
-        self.set_range(*finite_extremes(x, self.name))
+        self.set_range(*self.batch_extremes(x))
+
+    def batch_extremes(self, x: Tensor, axis: int | None = None) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of a training batch, along ``axis`` or of all; of every rank's batch together.
+
+        Raises:
+            StageError: one of them is inf or nan.
+        """
+        low, high = joint_extremes(*extremes(x, axis))
+        refuse_not_finite(low, high, self.name)
+        return low, high
 
     def initialise(self, weight: Tensor) -> None:
         """Set the range of least squared error for a weight, unless there is one already."""

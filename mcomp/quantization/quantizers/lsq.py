@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
+from mcomp.quantization.across_ranks import joint_sum
 from mcomp.quantization.config import check_bits
 from mcomp.quantization.fake_quantize import Inside, inside_bounds, snap
 from mcomp.quantization.integers import MIN_SCALE
 from mcomp.quantization.learned_grid import Grid, grid_gradients, quantised
-from mcomp.quantization.observers import finite_extremes
 from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
 
 
@@ -88,9 +88,13 @@ class LSQuantizer(HeldRangeQuantizer):
         return 1 / math.sqrt(max(features, 1) * self.qmax)
 
     def first_batch(self, x: Tensor) -> None:
-        """Start at ``2 * mean|x| / sqrt(Qp)``."""
-        finite_extremes(x, self.name)
-        self._start(2 * float(x.detach().float().abs().mean()) / math.sqrt(self.qmax))
+        """Start at ``2 * mean|x| / sqrt(Qp)``, the mean of every rank's batch."""
+        self.batch_extremes(x)
+        sizes = x.detach().float().abs()
+        total, count = joint_sum(
+            torch.stack([sizes.mean().double() * sizes.numel(), sizes.new_tensor(sizes.numel(), dtype=torch.float64)])
+        ).tolist()
+        self._start(2 * total / count / math.sqrt(self.qmax))
 
     def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Start from a scale that represents ``[low, high]`` (``[0, high]`` unsigned)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mcomp.errors import StageError, UsageError
+from mcomp.quantization.across_ranks import joint_sum
 from mcomp.quantization.config import check_bits
 from mcomp.quantization.fake_quantize import fake_quantize, snap, straight_through
 from mcomp.quantization.integers import QParams
@@ -27,8 +28,10 @@ class RistrettoQuantizer(HeldRangeQuantizer):
 
     Args:
         bits: 2..16; 32 passes the tensor through.
-        overflow: ``forbid`` covers the largest magnitude: ``fl = bits - (ceil(log2 max|x|) + 1)``; ``saturate`` takes
-            the one of ``fl - 1 .. fl + 3`` with the least squared error.
+        overflow: ``forbid`` covers the largest magnitude: ``fl = bits - (ceil(log2 max|x|) + 1)``; the grid ends one
+            step below the next power of two, so that a value in the last half step, the power itself among them,
+            becomes that end (1.0 at 8 bits: 127/128). ``saturate`` takes the one of ``fl - 1 .. fl + 3`` with the
+            least squared error.
         observer: how a held range is found while calibrating; None takes it from each tensor, as weights want it. Then
             the gradient passes where nothing is cut off, which with ``forbid`` is everywhere.
         narrow: no ``-2**(bits-1)``, so that integers still fit their type when a batch norm's negative factor flips
@@ -84,16 +87,12 @@ class RistrettoQuantizer(HeldRangeQuantizer):
         if x.numel() == 0:
             return 0
         low, high = finite_extremes(x, self.name)
-        fl = self._covering(max(-low, high))
-        if self.overflow == "forbid":
-            return fl
-        flat = x.detach().reshape(-1)
-        sample = flat[:: flat.numel() // _SAMPLE | 1].double()
-        return self._least_squares(fl, sample, torch.ones_like(sample))
+        return self._fraction_bits(x, max(-low, high), together=False)
 
     def first_batch(self, x: Tensor) -> None:
-        """Take ``fl`` from ``x``."""
-        self._hold(self.fraction_bits(x))
+        """Take ``fl`` from ``x``, and from what the other ranks see."""
+        low, high = self.batch_extremes(x)
+        self._hold(self._fraction_bits(x, max(-float(low), float(high)), together=True))
 
     def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Take the ``fl`` that covers ``[low, high]``."""
@@ -154,10 +153,21 @@ class RistrettoQuantizer(HeldRangeQuantizer):
         whole = (exponent - 1 if mantissa == 0.5 else exponent) + 1
         return min(self.bits - whole, _MOST_FRACTION_BITS)
 
-    def _least_squares(self, fl: int, values: Tensor, counts: Tensor) -> int:
-        def error(candidate: int) -> float:
+    def _fraction_bits(self, x: Tensor, largest: float, *, together: bool) -> int:
+        fl = self._covering(largest)
+        if self.overflow == "forbid":
+            return fl
+        flat = x.detach().reshape(-1)
+        sample = flat[:: flat.numel() // _SAMPLE | 1].double()
+        return self._least_squares(fl, sample, torch.ones_like(sample), together=together)
+
+    def _least_squares(self, fl: int, values: Tensor, counts: Tensor, *, together: bool = False) -> int:
+        def error(candidate: int) -> Tensor:
             step = 2.0**-candidate
             kept = (values / step).round_().clamp_(self.qmin, self.qmax).mul_(step)
-            return float((kept.sub_(values).square_() * counts).sum())
+            return (kept.sub_(values).square_() * counts).sum()
 
-        return min((min(each, _MOST_FRACTION_BITS) for each in range(fl - 1, fl + 4)), key=error)
+        candidates = [min(each, _MOST_FRACTION_BITS) for each in range(fl - 1, fl + 4)]
+        errors = torch.stack([error(each) for each in candidates])
+        found = (joint_sum(errors) if together else errors).tolist()
+        return candidates[found.index(min(found))]

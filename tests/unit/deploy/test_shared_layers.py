@@ -42,3 +42,32 @@ def test_a_layer_called_several_times_has_one_set_of_integers(profile: str, norm
         expected = folded(images)
     found = torch.as_tensor(OnnxSession(lowering.path, simulate=True).predict(images))
     assert float((found - expected).abs().max()) <= 0.02 * float(expected.abs().max())
+
+
+class Recurrent(nn.Module):
+    """Gates of an LSTM read one weight at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.lstm(x)[0][:, -1])
+        return scores
+
+
+@pytest.mark.parametrize("vnni", [True, False], ids=["vnni", "no vnni"])
+def test_a_weight_that_several_nodes_read_runs_on_every_processor(
+    vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcomp.deploy.onnx_session._has_vnni", lambda: vnni)
+    torch.manual_seed(0)
+    series = torch.randn(16, 5, 8)
+    model = mcomp.quantization.quantize(Recurrent().eval(), (series,), scheme="iao")
+    mcomp.quantization.calibrate(model, [series])
+    lowering = mcomp.deploy.to_onnx(model.eval(), (series,), tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = model(series)
+    found = OnnxSession(lowering.path).predict(series)
+    assert float((found - expected).norm() / expected.norm()) < 0.02

@@ -256,3 +256,17 @@ def test_a_layer_that_gives_nan_is_the_worst_wherever_it_stands(broken: int, mon
     monkeypatch.setattr(fold._Probe, "layer_error", lambda *_: next(errors))
     model = warm(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)))
     assert fold_batch_norms(model, (batch(),)).worst_layer == ("0", "2")[broken]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("scheme", ["iao", "lsq", "dorefa", "pact", "ristretto", "wbwtab"])
+def test_a_network_of_another_type_folds_to_integers_and_computes_in_that_type(scheme: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 4, 3), nn.BatchNorm2d(4)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 64, 3)).to(dtype).eval()
+    x = torch.randn(4, 3, 8, 8).to(dtype)
+    quantised = quantize(model, (x,), scheme=scheme, calibration=[x])
+    fused = fold_batch_norms(quantised, (x,))
+    assert fused.model(x).dtype == dtype
+    # what one rounding of a product and one of a sum may differ, relative to the largest output
+    assert fused.error <= (1e-6 if dtype == torch.float64 else 4 * torch.finfo(dtype).eps)
