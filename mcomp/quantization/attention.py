@@ -50,7 +50,7 @@ class QuantAttention(nn.Module):
             scores = scores.masked_fill(~seen, -torch.inf)
         if attn_mask is not None:
             scores = add_mask(scores, attn_mask, keep=True)
-        probabilities = self.probabilities(scores.softmax(-1))
+        probabilities = self.probabilities(scores.softmax(-1) if attn_mask is None else safe_softmax(scores))
         attended: Tensor = F.dropout(probabilities, dropout_p) @ value
         return attended
 
@@ -116,7 +116,7 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
             v = torch.cat([v, self.bias_v.expand(1, v.size(1), -1)])
         if self.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 0, 0, 1)), F.pad(v, (0, 0, 0, 0, 0, 1))
-        probabilities = self._probabilities(q, k, key_padding_mask, attn_mask)
+        probabilities = self._probabilities(q, k, key_padding_mask, attn_mask, need_weights)
         attended = F.dropout(probabilities, self.dropout, self.training) @ self._heads(self.operands["value"](v))
         # [batch, heads, length, width] to [length, batch, heads * width]
         context = self.operands["context"](attended.permute(2, 0, 1, 3).flatten(2))
@@ -168,7 +168,12 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         return self.projections[name](weight) if name in self.projections else weight
 
     def _probabilities(
-        self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+        need_weights: bool,
     ) -> Tensor:
         query, key = (self._heads(self.operands[name](x)) for name, x in (("query", query), ("key", key)))
         scores = query @ key.transpose(-2, -1) / math.sqrt(self.head_dim)
@@ -179,7 +184,9 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         if key_padding_mask is not None:
             padding = key_padding_mask.view(scores.size(0), 1, 1, -1)
             scores = add_mask(scores, F.pad(padding, (0, added)), keep=False)
-        probabilities: Tensor = self.operands["probabilities"](scores.softmax(-1))
+        # asked for its weights, the original answers nan for a query that sees no key; else it answers 0
+        safe = not need_weights and not (attn_mask is None and key_padding_mask is None)
+        probabilities: Tensor = self.operands["probabilities"](safe_softmax(scores) if safe else scores.softmax(-1))
         return probabilities
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -192,6 +199,12 @@ def add_mask(scores: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
     if mask.dtype != torch.bool:
         return scores + mask
     return scores.masked_fill(~mask if keep else mask, -torch.inf)
+
+
+def safe_softmax(scores: Tensor) -> Tensor:
+    """The softmax over the last axis, all 0 for a query that sees no key (every score of it is -inf)."""
+    blind = scores.amax(-1, keepdim=True) == -torch.inf
+    return scores.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
 
 
 def quantized_attention(

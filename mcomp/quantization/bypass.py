@@ -36,8 +36,9 @@ def bypassed(model: nn.Module, keep: Collection[Quantizer] = ()) -> Iterator[Non
         for quantizer in off:
             undo.callback(quantizer.watch, quantizer._calibrator)
             quantizer.watch(_Blind())
-            if quantizer.__dict__.get(STANDS_FOR) == "relu":
-                undo.callback(quantizer.register_forward_hook(_relu).remove)
+            relu = _RELUS.get(quantizer.__dict__.get(STANDS_FOR, ""))
+            if relu is not None:
+                undo.callback(quantizer.register_forward_hook(relu).remove)
         for module in model.modules():
             _set_aside(module, kept, undo)
         _forget(model)
@@ -63,6 +64,13 @@ def _forget(model: nn.Module) -> None:
 
 def _relu(_module: nn.Module, args: tuple[Tensor, ...], _output: Any) -> Tensor:
     return F.relu(args[0])
+
+
+def _relu6(_module: nn.Module, args: tuple[Tensor, ...], _output: Any) -> Tensor:
+    return F.relu6(args[0])
+
+
+_RELUS = {"relu": _relu, "relu6": _relu6}
 
 
 class _Blind(Observer):

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
+from mcomp.quantization.aliases import in_place, is_free_relu, seen_elsewhere
 from mcomp.quantization.bypass import STANDS_FOR
 from mcomp.quantization.calibration import Batch, calibrate
 from mcomp.quantization.config import QuantizeConfig, Route
-from mcomp.quantization.dataflow import is_free_relu, is_relu
+from mcomp.quantization.dataflow import is_relu
+from mcomp.quantization.detours import Detour, Detours, relu_kind, write_elsewhere
 from mcomp.quantization.folded_training import fold_in_training, refuse_without_graph
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.hidden_relus import drop_hidden_relus
@@ -134,17 +136,9 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_r
     fold_in_training(traced, plan.layers)
     for weight in plan.parameters:
         insert_parameter(traced, weight, make)
+    _pass_relus(traced, plan.passed)
     for tensor in plan.tensors:
         _insert(traced, tensor, make)
-    planned, modules = {tensor.node for tensor in plan.tensors}, dict(traced.named_modules())
-    for relu in dict.fromkeys(plan.passed):
-        if relu not in planned:
-            for user in relu.users:
-                stand_in = getattr(modules.get(str(user.target)), "input_quantizer", None)
-                if stand_in is not None:
-                    stand_in.__dict__[STANDS_FOR] = "relu"
-            relu.replace_all_uses_with(relu.all_input_nodes[0])
-            traced.graph.erase_node(relu)
     for attention in plan.attentions:  # last, for a tensor may be made by one
         insert_attention(traced, attention.nodes[0], make.activation(attention.activations, True))
     name_quantizers(traced)
@@ -186,6 +180,21 @@ def _refuse_quantised(model: nn.Module) -> None:
         )
 
 
+def _pass_relus(traced: TracedModel, passed: list[Detour]) -> None:
+    """Let layers that apply the ReLU themselves read what comes before it; whoever else reads the ReLU goes on."""
+    modules, detours = dict(traced.named_modules(remove_duplicate=False)), Detours()
+    for detour in passed:
+        stand_in = getattr(modules[str(detour.reader.target)], "input_quantizer", None)
+        if stand_in is not None:
+            stand_in.__dict__[STANDS_FOR] = relu_kind(detour.origin, modules)
+        detours.take(detour, detour.origin.all_input_nodes[0])
+    for relu in dict.fromkeys(detour.origin for detour in passed):
+        if relu.users:
+            write_elsewhere(relu, modules)
+        else:
+            traced.graph.erase_node(relu)
+
+
 def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> None:
     """Place a quantiser behind the node and let all its readers read the quantised tensor."""
     node = tensor.node
@@ -199,7 +208,7 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
         last = [each for each in traced.graph.nodes if each.op == "placeholder"][-1]
     modules = dict(traced.named_modules(remove_duplicate=False))
     if scheme.replaces_relu:
-        replaced = is_relu(node, modules)
+        replaced = is_relu(node, modules) and not (in_place(node, modules) and seen_elsewhere(node, modules))
         if not replaced and tensor.nonnegative:
             drop_hidden_relus(traced, node)
     else:  # the older formula scales between the ReLU and the quantiser
@@ -209,7 +218,7 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
         quantised = traced.graph.call_module(path, (node.all_input_nodes[0] if replaced else node,))
     node.replace_all_uses_with(quantised, delete_user_cb=lambda user: user is not quantised)
     if replaced:
-        quantizer.__dict__[STANDS_FOR] = "relu"
+        quantizer.__dict__[STANDS_FOR] = relu_kind(node, modules)
         traced.graph.erase_node(node)
     if tensor.choice.options.get("variant") == "micronet":
         with traced.graph.inserting_before(quantised):

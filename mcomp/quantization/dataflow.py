@@ -93,20 +93,6 @@ def is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op in ("call_function", "call_method") and call_name(node) in ("relu", "relu_", "relu6")
 
 
-def is_free_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether the node is a plain ReLU that what reads its output may apply in its place: nobody sees it work."""
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        if type(module) is not nn.ReLU or module._forward_hooks or module._forward_pre_hooks:
-            return False
-        in_place = module.inplace
-    elif node.op in ("call_function", "call_method") and call_name(node) in ("relu", "relu_"):
-        in_place = call_name(node) == "relu_" or len(node.args) > 1 or bool(node.kwargs.get("inplace"))
-    else:
-        return False
-    return len(node.all_input_nodes) == 1 and not (in_place and len(node.all_input_nodes[0].users) > 1)
-
-
 def source(node: fx.Node, modules: dict[str, nn.Module], *, whole: bool = True) -> fx.Node:
     """The node that first made the values that arrive at ``node``.
 
@@ -154,7 +140,8 @@ def _nonnegative(node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.No
     if name in _POSITIVE_CALLS:
         return True
     if name == "interpolate":
-        keeps = str(node.kwargs.get("mode")) != "bicubic"
+        mode = node.args[3] if len(node.args) > 3 else node.kwargs.get("mode")
+        keeps = str(mode) != "bicubic"
     else:
         keeps = name in _KEEPING_CALLS and not (name in _WITH_NUMBERS and _has_negative(node))
     return keeps and all(known[each] for each in node.all_input_nodes)

@@ -16,7 +16,7 @@ from mcomp.quantization.bypass import bypassed
 from mcomp.quantization.calibration import Batch, quantizers
 from mcomp.quantization.config import OFF
 from mcomp.quantization.noise import Noise
-from mcomp.quantization.restoration import FLOAT, restore_float
+from mcomp.quantization.restoration import float_twin
 from mcomp.quantization.summary import text_table
 from mcomp.quantization.tensor_report import TensorReport, TensorSums, weight_report
 from mcomp.quantization.units import Unit, units
@@ -146,7 +146,7 @@ class _Watched:
         self.sums: dict[str, TensorSums] = {}
         self.layers: dict[str, list[str]] = {}
         self.handles = []
-        self.plain = _float_twin(model, found)
+        self.plain = float_twin(model)
         names = {id(module): name for name, module in model.named_modules()}
         for unit in found:
             for quantizer in unit.activations:
@@ -197,12 +197,6 @@ class _Watched:
                 self.noise.setdefault(name, Noise()).add(self.expected[name].pop(0), output)
 
         return see
-
-
-def _float_twin(model: nn.Module, found: list[Unit]) -> nn.Module | None:
-    """The float network with the present weights where signs took ReLUs' places, which a bypass cannot all undo."""
-    signs = any(quantizer.bits == 1 for unit in found for quantizer in unit.activations)
-    return restore_float(model).eval() if signs and FLOAT in model.__dict__ else None
 
 
 def _copied(leaf: Any) -> Any:

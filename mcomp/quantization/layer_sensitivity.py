@@ -18,6 +18,7 @@ from mcomp.quantization.config import OFF
 from mcomp.quantization.conversion import quantize
 from mcomp.quantization.noise import Noise
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.restoration import float_twin
 from mcomp.quantization.summary import quantising_modules, text_table
 from mcomp.quantization.units import Unit, units
 
@@ -49,7 +50,7 @@ class Sensitivity:
 
     Attributes:
         layers: in the model's order.
-        float_top1: percent with every quantiser bypassed, None without labels.
+        float_top1: percent of the float network with the present weights, None without labels.
         quantized_top1: percent with all of them at work.
         sqnr_db: of the network's output with all of them at work.
     """
@@ -123,7 +124,8 @@ def sensitivity(
             hint="leave the options out, or pass the float model",
         )
     with in_eval_mode(model):
-        plain = _Outcome.of(model, shown, ())
+        twin = float_twin(model)
+        plain = _Outcome.of(model, shown, ()) if twin is None else _Outcome.of(twin, shown, None)
         whole = _Outcome.of(model, shown, None, plain)
         rows = [
             _row(unit, _Outcome.of(model, shown, unit.quantizers, plain), plain)

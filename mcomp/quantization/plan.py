@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from mcomp.quantization.aliases import in_place, seen_elsewhere
 from mcomp.quantization.config import QuantizeConfig
 from mcomp.quantization.dataflow import call_name, is_relu, nonnegative_nodes, source
+from mcomp.quantization.detours import Detour
 from mcomp.quantization.layer_choice import Choice, Layer, check_patterns, choose, ends_left_float, layers_in_order
 from mcomp.quantization.layers import QUANTIZED
 from mcomp.quantization.operands import ATTENTION, constant, layer_inputs, operand, signature
@@ -47,7 +49,7 @@ class Plan:
         parameters: weights that functions read.
         attentions: calls of scaled dot-product attention.
         tensors: activations, in graph order.
-        passed: ReLUs that layers with an input scale take the place of: their own quantiser reads what comes before.
+        passed: past ReLUs that layers with an input scale apply: their own quantiser reads what comes before.
         float_layers: layers that stay float, and why.
     """
 
@@ -55,7 +57,7 @@ class Plan:
     parameters: list[ParameterPlan] = field(default_factory=list)
     attentions: list[LayerPlan] = field(default_factory=list)
     tensors: list[TensorPlan] = field(default_factory=list)
-    passed: list[fx.Node] = field(default_factory=list)
+    passed: list[Detour] = field(default_factory=list)
     float_layers: dict[str, str] = field(default_factory=dict)
 
 
@@ -145,12 +147,20 @@ class _Planner:
             self.made.float_layers[plan.name] = f"w_bits is 32{more}"
         self.made.layers.append(plan)
         if scales_inputs(layer, plan.activations) and not plan.weights.off:  # it reads the tensor itself, for its size
-            made_by = [source(each, self.modules) for node in plan.nodes for each in layer_inputs(node, layer)]
-            self.made.passed += [node for node in made_by if is_relu(node, self.modules)]
+            reads = [
+                Detour(node, each, source(each, self.modules))
+                for node in plan.nodes
+                for each in layer_inputs(node, layer)
+            ]
+            if all(self._passable(read.origin) for read in reads):
+                self.made.passed += reads
             return
         for node in () if plan.activations.off else plan.nodes:
             for each in layer_inputs(node, layer):
                 self._read(source(each, self.modules), plan)
+
+    def _passable(self, node: fx.Node) -> bool:
+        return is_relu(node, self.modules) and not (in_place(node, self.modules) and seen_elsewhere(node, self.modules))
 
     def _plan_function(self, plan: LayerPlan) -> None:
         weight = self._weight(plan.nodes[0])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
+from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.summary import quantising_modules
 
 #: Where a quantised model keeps the emptied float model: no submodule, no part of its state.
@@ -59,6 +60,14 @@ def restore_float(model: nn.Module) -> nn.Module:
     surgery.inherit(restored, model)
     surgery.provenance(restored).log.pop()
     return restored.train(model.training)
+
+
+def float_twin(model: nn.Module) -> nn.Module | None:
+    """The float network with the present weights where signs took ReLUs' places, which a bypass cannot all undo."""
+    signs = any(quantizer.bits == 1 for quantizer in quantizers(model).values())
+    log = surgery.provenance(model).log
+    whole = FLOAT in model.__dict__ and bool(log) and log[-1]["op"] == "quantize"
+    return restore_float(model).eval() if signs and whole else None
 
 
 def remember_float(converted: nn.Module, model: nn.Module) -> None:

@@ -1,0 +1,149 @@
+"""A tensor that several readers share: what is done to it for one of them changes nothing for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcomp.quantization import quantize, sensitivity
+from mcomp.quantization.bypass import bypassed
+from mcomp.quantization.calibration import quantizers
+from mcomp.quantization.modules import relative_error
+from tests.unit.quantization.conversion_nets import Function
+
+
+def network(forward: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    layers = {"stem": nn.Conv2d(3, 8, 3, padding=1), "a": nn.Conv2d(8, 8, 3, padding=1), "b": nn.Conv2d(8, 8, 1)}
+    return Function(forward, **layers, act=nn.ReLU(inplace=True), act6=nn.ReLU6(), head=nn.Linear(8, 5)).eval()
+
+
+def ended(net: Any, x: Tensor) -> Tensor:
+    out: Tensor = net.head(x.mean((2, 3)))
+    return out
+
+
+def images() -> Tensor:
+    return torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def shortcut(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.stem(x))
+    return ended(net, net.a(x) + x)
+
+
+def in_place(net: Any, x: Tensor) -> Tensor:
+    x = net.act(net.stem(x))
+    return ended(net, net.a(x) + x)
+
+
+def behind_a_pool(net: Any, x: Tensor) -> Tensor:
+    x = F.max_pool2d(net.act(net.stem(x)), 2)
+    return ended(net, net.a(x) + net.b(x) + x)
+
+
+def six(net: Any, x: Tensor) -> Tensor:
+    x = net.act6(4 * net.stem(x))
+    return ended(net, net.a(x) + x)
+
+
+def alone(net: Any, x: Tensor) -> Tensor:
+    return ended(net, net.b(net.a(F.max_pool2d(net.act6(4 * net.stem(x)), 2))))
+
+
+NETS = (shortcut, in_place, behind_a_pool, six, alone)
+
+
+def apart(model: nn.Module, quantised: nn.Module, x: Tensor) -> float:
+    with torch.no_grad(), bypassed(quantised):
+        return relative_error(quantised.eval()(x), model(x))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("forward", NETS)
+def test_a_sign_takes_a_relu_from_nobody_else(forward: Callable[[Any, Tensor], Tensor], scaled: bool) -> None:
+    model, x = network(forward), images()
+    quantised = quantize(model, (x,), scheme="wbwtab", input_scale=scaled, calibration=[x])
+    assert apart(model, quantised, x) < 1e-6
+
+
+def test_a_layer_with_an_input_scale_reads_what_comes_before_its_relu() -> None:
+    quantised: Any = quantize(network(behind_a_pool), (images(),), scheme="wbwtab", input_scale=True)
+    seen: list[Tensor] = []
+    for name in ("a", "b"):
+        quantised.get_submodule(name).register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    quantised(images())
+    assert seen[0] is seen[1], "one pool for both"
+    assert float(seen[0].detach().min()) < 0
+
+
+def test_sensitivity_counts_from_the_float_network() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return ended(net, net.b(net.a(F.avg_pool2d(F.relu(net.stem(x)), 2))))
+
+    model, x = network(forward), images()
+    quantised = quantize(model, (x,), scheme="wbwtab", calibration=[x])
+    assert apart(model, quantised, x) > 0.01, "a ReLU in front of an average is gone for good"
+    assert sensitivity(quantised, (x,), [(x, model(x).argmax(1))]).float_top1 == 100
+
+
+def through_a_view(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    flat = F.relu(x.flatten(2), inplace=True)
+    return ended(net, net.b(flat.unflatten(2, (8, 8)))) + x.mean((2, 3))[:, :5]
+
+
+def through_a_sum(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    same = x.add_(1)
+    return ended(net, net.b(net.act(same))) + x.mean((2, 3))[:, :5]
+
+
+def of_a_view(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    flat = x.flatten(2)
+    return ended(net, net.b(net.act(x))) + flat.mean(2)[:, :5]
+
+
+@pytest.mark.parametrize("scheme", ["iao", "lsq"])
+@pytest.mark.parametrize("forward", [through_a_view, through_a_sum, of_a_view])
+def test_a_relu_in_place_stays_where_its_work_is_seen(forward: Callable[[Any, Tensor], Tensor], scheme: str) -> None:
+    model, x = network(forward), images()
+    quantised = quantize(model, (x,), scheme=scheme, route="symbolic", calibration=[x])
+    assert apart(model, quantised, x) < 1e-6
+    assert not any(quantizer.relu for quantizer in quantizers(quantised).values())
+
+
+def pooled_copy(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    return ended(net, net.b(net.act(F.max_pool2d(x, 2)))) + x.mean((2, 3))[:, :5]
+
+
+def read_before(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    y = x.mean((2, 3))[:, :5]
+    return ended(net, net.b(net.act(x))) + y
+
+
+@pytest.mark.parametrize("forward", [pooled_copy, read_before])
+def test_a_relu_in_place_that_nobody_sees_goes_into_the_quantiser(forward: Callable[[Any, Tensor], Tensor]) -> None:
+    model, x = network(forward), images()
+    quantised = quantize(model, (x,), scheme="iao", route="symbolic", calibration=[x])
+    assert apart(model, quantised, x) < 1e-6
+    assert any(quantizer.relu for quantizer in quantizers(quantised).values())
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+def test_what_a_resizing_may_overshoot_is_signed_however_its_mode_is_written(mode: str) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return ended(net, net.a(F.interpolate(F.relu(net.stem(x)), None, 2, mode)))
+
+    x = images()
+    made = quantize(network(forward), (x,), scheme="iao", route="symbolic", calibration=[x])
+    signed = [quantizer.signed for name, quantizer in quantizers(made).items() if "interpolate" in name]
+    assert signed == [mode == "bicubic"]
