@@ -424,6 +424,10 @@ def _rebuilding(folder: Path, what: str) -> Iterator[None]:
 
 def _fill(folder: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
     """Load every tensor, exactly; dtypes follow the file."""
+    for name, module in model.named_modules():  # a frozen quantiser has buffers that a fresh one has not
+        adopt = getattr(module, "adopt_buffers", None)
+        if callable(adopt):
+            adopt(state, f"{name}." if name else "")
     own = model.state_dict(keep_vars=True)
     faults = [f"`{name}` is missing in the file" for name in own.keys() - state.keys()]
     faults += [f"the model has no `{name}`" for name in state.keys() - own.keys()]

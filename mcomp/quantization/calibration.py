@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
+from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.observers import build_observer, check_observer
 from mcomp.quantization.parameter_values import quantized_parameters
@@ -82,6 +83,12 @@ def _calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None) -
 def freeze(model: nn.Module) -> nn.Module:
     """Make every range a constant of the model, learned ones included: from here on only weights train.
 
+    A weight quantiser that took its range from each weight holds that of the weight at hand from now on; the gradient
+    of what leaves it is 0. Scales that are means of a weight (binary, ternary, XNOR) and the published DoReFa formula,
+    whose levels are constants, have no range and go on as they were, as does a weight that is folded with its batch
+    norm while both train. All of this is part of the state and is saved with the model; a state without it, once
+    loaded, lets ranges move again.
+
     Returns:
         ``model``.
 
@@ -96,9 +103,17 @@ def freeze(model: nn.Module) -> nn.Module:
                 hint="run `mcomp.quantization.calibrate(model, batches)` first",
             )
         module.freeze()
+    for reader, weight in _weights(model):
+        reader.weight_quantizer.freeze(weight.detach().movedim(reader.channel_axis, 0))
     for quantizer in weight_quantizers(model).values():
-        quantizer.freeze()
+        if not quantizer.constant:
+            quantizer.freeze()
     return model
+
+
+def _weights(model: nn.Module) -> list[tuple[QuantizedWeight, Tensor]]:
+    layers = [(module, module.weight) for module in model.modules() if isinstance(module, QuantizedLayer)]
+    return [*layers, *quantized_parameters(model).values()]
 
 
 def quantizers(model: nn.Module) -> dict[str, Quantizer]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mcomp import surgery
 from mcomp.errors import StageError
@@ -21,10 +22,11 @@ from mcomp.quantization.dataflow import is_relu
 from mcomp.quantization.detours import Detour, Detours, relu_kind, write_elsewhere
 from mcomp.quantization.folded_training import fold_in_training, refuse_without_graph
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
-from mcomp.quantization.hidden_relus import drop_hidden_relus
+from mcomp.quantization.hidden_relus import drop_relus, hidden_relus
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.modules import replace_module
 from mcomp.quantization.plan import TensorPlan, make_plan
+from mcomp.quantization.proof import prove_float
 from mcomp.quantization.quantizer_factory import QuantizerFactory, name_quantizers
 from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
 from mcomp.quantization.restoration import remember_float
@@ -94,7 +96,7 @@ def quantize(
 
     Raises:
         StageError: the route that was asked for does not work (the user's line is named), the model is quantised
-            already, or a pattern matches no layer.
+            already, a pattern matches no layer, or the outcome with its quantisers at rest is not the float model.
         UsageError: an option has a value that does not exist.
     """
     ends = {"first_layer_float": first_layer_float, "last_layer_float": last_layer_float}
@@ -119,13 +121,27 @@ def _converted(model: nn.Module, example_inputs: tuple[Tensor, ...], config: Qua
     seen = see(model, example_inputs, config)
     config = replace(config, route=seen.route)
     if seen.traced is not None:
-        return convert(model, seen.traced, config, seen.why)
+        return convert(model, seen.traced, config, seen.why, example_inputs)
     refuse_without_graph(config)
-    return convert_modules(copy.deepcopy(model), config, watch(model, example_inputs), seen.why)
+    made = convert_modules(copy.deepcopy(model), config, watch(model, example_inputs), seen.why)
+    prove_float(model, made, example_inputs)
+    return made
 
 
-def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_route: str = "") -> TracedModel:
-    """The structural half of :func:`quantize`, run on ``traced``, the graph of ``model`` or of its copy."""
+def convert(
+    model: nn.Module,
+    traced: TracedModel,
+    config: QuantizeConfig,
+    why_route: str = "",
+    example_inputs: tuple[Tensor, ...] | None = None,
+) -> TracedModel:
+    """The structural half of :func:`quantize`, run on ``traced``, the graph of ``model`` or of its copy.
+
+    With ``example_inputs`` the outcome is proven to be ``model`` with quantisers in it.
+
+    Raises:
+        StageError: MC420, it is not.
+    """
     plan = make_plan(traced, model, config)
     make = QuantizerFactory(config, traced)
     for layer in plan.layers:
@@ -137,11 +153,16 @@ def convert(model: nn.Module, traced: TracedModel, config: QuantizeConfig, why_r
     for weight in plan.parameters:
         insert_parameter(traced, weight, make)
     _pass_relus(traced, plan.passed)
-    for tensor in plan.tensors:
-        _insert(traced, tensor, make)
+    beyond = [step for tensor in plan.tensors for step in _insert(traced, tensor, make)]
     for attention in plan.attentions:  # last, for a tensor may be made by one
         insert_attention(traced, attention.nodes[0], make.activation(attention.activations, True))
     name_quantizers(traced)
+    if example_inputs is not None:
+        traced.graph.lint()
+        traced.recompile()
+        prove_float(model, traced, example_inputs)
+    for step in beyond:
+        step()
     traced.graph.lint()
     traced.recompile()
     surgery.inherit(traced, model)
@@ -195,8 +216,13 @@ def _pass_relus(traced: TracedModel, passed: list[Detour]) -> None:
             traced.graph.erase_node(relu)
 
 
-def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> None:
-    """Place a quantiser behind the node and let all its readers read the quantised tensor."""
+def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> list[Callable[[], Any]]:
+    """Place a quantiser behind the node and let all its readers read the quantised tensor.
+
+    Returns:
+        What the scheme wants done beside, which makes another function of the network.
+    """
+    beyond: list[Callable[[], Any]] = []
     node = tensor.node
     scheme = find_scheme(tensor.choice.scheme)
     quantizer = make.activation(tensor.choice, tensor.nonnegative)
@@ -210,7 +236,7 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
     if scheme.replaces_relu:
         replaced = is_relu(node, modules) and not (in_place(node, modules) and seen_elsewhere(node, modules))
         if not replaced and tensor.nonnegative:
-            drop_hidden_relus(traced, node)
+            beyond.append(partial(drop_relus, hidden_relus(traced, node)))
     else:  # the older formula scales between the ReLU and the quantiser
         scaled_before = tensor.choice.options.get("variant") == "micronet"
         replaced = not scaled_before and is_free_relu(node, modules) and quantizer.take_relu()
@@ -221,9 +247,14 @@ def _insert(traced: TracedModel, tensor: TensorPlan, make: QuantizerFactory) -> 
         quantizer.__dict__[STANDS_FOR] = relu_kind(node, modules)
         traced.graph.erase_node(node)
     if tensor.choice.options.get("variant") == "micronet":
-        with traced.graph.inserting_before(quantised):
-            scaled = traced.graph.call_function(operator.mul, (node, MICRONET_GAIN))
-        quantised.args = (scaled,)
+        beyond.append(partial(_scale_before, quantised))
+    return beyond
+
+
+def _scale_before(quantised: fx.Node) -> None:
+    with quantised.graph.inserting_before(quantised):
+        scaled = quantised.graph.call_function(operator.mul, (quantised.args[0], MICRONET_GAIN))
+    quantised.args = (scaled,)
 
 
 def _read_often(layer: nn.Module, often: bool) -> None:

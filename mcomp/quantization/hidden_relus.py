@@ -21,17 +21,20 @@ _LINEAR_CALLS = frozenset(
 )  # fmt: skip
 
 
-def drop_hidden_relus(traced: fx.GraphModule, node: fx.Node) -> int:
-    """Remove the ReLUs from which ``node`` has its values through operations that keep signs, and say how many.
+def hidden_relus(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """The ReLUs from which ``node`` has its values through operations that keep signs.
 
-    One that anything else reads too stays.
+    One that anything else reads too is not among them.
     """
     modules = dict(traced.named_modules(remove_duplicate=False))
-    found = [relu for relu in _relus(node, modules) if len(relu.users) == 1]
-    for relu in found:
+    return [relu for relu in _relus(node, modules) if len(relu.users) == 1]
+
+
+def drop_relus(relus: list[fx.Node]) -> None:
+    """Remove them from their graph."""
+    for relu in relus:
         relu.replace_all_uses_with(relu.all_input_nodes[0])
-        traced.graph.erase_node(relu)
-    return len(found)
+        relu.graph.erase_node(relu)
 
 
 def _relus(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:

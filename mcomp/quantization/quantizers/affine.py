@@ -79,7 +79,6 @@ class AffineQuantizer(HeldRangeQuantizer):
         self._symmetric = symmetric
         self.channel_axis = channel_axis
         self.calibration = observer
-        self.frozen = False
         self.observer: MinMaxObserver | None = None
         if observer is not None:
             watching = build_observer(observer, channel_axis)
@@ -91,6 +90,11 @@ class AffineQuantizer(HeldRangeQuantizer):
     def symmetric(self) -> bool:
         """Whether the zero point is always 0."""
         return self._symmetric
+
+    @property
+    def freezable(self) -> bool:
+        """Whether a weight quantiser has a range to hold: it sees the output channels first."""
+        return self.channel_axis in (None, 0)
 
     @property
     def integer_bits(self) -> int:
@@ -128,7 +132,7 @@ class AffineQuantizer(HeldRangeQuantizer):
 
     def follow(self, x: Tensor) -> None:
         """Let the observer see a training batch, every rank's, or take the range from the first one."""
-        if self.dynamic or self.frozen:
+        if self.dynamic or self.constant:
             return
         if self.observer is not None and x.numel():
             seen = relu_extremes(x) if self.relu else extremes(x, self._axis(x))
@@ -163,11 +167,6 @@ class AffineQuantizer(HeldRangeQuantizer):
             -torch.as_tensor(clip) if self.signed or not self.symmetric else 0.0 * torch.as_tensor(clip), clip
         )
 
-    def freeze(self) -> None:
-        """Let the observer move no more, whatever the mode."""
-        self.frozen = True
-        super().freeze()
-
     def qparams(self, x: Tensor | None = None) -> QParams:
         """The integer grid: the held one, or that of ``x``.
 
@@ -177,6 +176,9 @@ class AffineQuantizer(HeldRangeQuantizer):
         """
         if not self.ready:
             raise self.no_range()
+        held = self.held_qparams()
+        if held is not None:
+            return held
         if not self.dynamic:
             scale, zero_point = self.scale, self.zero_point
         elif x is None:
@@ -279,6 +281,9 @@ class AffineQuantizer(HeldRangeQuantizer):
         return scale, self.qmin - shift, self.qmax - shift
 
     def _codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        held = self.held_codes(x)
+        if held is not None:
+            return held
         if self.dynamic:
             scale, zero_point = self._measured(x)
         else:

@@ -11,10 +11,14 @@ from torch.nn import functional as F
 
 from mcomp.errors import StageError
 from mcomp.quantization.config import OFF
-from mcomp.quantization.integers import IntegerWeight, QParams
+from mcomp.quantization.fake_quantize import fake_quantize
+from mcomp.quantization.integers import IntegerWeight, QParams, along_first
 
 if TYPE_CHECKING:
     from mcomp.quantization.observers import Observer
+
+
+_OF_FROZEN = ("range_frozen", "held_scale", "held_zero_point")
 
 
 class Quantizer(nn.Module):
@@ -28,6 +32,8 @@ class Quantizer(nn.Module):
       batch, or in parameters that train. It is ready once the range is known; whether it is, is saved with it.
 
     In eval mode nothing ever changes. While :meth:`watch` has an observer in place, tensors pass as they are.
+    A range that :meth:`freeze` made constant is so in the state too: ``range_frozen``, and for a dynamic quantiser
+    ``held_scale`` and ``held_zero_point``, are buffers from then on, and what is loaded decides about all three.
 
     Args:
         bits: nominal bits; 32 passes the tensor through.
@@ -55,6 +61,7 @@ class Quantizer(nn.Module):
         self.calibration: str | None = None
         self.relu = False
         self.spent = False
+        self._constant = False  # mirrors `range_frozen`, so that a forward pass never waits for the device
 
     @property
     def signed(self) -> bool:
@@ -75,6 +82,16 @@ class Quantizer(nn.Module):
     def symmetric(self) -> bool:
         """Whether the zero point is always 0."""
         return True
+
+    @property
+    def constant(self) -> bool:
+        """Whether the range was frozen."""
+        return self._constant
+
+    @property
+    def freezable(self) -> bool:
+        """Whether a dynamic quantiser has a range of its own to hold: scales that are means of a weight are none."""
+        return False
 
     @property
     def integer_bits(self) -> int:
@@ -117,7 +134,11 @@ class Quantizer(nn.Module):
             self.follow(x)
         elif not self.ready:
             raise self.no_range()
-        return self.fake_quantize(x)
+        held = self.held_grid()
+        if held is None:
+            return self.fake_quantize(x)
+        scale, zero = (_along_outputs(each, x) for each in held)
+        return fake_quantize(self.warped(x), scale, self.qmin - zero, self.qmax - zero).to(x.dtype)
 
     def watch(self, observer: Observer | None) -> None:
         """Show every tensor to ``observer`` and let it pass unquantised; None ends that."""
@@ -148,10 +169,74 @@ class Quantizer(nn.Module):
     def initialise(self, weight: Tensor) -> None:
         """Set a range that keeps the function of a trained weight; a dynamic quantiser has nothing to set."""
 
-    def freeze(self) -> None:
-        """Let the range never move again."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
+    def freeze(self, weight: Tensor | None = None) -> None:
+        """Let the range never move again.
+
+        Args:
+            weight: output channels first; a dynamic quantiser holds the range of this weight from now on, and then the
+                gradient is 0 outside of it. Without one, or where there is no range (binary, ternary), it stays as
+                it is.
+        """
+        self._become(constant=True)
+        if weight is not None and self.dynamic and self.freezable and self.bits != OFF and self.held_grid() is None:
+            found = self.integer(weight)
+            zero = torch.zeros_like(found.scale) if found.zero_point is None else found.zero_point
+            self.register_buffer("held_scale", found.scale.detach().clone())
+            self.register_buffer("held_zero_point", zero.to(torch.int32))
+        self.register_buffer("range_frozen", torch.ones((), dtype=torch.bool, device=self._device(weight)))
+
+    def held_grid(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and zero point of a dynamic quantiser that was frozen, ``[1]`` or ``[channels]`` in float32."""
+        scale = self._buffers.get("held_scale")
+        return None if scale is None else (scale, self.get_buffer("held_zero_point").float())
+
+    def held_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Integer-valued float32 codes of ``x``, zero point included, on the grid of :meth:`held_grid`; and that."""
+        held = self.held_grid()
+        if held is None:
+            return None
+        scale, zero = (_along_outputs(each, x) for each in held)
+        codes = self.warped(x) / scale
+        return codes.round_().add_(zero).clamp_(self.qmin, self.qmax), *held
+
+    def held_qparams(self) -> QParams | None:
+        """The grid of :meth:`held_grid`."""
+        held = self.held_grid()
+        if held is None:
+            return None
+        scale, zero = held[0].detach(), held[1].to(torch.int32)
+        if scale.numel() == 1:
+            return QParams(float(scale), int(zero), self.qmin, self.qmax)
+        return QParams(scale, zero if bool(zero.any()) else 0, self.qmin, self.qmax, axis=0)
+
+    def warped(self, x: Tensor) -> Tensor:
+        """What of a weight meets the grid."""
+        return x
+
+    def adopt_buffers(self, state: dict[str, Any], prefix: str) -> None:
+        """Have those buffers of a frozen range that ``state`` has under ``prefix``; older ones have none."""
+        for name in _OF_FROZEN:
+            given, own = state.get(prefix + name), self._buffers.get(name)
+            if given is None:
+                self._buffers.pop(name, None)
+            elif own is None or own.shape != given.shape:
+                device = next((each.device for each in [*self.parameters(), *self.buffers()]), given.device)
+                self.register_buffer(name, torch.empty_like(given, device=device if own is None else own.device))
+        self._become(constant="range_frozen" in self._buffers)
+
+    def _become(self, *, constant: bool) -> None:
+        if constant != self._constant:
+            for parameter in self.parameters():
+                parameter.requires_grad_(not constant)
+            self._constant = constant
+
+    def _device(self, weight: Tensor | None) -> torch.device:
+        held = [*self.parameters(), *self.buffers(), *([] if weight is None else [weight])]
+        return held[0].device if held else torch.device("cpu")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.adopt_buffers(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def integer(self, weight: Tensor) -> IntegerWeight:
         """The weight as integers; ``values * scale`` equals the fake-quantised weight bit for bit.
@@ -171,7 +256,8 @@ class Quantizer(nn.Module):
         if not self.ready:
             raise self.no_range()
         with torch.no_grad():
-            values, scale = self.codes(weight.detach().float())
+            held = self.held_codes(weight.detach().float())
+            values, scale = self.codes(weight.detach().float()) if held is None else held[:2]
         needed = self.integer_bits - (-self.qmin > self.qmax)  # as they are, no sign flipped
         return IntegerWeight(values.to(torch.int32), scale, needed, why=self.why())
 
@@ -196,3 +282,8 @@ class Quantizer(nn.Module):
             why="it was neither calibrated nor trained",
             hint="run `mcomp.quantization.calibrate(model, batches)` first",
         )
+
+
+def _along_outputs(each: Tensor, x: Tensor) -> Tensor:
+    each = each.to(x.device)  # a state that was loaded from the CPU
+    return along_first(each, x.dim()) if each.numel() > 1 else each.reshape(())

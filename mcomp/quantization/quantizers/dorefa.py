@@ -59,6 +59,15 @@ class DoReFaWeight(WeightQuantizer):
         self.tanh = tanh
 
     @property
+    def freezable(self) -> bool:
+        """Whether there is a range to hold: the paper's levels are constants, whatever the largest weight."""
+        return self.variant == "int_exact"
+
+    def warped(self, x: Tensor) -> Tensor:
+        """What of a weight meets the grid."""
+        return x.float().tanh() if self.tanh else x
+
+    @property
     def integer_bits(self) -> int:
         """Signed bits of the integers; the paper's odd multiples need one more than ``bits``."""
         return self.bits if self.variant == "int_exact" else self.bits + 1

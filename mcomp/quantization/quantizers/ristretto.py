@@ -64,6 +64,11 @@ class RistrettoQuantizer(HeldRangeQuantizer):
             self.register_buffer("scale", torch.ones((), dtype=torch.float32))
 
     @property
+    def freezable(self) -> bool:
+        """Whether a weight quantiser has a range to hold."""
+        return True
+
+    @property
     def fl(self) -> int:
         """Fraction bits of the held range."""
         return -round(math.log2(float(self.scale)))
@@ -116,6 +121,9 @@ class RistrettoQuantizer(HeldRangeQuantizer):
             StageError: the range is not known yet.
             UsageError: the range comes from each tensor, and ``x`` is missing.
         """
+        held = self.held_qparams()
+        if held is not None:
+            return held
         if not self.dynamic:
             return super().qparams()
         if x is None:

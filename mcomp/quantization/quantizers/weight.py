@@ -27,6 +27,9 @@ class WeightQuantizer(Quantizer):
         Raises:
             UsageError: ``x`` is missing.
         """
+        held = self.held_qparams()
+        if held is not None:
+            return held
         if x is None:
             raise UsageError(
                 f"the range of {type(self).__name__} comes from each weight",

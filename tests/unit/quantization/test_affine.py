@@ -148,7 +148,9 @@ def test_a_moving_average_moves_in_training_alone_and_stops_when_frozen() -> Non
     quantizer.eval()(torch.tensor([99.0]))
     quantizer.freeze()
     quantizer.train()(torch.tensor([99.0]))
-    assert all(torch.equal(before[key], value) for key, value in quantizer.state_dict().items())
+    after = quantizer.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert after.keys() - before.keys() == {"range_frozen"}
 
 
 def test_a_moving_average_goes_on_from_the_calibrated_range() -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.quantization import quantize, sensitivity
+from mcomp.errors import StageError
+from mcomp.quantization import conversion, quantize, sensitivity
 from mcomp.quantization.bypass import bypassed
 from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.modules import relative_error
@@ -147,3 +148,20 @@ def test_what_a_resizing_may_overshoot_is_signed_however_its_mode_is_written(mod
     made = quantize(network(forward), (x,), scheme="iao", route="symbolic", calibration=[x])
     signed = [quantizer.signed for name, quantizer in quantizers(made).items() if "interpolate" in name]
     assert signed == [mode == "bicubic"]
+
+
+def test_a_conversion_that_changes_more_than_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "is_free_relu", lambda _node, _modules: True)
+    with pytest.raises(StageError, match="would change more than its precision") as refused:
+        quantize(network(through_a_view), (images(),), scheme="iao", route="symbolic")
+    assert refused.value.code == "MC420"
+
+
+def averaged(net: Any, x: Tensor) -> Tensor:
+    return ended(net, net.b(net.a(F.avg_pool2d(F.relu(net.stem(x)), 2))))
+
+
+@pytest.mark.parametrize("options", [{"scheme": "wbwtab"}, {"scheme": "dorefa", "variant": "micronet"}])
+def test_what_a_scheme_changes_on_purpose_is_no_reason_to_refuse(options: dict[str, Any]) -> None:
+    model, x = network(averaged), images()
+    assert apart(model, quantize(model, (x,), **options), x) > 0.01
