@@ -31,7 +31,6 @@ def fold_in_training(traced: fx.GraphModule, layers: Iterable[LayerPlan]) -> Non
                 options["fold_bn"],
                 int(options["freeze_bn_after"]),
             )
-            made.spent = True
             layer.weight_quantizer = made.to(layer.weight.device).train(layer.training)
 
 

@@ -45,7 +45,7 @@ class QuantizedWeight(KeptWeight):
 
     In eval mode, where no gradient is asked for, the quantised weight is kept until the weight
     changes (seen by its version counter; ``train()`` drops it too, for edits through ``.data``).
-    A weight that one forward pass reads more than once is quantised once, until the backward pass went through it.
+    A weight that one forward pass reads more than once is quantised once, until a backward pass went through it.
 
     Attributes:
         weight_quantizer: sees the weight with its output channels first.
@@ -65,7 +65,7 @@ class QuantizedWeight(KeptWeight):
             return self._quantize(weight)
         key = (weight.data_ptr(), weight._version, weight.device, weight.dtype, *self.weight_quantizer.state_key())
         if graded:
-            return self._once(weight, (*key, id(weight)))
+            return self._once(weight, (*key, id(weight), self.weight_quantizer.spent))
         return self.kept_weight(key, lambda: self._quantize(weight.detach()))
 
     def initialise(self, weight: Tensor) -> None:
@@ -93,9 +93,10 @@ class QuantizedWeight(KeptWeight):
         return quantised.movedim(0, axis)
 
     def _once(self, weight: Tensor, key: tuple[Any, ...]) -> Tensor:
-        """Quantised with a gradient, and kept until the backward pass frees what it needs."""
+        """Quantised with a gradient, and kept until a backward pass has come through."""
         if self._kept is None or self._kept[0] != key:
             quantised = self._quantize(weight)
+            shared: Tensor = _Shared.apply((quantised,), weight, *self.weight_quantizer.parameters())
             mine = weakref.ref(self)
 
             def forget(_gradient: Tensor) -> None:
@@ -103,9 +104,31 @@ class QuantizedWeight(KeptWeight):
                 if owner is not None:
                     owner._kept = None
 
-            quantised.register_hook(forget)  # type: ignore[no-untyped-call]
-            self._kept = (key, quantised)
+            shared.register_hook(forget)  # type: ignore[no-untyped-call]
+            self._kept = (key, shared)
         return self._kept[1]
+
+
+class _Shared(torch.autograd.Function):
+    """A quantised weight that several backward passes may come through: what its own needs is not freed by the first.
+
+    So two forward passes, of the halves of a Siamese network, say, may read it before either is differentiated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, held: tuple[Tensor], *sources: Tensor) -> Tensor:
+        (quantised,) = held
+        ctx.quantised, ctx.sources = quantised, sources  # not saved for backward: those are freed
+        return quantised.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        graded = [source for source in ctx.sources if source.requires_grad]
+        create = torch.is_grad_enabled()
+        found = iter(
+            torch.autograd.grad(ctx.quantised, graded, grad, retain_graph=True, create_graph=create, allow_unused=True)
+        )
+        return None, *(next(found) if source.requires_grad else None for source in ctx.sources)
 
 
 class QuantizedParameter(QuantizedWeight):

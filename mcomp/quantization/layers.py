@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -77,7 +78,6 @@ class QuantizedLayer(QuantizedWeight):
         if input_quantizer is None and makes_input:
             input_quantizer = written.activation(not signed_input)
         self.weight_quantizer = (weight_quantizer or written.weight()).to(device)
-        self.weight_quantizer.spent = True
         self.register_module("input_quantizer", input_quantizer and input_quantizer.to(device))
         scalable = isinstance(self, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
         scaled = scalable and input_quantizer is not None and written.scales_inputs
@@ -86,6 +86,14 @@ class QuantizedLayer(QuantizedWeight):
     def quantized_weight(self) -> Tensor:
         """The weight that the layer multiplies with."""
         return self.read_weight(self.weight)
+
+    def spent_weight(self) -> Tensor:
+        """The same for the layer's own product, which makes the gradient of it for this one reader."""
+        self.weight_quantizer.spent = True
+        try:
+            return self.read_weight(self.weight)
+        finally:
+            self.weight_quantizer.spent = False
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The tensor that the layer reads."""
@@ -104,11 +112,15 @@ class QuantizedLayer(QuantizedWeight):
 
 
 class _QuantConv(QuantizedLayer):
+    _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
     def forward(self, input: Tensor) -> Tensor:
         """The convolution with the quantised weight."""
-        if isinstance(self.weight_quantizer, BatchNormFoldedWeight):
-            self.weight_quantizer.begin_step(lambda: convolve(self, input, self.weight))
-        return convolve(self, input, self.quantized_weight())
+        fold = self.weight_quantizer
+        if isinstance(fold, BatchNormFoldedWeight) and fold.begin_step():
+            read = self.quantized_input(input)
+            return fold.outputs(self.weight, 0, self.bias, lambda weight: self._conv_forward(read, weight, self.bias))
+        return convolve(self, input, self.spent_weight())
 
 
 class QuantConv1d(_QuantConv, nn.Conv1d):
@@ -131,9 +143,12 @@ class _QuantConvTranspose(QuantizedLayer):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the quantised weight."""
         read = self.quantized_input(input)
-        if isinstance(self.weight_quantizer, BatchNormFoldedWeight):
-            self.weight_quantizer.begin_step(lambda: conv_transpose(self, read, self.weight, output_size))
-        return conv_transpose(self, read, self.quantized_weight(), output_size)
+        fold = self.weight_quantizer
+        if isinstance(fold, BatchNormFoldedWeight) and fold.begin_step():
+            return fold.outputs(
+                self.weight, 1, self.bias, lambda weight: conv_transpose(self, read, weight, output_size)
+            )
+        return conv_transpose(self, read, self.spent_weight(), output_size)
 
 
 class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
@@ -153,7 +168,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The product with the quantised weight."""
-        return linear(self, input, self.quantized_weight())
+        return linear(self, input, self.spent_weight())
 
 
 class QuantBilinear(QuantizedLayer, nn.Bilinear):
@@ -162,7 +177,7 @@ class QuantBilinear(QuantizedLayer, nn.Bilinear):
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """The form of both inputs with the quantised weight."""
         left, right = self.quantized_input(input1), self.quantized_input(input2)
-        return F.bilinear(left, right, self.quantized_weight(), self.bias)
+        return F.bilinear(left, right, self.spent_weight(), self.bias)
 
 
 class QuantEmbedding(QuantizedLayer, nn.Embedding):
@@ -175,7 +190,7 @@ class QuantEmbedding(QuantizedLayer, nn.Embedding):
         """Rows of the quantised table."""
         if self.max_norm is not None:  # written into the latent table, as torch does
             F.embedding(input, self.weight, self.padding_idx, self.max_norm, self.norm_type)
-        table = self.quantized_weight()
+        table = self.spent_weight()
         return F.embedding(input, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
 
@@ -191,7 +206,7 @@ class QuantEmbeddingBag(QuantizedLayer, nn.EmbeddingBag):
             F.embedding(input, self.weight, None, self.max_norm, self.norm_type)
         return F.embedding_bag(
             input,
-            self.quantized_weight(),
+            self.spent_weight(),
             offsets,
             scale_grad_by_freq=self.scale_grad_by_freq,
             mode=self.mode,
@@ -264,7 +279,6 @@ def quantized_like(
     """A quantised layer that shares the parameters of ``layer``."""
     made = twin(layer, QUANTIZED[type(layer)])
     made.weight_quantizer = weight_quantizer.train(layer.training)
-    weight_quantizer.spent = True
     made.register_module("input_quantizer", input_quantizer)
     made.register_module("input_scale", input_scale)
     made.initialise(made.weight)

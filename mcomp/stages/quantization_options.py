@@ -47,7 +47,10 @@ class SchemeOptions(Options):
         "each batch or, steadier, by the running ones with the output corrected; not at all when left out",
     )
     freeze_bn_after: int | None = Field(
-        None, ge=0, description="iao: training steps after which folded batch norms keep their statistics; 0 for never"
+        None,
+        ge=0,
+        description="iao: after how many forward passes in training mode, each of a gradient accumulation included, "
+        "folded batch norms keep their statistics; 0 for never",
     )
     overflow: Literal["forbid", "saturate"] | None = Field(
         None, description="ristretto: the point fits the largest value (when left out) or has the least squared error"

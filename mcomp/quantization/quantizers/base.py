@@ -123,8 +123,8 @@ class Quantizer(nn.Module):
         """Integer-valued float32 codes of ``x`` and their scale, ``[1]`` or one per channel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The quantised tensor, in the type and memory format of ``x``."""
-        if self.bits == OFF:
+        """The quantised tensor, in the type and memory format of ``x``; an empty one passes as it is."""
+        if self.bits == OFF or not x.numel():
             return x
         if self._calibrator is not None:
             x = F.relu(x) if self.relu else x

@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from mcomp.quantization.fake_quantize import masked
+from mcomp.errors import StageError
+from mcomp.quantization.batch_statistics import batch_statistics
+from mcomp.quantization.fake_quantize import masked, straight_through
 from mcomp.quantization.integers import MIN_SCALE, IntegerWeight, QParams, along_first
 from mcomp.quantization.observers import extremes
 from mcomp.quantization.observers.extremes import refuse_not_finite
@@ -37,28 +40,32 @@ class BatchNormFoldedWeight(Quantizer):
 
     The batch norm stays where it is and multiplies by what was divided out, so the network computes with
     ``Q(W * c)``: normalised by running statistics (eval mode, frozen) that is the folded layer to the bit of its
-    integers, normalised by those of the batch it is Jacob's folded layer, its output rescaled by
-    ``sqrt(v_running + eps) / sqrt(v_batch + eps)``. A single convolution serves, and nothing is divided by gamma.
+    integers.
 
-    * ``correction``: ``v`` is the running variance.
-    * ``batch``: ``v`` is the variance of what the float weight makes of the batch, found by a second convolution
-      without a gradient.
+    In training the batch norm normalises by the mean ``m`` and the biased variance ``v_batch`` of what the *float*
+    weight makes of the batch, and tracks these, whatever the rounded weight makes of it:
 
-    The range is that of the weight folded with running statistics in both. The gradient passes straight through where
-    nothing is clipped. A channel with ``|c| <= 2**-23`` is its constant: zeros in eval mode; in training its weight
-    stays float, so that the batch norm's statistics, and the gradient of a gamma of 0, mean something.
+    * ``correction``: ``conv(x, Q(W * c)) * sqrt(v_running + eps) / sqrt(v_batch + eps)``, ``v`` the running variance,
+    * ``batch``: ``conv(x, Q(W * c))`` with ``v = v_batch``,
 
-    With a scale per output channel and zero points of 0, folding changes integers at most in sign: ``correction``
-    then trains what training without it does. It matters where channels share a scale.
+    both plus ``beta - m * gamma / sqrt(v_batch + eps)``. That takes a second convolution. The rounding passes the
+    gradient straight through to ``W``, ``gamma`` and ``v_batch`` where nothing is clipped. The range is that of the
+    weight folded with running statistics in both. Nothing is divided by gamma.
+
+    With a scale per output channel, folding changes integers at most in sign: ``correction`` then trains what training
+    without it does, with a single convolution and the statistics of what that convolution makes. A channel with
+    ``|c| <= 2**-23`` is its constant: zeros in eval mode; in such training its weight stays float, as that of a channel
+    too small for its scale does, so that the statistics, and the gradient of a gamma of 0, mean something.
 
     Args:
         inner: the quantiser of the folded weight, with a range of each tensor's own.
         norm: the batch norm; it belongs to the model, not to the quantiser.
         folding: which variance.
-        freeze_after: training steps after which the batch norm stays in eval mode; 0 for never.
+        freeze_after: forward passes in training mode, each of a gradient accumulation included, after which the batch
+            norm stays in eval mode; 0 for never.
 
     Attributes:
-        steps: int64, 0-d buffer: training steps so far.
+        steps: int64, 0-d buffer: forward passes in training mode so far.
     """
 
     scheme = "iao"
@@ -77,7 +84,7 @@ class BatchNormFoldedWeight(Quantizer):
         self.freeze_after = freeze_after
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # mirrors `steps`, so that a forward pass never waits for the device
-        self._variance: Tensor | None = None
+        self._awaited: RemovableHandle | None = None
 
     @property
     def symmetric(self) -> bool:
@@ -94,27 +101,74 @@ class BatchNormFoldedWeight(Quantizer):
         """Whether the batch norm's statistics are final."""
         return 0 < self.freeze_after <= self._steps
 
-    def begin_step(self, outputs: Callable[[], Tensor]) -> None:
-        """Take note of a training step; ``outputs`` computes what the float weight makes of the batch."""
-        self._variance = None
+    def begin_step(self) -> bool:
+        """Take note of a forward pass; whether it is one for :meth:`outputs`.
+
+        Raises:
+            StageError: the batch norm did not run behind the last one.
+        """
         if self.frozen:
             self.norm.eval()
-        if not (self.training and self.norm.training):
-            return
-        if self.folding == "batch":
-            with torch.no_grad():
-                _, variance = torch.ops.aten.batch_norm_update_stats(outputs().float(), None, None, 0.0)
-            self._variance = variance
-        if self.freeze_after:
+        missed = self._came()
+        if not self.training:
+            return False
+        counts = self.norm.training
+        two = (self.folding == "batch" or self.inner.channel_axis is None) and self._calibrator is None
+        if two or self.freeze_after:
+            if missed:
+                raise StageError(
+                    f"the batch norm that `{self.name or 'a layer'}` was folded with no longer runs behind it",
+                    code="MC420",
+                    why="another module took its place, as `convert_sync_batchnorm` does",
+                    hint="quantise the model once its batch norms are what they shall be, or leave `fold_bn` out",
+                )
+            self._await(lambda output: output)
+        if self.freeze_after and counts:
             self._steps += 1
             self.steps += 1
+        return two and counts
+
+    def outputs(
+        self, weight: Tensor, axis: int, bias: Tensor | None, convolution: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What the float weight makes of the batch; the batch norm tracks that, and answers for the quantised weight.
+
+        Args:
+            weight: of the layer.
+            axis: where it has its output channels.
+            bias: of the layer.
+            convolution: of the batch with a weight and the bias, ``[batch, outputs, ...]``.
+        """
+        assert self.norm.running_var is not None
+        made = convolution(weight)
+        mean, variance = batch_statistics(made)
+        gamma, eps = self.norm.weight, self.norm.eps
+        root = (variance + eps).rsqrt()
+        of_batch = root if gamma is None else root * gamma.float()
+        if self.folding == "batch":
+            factor, ratio = of_batch, torch.ones_like(root)
+        else:
+            running = (self.norm.running_var.float() + eps).rsqrt()
+            factor, ratio = running if gamma is None else running * gamma.float(), root / running
+        first = weight.movedim(axis, 0)
+        folded = self.folded(first.detach(), first * along_first(factor, first.dim()).to(weight.dtype))
+        shift = -mean * of_batch if self.norm.bias is None else self.norm.bias.float() - mean * of_batch
+        if bias is not None:  # in `mean`, and in the product with `folded` too, where it is not multiplied by `factor`
+            shift = shift + bias.float() * (of_batch - ratio)
+        product = convolution(folded.movedim(0, axis))
+        across = (1, -1, *[1] * (product.dim() - 2))
+        normalised = torch.addcmul(shift.view(across), product, ratio.view(across)).to(product.dtype)
+        self._await(lambda _output: normalised)
+        return made
+
+    def folded(self, weight: Tensor, product: Tensor) -> Tensor:
+        """``Q(W * c)`` of ``product``, in the range of ``weight`` as the running statistics fold it."""
+        quantised: Tensor = _QuantiseFolded.apply(product, self, self._fold(weight))
+        return quantised
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """The weight to multiply with, ``Q(W * c) / c``, ``[outputs, ...]``."""
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._quantised(x, self._fold(x), None)
-        quantised: Tensor = _ThroughFold.apply(x, self)
-        return quantised
+        """The weight to multiply with, ``Q(W * c) / c`` with running statistics, ``[outputs, ...]``."""
+        return straight_through(x, lambda weight: self._quantised(weight, self._fold(weight)))
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Centred integers of ``W``, 0 in dead channels, and their scale ``[outputs]``: ``scale(W * c) / |c|``."""
@@ -159,30 +213,49 @@ class BatchNormFoldedWeight(Quantizer):
 
     def _fold(self, x: Tensor) -> _Fold:
         assert self.norm.running_var is not None
-        running = self._factor(self.norm.running_var)
-        factor = running if self._variance is None else self._factor(self._variance)
-        alive = (running.abs() > MIN_SCALE) & (factor.abs() > MIN_SCALE)
-        ends = [end.reshape(len(x)) * torch.where(alive, running, 0.0) for end in extremes(x, 0)]
+        factor = self._factor(self.norm.running_var)
+        alive = factor.abs() > MIN_SCALE
+        factor = torch.where(alive, factor, 0.0)
+        ends = [end.reshape(len(x)) * factor for end in extremes(x, 0)]
         low, high = torch.minimum(*ends), torch.maximum(*ends)
         if x.device.type == "cpu":
             refuse_not_finite(low, high, self.name)
         if self.inner.channel_axis is None:
             low, high = low.amin().expand(len(x)), high.amax().expand(len(x))
         scale, zero = self.inner.grid(low, high)
-        return _Fold(torch.where(alive, factor, 0.0), scale, zero, alive)
+        return _Fold(factor, scale, zero, alive)
 
-    def _quantised(self, x: Tensor, fold: _Fold, mask: Tensor | None) -> Tensor:
-        """``Q(W * c) / c``; ``mask`` is filled with where nothing is clipped."""
+    def _quantised(self, x: Tensor, fold: _Fold) -> Tensor:
+        """``Q(W * c) / c``."""
         result = torch.empty_like(x)
         back = fold.scale / torch.where(fold.alive, fold.factor, 1.0)
         for start, end in rows(x):  # a few channels at a time, while they are in the cache
             part = slice(start, end)
             folded = x[part].float() * along_first(fold.factor[part], x.dim())
-            inside = None if mask is None else mask[part]
-            result[part] = self._levels(folded, fold, part, inside).mul_(along_first(back[part], x.dim()))
-        if self.training and (x.device.type != "cpu" or not bool(fold.alive.all())):
-            return torch.where(along_first(fold.alive, x.dim()), result, x)
+            result[part] = self._levels(folded, fold, part).mul_(along_first(back[part], x.dim()))
+        if not self.training:
+            return result
+        meant = fold.alive if self.inner.channel_axis is None else fold.alive & (fold.scale > MIN_SCALE)
+        if x.device.type != "cpu" or not bool(meant.all()):
+            return torch.where(along_first(meant, x.dim()), result, x)
         return result
+
+    def _came(self) -> bool:
+        """Await no output any more; whether one was awaited."""
+        handle, self._awaited = self._awaited, None
+        if handle is not None:
+            handle.remove()
+        return handle is not None
+
+    def _await(self, answer: Callable[[Tensor], Tensor]) -> None:
+        """Let ``answer`` replace the next output of the batch norm."""
+
+        def replace(_norm: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            self._came()
+            return answer(output)
+
+        self._came()
+        self._awaited = self.norm.register_forward_hook(replace)
 
     def _levels(self, folded: Tensor, fold: _Fold, part: slice, inside: Tensor | None = None) -> Tensor:
         scale, zero = (along_first(each[part], folded.dim()) for each in (fold.scale, fold.zero))
@@ -200,20 +273,24 @@ class BatchNormFoldedWeight(Quantizer):
         self._steps = 0 if self.steps.is_meta else int(self.steps)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_variance": None}
+        return {**self.__dict__, "_awaited": None}
 
 
-class _ThroughFold(torch.autograd.Function):
+class _QuantiseFolded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, quantizer: BatchNormFoldedWeight) -> Tensor:
-        fold = quantizer._fold(x)
-        clips = quantizer._variance is not None  # the range is that of the running fold
-        mask = torch.empty_like(x, dtype=torch.bool) if clips else None
+    def forward(ctx: Any, folded: Tensor, quantizer: BatchNormFoldedWeight, fold: _Fold) -> Tensor:
+        clips = quantizer.folding == "batch"  # the range is that of the running fold
+        mask = torch.empty_like(folded, dtype=torch.bool) if clips else None
+        result = torch.empty_like(folded)
+        for start, end in rows(folded):  # a few channels at a time, while they are in the cache
+            part = slice(start, end)
+            inside = None if mask is None else mask[part]
+            own = folded[part].to(torch.float32, copy=True)
+            result[part] = quantizer._levels(own, fold, part, inside).mul_(along_first(fold.scale[part], own.dim()))
         ctx.save_for_backward(mask)
-        ctx.spent = quantizer.spent
-        return quantizer._quantised(x, fold, mask)
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (mask,) = ctx.saved_tensors
-        return grad if mask is None else masked(grad, mask, spent=ctx.spent), None
+        return grad if mask is None else masked(grad, mask), None, None

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -55,9 +56,8 @@ class BinaryWeight(WeightQuantizer):
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """-1 and +1, or zeros where the whole filter is zero, and ``a`` per filter."""
-        positive, scale = _binarise(x)
+        signs, scale = _by_filter(x.to(torch.float32), _signs_of)
         alive = scale > 0
-        signs = positive.mul_(2).sub_(1)
         return signs.mul_(along_first(alive.to(signs.dtype), x.dim())), torch.where(alive, scale, MIN_SCALE)
 
     def why(self) -> str:
@@ -66,7 +66,7 @@ class BinaryWeight(WeightQuantizer):
 
 
 class BinaryActivation(Quantizer):
-    """The sign of an activation, in place of its ReLU: ``+1`` from 0 on, else ``-1`` (or 0).
+    """The sign of an activation, in place of its ReLU: ``+1`` from 0 on, else ``-1`` (or 0); NaN stays NaN.
 
     Args:
         ste: the gradient: ``saturate_ste`` is ``g`` where ``|x| < 1``; ``ste`` is ``g``; ``soft_ste`` is
@@ -118,10 +118,34 @@ class BinaryActivation(Quantizer):
         return f"ste={self.ste}, values={self.qmin} and {self.qmax}"
 
 
-def _binarise(weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """1 for the sign +1 and 0 for -1, like ``weight``, and the scale ``[filters]``, float32."""
-    weight = weight.to(torch.float32)
-    out = torch.empty_like(weight) if out is None else out
+def _by_filter(weight: Tensor, write: Callable[[Tensor, Tensor], object]) -> tuple[Tensor, Tensor]:
+    """What ``write(positive, scale)`` makes of a few filters at a time, in place, while they are in the cache.
+
+    ``positive`` is 1 for the sign +1 and 0 for -1. Fake-quantised weight and integers both come from here, and so from
+    sums of one order, to the last bit.
+
+    Returns:
+        What was written, like ``weight``, and the scale ``[filters]``; float32.
+    """
+    made = torch.empty_like(weight)
+    scales = []
+    for start, end in rows(weight):
+        positive, scale = _binarise(weight[start:end], made[start:end])
+        write(positive, along_first(scale, weight.dim()))
+        scales.append(scale)
+    return made, torch.cat(scales)
+
+
+def _signs_of(positive: Tensor, _scale: Tensor) -> None:
+    positive.mul_(2).sub_(1)
+
+
+def _values_of(positive: Tensor, scale: Tensor) -> None:
+    positive.mul_(2 * scale).sub_(scale)
+
+
+def _binarise(weight: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """1 for the sign +1 and 0 for -1, written to ``out``, and the scale ``[filters]``."""
     centred = _centred(weight) if weight.dim() > 1 and weight.shape[1] > 1 else weight
     magnitude = torch.abs(centred, out=out).clamp_(max=1)
     scale = magnitude.mean(tuple(range(1, weight.dim()))) if weight.dim() > 1 else magnitude.clone()
@@ -149,17 +173,9 @@ class _Binarise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, spent: bool) -> Tensor:
         ctx.spent = spent
-        binary = torch.empty_like(weight)
-        scales = []
-        for start, end in rows(weight):  # a few filters at a time, while they are in the cache
-            target = binary[start:end]
-            positive, scale = _binarise(weight[start:end], target if weight.dtype == torch.float32 else None)
-            along = along_first(scale, weight.dim())
-            positive.mul_(2 * along).sub_(along)
-            if positive is not target:
-                target.copy_(positive)
-            scales.append(scale)
-        ctx.save_for_backward(binary, torch.cat(scales))
+        made, scale = _by_filter(weight.to(torch.float32), _values_of)
+        binary = made.to(weight.dtype)
+        ctx.save_for_backward(binary, scale)
         return binary
 
     @staticmethod
@@ -174,9 +190,14 @@ def _sign(x: Tensor, qmin: int) -> Tensor:
 
 
 def _compare(source: Tensor, result: Tensor, qmin: int) -> None:
-    torch.ge(source, 0.0, out=result)
-    if qmin < 0:
-        result.mul_(2).sub_(1)
+    """1 from 0 on, else ``qmin``, and NaN for NaN, which no comparison would pass on.
+
+    ``1 + x * h`` for a factor so large that every negative number ends below -1.
+    """
+    largest = torch.finfo(source.dtype).max
+    one = torch.ones((), dtype=source.dtype, device=source.device)
+    torch.mul(source, largest, out=result)  # twice: once would not lift the smallest subnormal numbers
+    torch.add(one, result, alpha=largest, out=result).clamp_(qmin, 1)
 
 
 class _Sign(torch.autograd.Function):

@@ -16,6 +16,7 @@ from mcomp.quantization.config import OFF, Variant, check_bits, check_variant
 from mcomp.quantization.fake_quantize import pass_inside, straight_through
 from mcomp.quantization.integers import MIN_SCALE, along_first
 from mcomp.quantization.observers import extremes
+from mcomp.quantization.observers.extremes import refuse_not_finite
 from mcomp.quantization.pieces import elementwise, rows
 from mcomp.quantization.quantizers.activation import ActivationQuantizer
 from mcomp.quantization.quantizers.weight import WeightQuantizer
@@ -76,15 +77,15 @@ class DoReFaWeight(WeightQuantizer):
         if self.variant != "int_exact":
             quantised: Tensor = _PaperWeight.apply(x, self.bits)
             return quantised
-        warped = x.float().tanh() if self.tanh else x
+        warped = _tanh(x)[0] if self.tanh else x
         make = _linear_per_channel if self.per_channel else _linear
         return straight_through(warped, lambda weight: make(weight, self.qmax)).to(x.dtype)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued float32 codes and their scale."""
         if self.variant != "int_exact":
-            return _paper_codes(x.tanh(), self.bits)
-        warped = x.tanh() if self.tanh else x
+            return _paper_codes(x, self.bits)
+        warped = _tanh(x)[0] if self.tanh else x
         largest = _largest(warped, self.qmax, self.per_channel)
         codes = torch.empty_like(warped)
         return _round_to(warped, along_first(largest, x.dim()), self.qmax, codes), largest / self.qmax
@@ -165,10 +166,30 @@ def _check(bits: int, variant: str) -> None:
 
 
 def _largest(weight: Tensor, top: int, per_channel: bool) -> Tensor:
-    """``max|W|``, ``[1]`` or ``[out_channels]``; for zeros a number that keeps them zeros, not 0/0."""
+    """``max|W|``, ``[1]`` or ``[out_channels]``; for zeros a number that keeps them zeros, not 0/0.
+
+    Raises:
+        StageError: on the CPU, where looking costs nothing: the weight holds inf or nan. Elsewhere the result is nan.
+    """
     low, high = extremes(weight, 0 if per_channel else None)
+    if weight.device.type == "cpu":
+        refuse_not_finite(low, high, "a weight")
     largest = torch.maximum(-low, high).reshape(-1)
-    return torch.where(largest > 0, largest, MIN_SCALE * top)
+    return torch.where(largest == 0, MIN_SCALE * top, largest)
+
+
+def _tanh(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """``tanh(W)`` in float32 and its largest magnitude, 0-d.
+
+    Raises:
+        StageError: the weight holds inf, which would pass for a large number, or nan.
+    """
+    warped = weight.to(torch.float32).tanh()
+    low, high = extremes(warped)
+    largest = torch.maximum(-low, high)
+    if not bool(largest < 1):  # no weight of a sound network is that large
+        refuse_not_finite(*extremes(weight), "a weight")
+    return warped, largest
 
 
 def _round_to(weight: Tensor, largest: Tensor, top: int, out: Tensor) -> Tensor:
@@ -193,17 +214,13 @@ def _linear_per_channel(weight: Tensor, top: int) -> Tensor:
     return result
 
 
-def _paper_codes(warped: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def _paper_codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     top = 2**bits - 1
+    warped, largest = _tanh(weight)
     scale = warped.new_full((1,), 1.0 / top)
-    if _dead(warped):
+    if not bool(largest):
         return torch.zeros_like(warped), scale
-    largest = _largest(warped, top, False).reshape(())
     return _paper_levels(warped, largest, top, torch.empty_like(warped)), scale
-
-
-def _dead(warped: Tensor) -> bool:
-    return not any(bool(end) for end in extremes(warped))
 
 
 def _paper_levels(warped: Tensor, largest: Tensor, top: int, out: Tensor) -> Tensor:
@@ -214,12 +231,11 @@ def _paper_levels(warped: Tensor, largest: Tensor, top: int, out: Tensor) -> Ten
 class _PaperWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
-        warped = weight.float().tanh()
+        warped, largest = _tanh(weight)
         ctx.save_for_backward(warped)
         top = 2**bits - 1
-        largest = _largest(warped, top, False).reshape(())
         scale = largest.new_tensor(1.0 / top)
-        ctx.dead = _dead(warped)
+        ctx.dead = not bool(largest)
         if ctx.dead:
             return torch.zeros_like(weight)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class TernaryWeight(WeightQuantizer):
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """-1, 0 and +1, and ``a`` per filter."""
-        signs, scale, _ = _ternarise(x)
+        signs, scale, _ = _by_filter(x.to(torch.float32), _signs_of)
         alive = scale > 0
         return signs.mul_(along_first(alive.to(signs.dtype), x.dim())), torch.where(alive, scale, MIN_SCALE)
 
@@ -45,10 +46,35 @@ class TernaryWeight(WeightQuantizer):
         return "ternary: -1, 0 and +1, one scale per filter"
 
 
-def _ternarise(weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Kept signs like ``weight``, the scale and the number of those kept, ``[filters]``, float32."""
-    weight = weight.to(torch.float32)
-    magnitude = torch.abs(weight, out=torch.empty_like(weight) if out is None else out)
+def _by_filter(weight: Tensor, write: Callable[[Tensor, Tensor], object]) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``write(signs, scale)`` makes of a few filters at a time, in place, while they are in the cache.
+
+    Fake-quantised weight and integers both come from here, and so from sums of one order, to the last bit.
+
+    Returns:
+        What was written, like ``weight``, the scale and the number of weights kept, ``[filters]``; float32.
+    """
+    made = torch.empty_like(weight)
+    scales, counts = [], []
+    for start, end in rows(weight):
+        signs, scale, count = _ternarise(weight[start:end], made[start:end])
+        write(signs, along_first(scale, weight.dim()))
+        scales.append(scale)
+        counts.append(count)
+    return made, torch.cat(scales), torch.cat(counts)
+
+
+def _signs_of(_signs: Tensor, _scale: Tensor) -> None:
+    """They are what is asked for."""
+
+
+def _values_of(signs: Tensor, scale: Tensor) -> None:
+    signs.mul_(scale)
+
+
+def _ternarise(weight: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Kept signs, written to ``out``, the scale and the number of those kept, ``[filters]``."""
+    magnitude = torch.abs(weight, out=out)
     threshold = 0.7 * _per_filter(magnitude, torch.mean)
     kept = torch.gt(magnitude, along_first(threshold, weight.dim()), out=torch.empty_like(magnitude))
     count = _per_filter(kept, torch.sum).clamp_(min=1)  # a filter of zeros becomes zeros, not NaN
@@ -65,17 +91,9 @@ class _Ternarise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, spent: bool) -> Tensor:
         ctx.spent = spent
-        ternary = torch.empty_like(weight)
-        scales, counts = [], []
-        for start, end in rows(weight):  # a few filters at a time, while they are in the cache
-            target = ternary[start:end]
-            signs, scale, count = _ternarise(weight[start:end], target if weight.dtype == torch.float32 else None)
-            signs.mul_(along_first(scale, weight.dim()))
-            if signs is not target:
-                target.copy_(signs)
-            scales.append(scale)
-            counts.append(count)
-        ctx.save_for_backward(ternary, torch.cat(scales), torch.cat(counts))
+        made, scale, count = _by_filter(weight.to(torch.float32), _values_of)
+        ternary = made.to(weight.dtype)
+        ctx.save_for_backward(ternary, scale, count)
         return ternary
 
     @staticmethod

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcomp.quantization import QuantConv2d, QuantLinear
 from mcomp.quantization.pieces import PIECE, gradient_buffer, laid_out_like, matching
@@ -108,7 +108,79 @@ def test_a_gradient_is_written_over_only_where_it_is_spent_or_a_copy() -> None:
     assert laid_out_like(grad, x) is grad
 
 
-def test_the_weight_of_every_layer_spends_its_gradient() -> None:
-    assert QuantConv2d(3, 4, 3, scheme="lsq").weight_quantizer.spent
-    assert not LSQuantizer(8).spent
-    assert isinstance(QuantConv2d(3, 4, 3, scheme="lsq").weight, nn.Parameter)
+def test_a_layer_spends_the_gradient_of_its_own_product_alone() -> None:
+    seen = []
+
+    class Watching(LSQuantizer):
+        def fake_quantize(self, x: Tensor) -> Tensor:
+            seen.append(self.spent)
+            return super().fake_quantize(x)
+
+    layer = QuantConv2d(3, 4, 3, weight_quantizer=Watching(8, of_weight=True)).train()
+    layer(torch.randn(1, 3, 5, 5))
+    layer.quantized_weight()
+    assert seen == [True, False]
+    assert not layer.weight_quantizer.spent
+
+
+@every
+@pytest.mark.parametrize("often", [False, True])
+def test_a_gradient_that_two_weights_share_is_not_written_over(build: Callable[[], Quantizer], often: bool) -> None:
+    torch.manual_seed(0)
+    layers = [QuantConv2d(4, 4, 3, weight_quantizer=build(), bias=False).train() for _ in range(2)]
+    leaves = [layer.weight.detach().clone().requires_grad_() for layer in layers]
+    x = torch.randn(2, 4, 8, 8)
+    for layer in layers:
+        layer.initialise(layer.weight)
+        layer.read_often = often
+        layer(x)  # must not leave a spent weight for those who ask in public
+    torch.nn.functional.conv2d(x, layers[0].quantized_weight() + layers[1].quantized_weight()).square().sum().backward()
+    alone = []
+    for layer, leaf in zip(layers, leaves, strict=True):
+        own = build().train()
+        own.load_state_dict(layer.weight_quantizer.state_dict())
+        alone.append(own(leaf))
+    torch.nn.functional.conv2d(x, alone[0] + alone[1]).square().sum().backward()
+    for layer, leaf in zip(layers, leaves, strict=True):
+        torch.testing.assert_close(layer.weight.grad, leaf.grad, rtol=1e-5, atol=1e-5)
+
+
+@every
+def test_two_forward_passes_of_a_shared_layer_may_be_differentiated_one_after_the_other(
+    build: Callable[[], Quantizer],
+) -> None:
+    torch.manual_seed(0)
+    layer = QuantLinear(7, 7, weight_quantizer=build(), bias=False).train()
+    layer.initialise(layer.weight)
+    layer.read_often = True
+    x, y = torch.randn(5, 7), torch.randn(3, 7)
+    first, second = layer(layer(x)).square().sum(), layer(layer(y)).square().sum()
+    first.backward()
+    second.backward()
+    own = build().train()
+    own.load_state_dict(layer.weight_quantizer.state_dict())
+    leaf = layer.weight.detach().clone().requires_grad_()
+    for each in (x, y):
+        quantised = own(leaf)
+        (each @ quantised.t() @ quantised.t()).square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, leaf.grad, rtol=1e-4, atol=1e-5)
+    pairs = zip(layer.weight_quantizer.parameters(), own.parameters(), strict=True)
+    assert all(torch.allclose(mine.grad, theirs.grad, rtol=1e-4) for mine, theirs in pairs)
+
+
+def test_a_shared_weight_is_quantised_once_a_step() -> None:
+    calls = []
+
+    class Counting(LSQuantizer):
+        def fake_quantize(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            return super().fake_quantize(x)
+
+    layer = QuantLinear(7, 7, weight_quantizer=Counting(4, of_weight=True), bias=False).train()
+    layer.initialise(layer.weight)
+    layer.read_often = True
+    for step in range(1, 3):
+        (layer(layer(torch.randn(5, 7))).sum() + layer(torch.randn(5, 7)).sum()).backward()
+        assert len(calls) == step
+        with torch.no_grad():
+            layer.weight.mul_(1.1)
