@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_the_options_of_schemes_are_those_that_the_schemes_have() -> None:
     assert set(OF_SCHEMES) == {name for scheme in SCHEMES.values() for name in scheme.options}
     for name in OF_SCHEMES:
         offered = next(scheme.options[name] for scheme in SCHEMES.values() if name in scheme.options)
-        for value in offered:
+        for value in islice(offered, 8):  # of numbers there are many
             whose = next(key for key, scheme in SCHEMES.items() if name in scheme.options)
             assert Quantize.Options.model_validate({"scheme": whose, name: value})
 
