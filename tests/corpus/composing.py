@@ -162,7 +162,7 @@ def _when(sheet: Sheet, item: StageItem, chance: random.Random) -> Iterator[Muta
         ("{device: gpu}", "gpu", "cuda"),
         ("{device: cpu, present: 3}", "3", None),
         ("{stage: nobody, metric: top1, min: 1}", "nobody", None),
-        (f"{{stage: {item.uses}, metric: top1, min: 1}}", f"{sheet.ids[item.place]},", None),
+        (f"{{stage: {sheet.ids[item.place]}, metric: top1, min: 1}}", f"{sheet.ids[item.place]},", None),
     ):
         yield _keyword("bad when", sheet, item, "when", value, (value, fault, meant))
     if item.place:

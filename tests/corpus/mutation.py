@@ -223,6 +223,7 @@ def wrong_order(sheet: Sheet, chance: random.Random) -> Iterator[Mutant]:
         [lines[line] for line in range(start, end) if line not in gates]
         for start, end in zip(starts, ends, strict=True)
     ]
+    taught = _taught(sheet)
     for moved in range(len(blocks)):
         for target in range(len(blocks)):
             if moved == target:
@@ -230,13 +231,29 @@ def wrong_order(sheet: Sheet, chance: random.Random) -> Iterator[Mutant]:
             order = [place for place in range(len(blocks)) if place != moved]
             order.insert(target, moved)
             culprit = _first_misplaced([sheet.stages[place].cls for place in order])
-            if culprit is None:
-                continue
+            if culprit is None or any(order.index(teacher) > order.index(reader) for reader, teacher in taught):
+                continue  # a teacher that comes too late is an error of its own
+            rest = [place for place in order if place != order[culprit]]
+            other = _first_misplaced([sheet.stages[place].cls for place in rest])
+            if other is not None and rest[other] == moved:
+                continue  # two are out of place, each for a reason of its own
             before = [*lines[: starts[0]], *(line for place in order[:culprit] for line in blocks[place])]
             after = [line for place in order[culprit:] for line in blocks[place]]
             text = "\n".join([*before, *after]) + "\n"
             column = sheet.stages[order[culprit]].mark.start_mark.column + 1
             yield Mutant("wrong order", text, len(before) + 1, column)
+
+
+def _taught(sheet: Sheet) -> list[tuple[int, int]]:
+    """Places of the stages that name a teacher, and of their teachers."""
+    found = []
+    for spot in sheet.spots:
+        if spot.name == "teacher":
+            held = spot.value
+            if isinstance(held, yaml.MappingNode):
+                held = next(value for key, value in held.value if key.value == "stage")
+            found.append((int(spot.path[1]), sheet.ids.index(held.value)))
+    return found
 
 
 def _first_misplaced(order: list[Any]) -> int | None:
@@ -260,9 +277,10 @@ def duplicates(sheet: Sheet, chance: random.Random) -> Iterator[Mutant]:
             text, again = f"{sheet.text[:end]}{added}{written}{sheet.text[end:]}", end + len(added)
         yield at("duplicate key", text, again)
     compared = {spot.written for spot in sheet.spots if spot.name == "vs"}
+    named = {int(spot.path[1]) for spot in sheet.spots if spot.name == "id" and len(spot.path) == 3}
     for later in sheet.stages[1:]:
-        if sheet.ids[later.place] in compared:
-            continue  # its gates would rightly miss it
+        if sheet.ids[later.place] in compared or later.place in named:
+            continue  # its gates would rightly miss it, or it would have two keys `id`
         name = sheet.ids[chance.randrange(later.place)]
         text, index = sheet.with_keyword(later, "id", name)
         yield at("duplicate id", text, index + 4)
