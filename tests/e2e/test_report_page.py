@@ -48,6 +48,7 @@ def test_the_page_of_a_run_shows_all_that_it_did_and_loads_nothing(place: Path) 
         "Stages",
         "Gates",
         "prune: channels of each layer",
+        "quantize: noise of quantisation",
         "sparse_train: |γ| per epoch",
         "Left whole, and other notes",
         "Files",
