@@ -15,8 +15,9 @@ from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.onnx_writer import to_onnx
 from mcomp.deploy.preparation import Prepared, missing_ranges, prepare
 from mcomp.deploy.preparation import per_channel as per_channel
-from mcomp.deploy.qdq_rules import Target, Violation, check_qdq
-from mcomp.deploy.settings import NEEDS_CALIBRATION, CalibrationOptions, DeployOptions
+from mcomp.deploy.qdq.check import check_qdq
+from mcomp.deploy.qdq.rules import Violation
+from mcomp.deploy.settings import NEEDS_CALIBRATION, CalibrationOptions, Deliverable, DeployOptions
 from mcomp.deploy.verification import Verification, compare_latency, verify
 from mcomp.errors import StageError
 
@@ -113,7 +114,7 @@ def deliver(
     data: Data | None,
     folder: Path,
     *,
-    target: Target,
+    target: Deliverable,
     file_name: str,
     options: DeployOptions,
     seed: int = 0,
@@ -166,7 +167,7 @@ def _prepared(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     data: Data | None,
-    target: Target,
+    target: Deliverable,
     calibration: CalibrationOptions | None,
     seed: int,
     status: Callable[[str], None],
@@ -191,7 +192,7 @@ def _prepared(
     return prepare(model, example_inputs, target, batches if data is not None and known else None, method=wanted.method)
 
 
-def _refuse_errors(violations: list[Violation], target: Target) -> None:
+def _refuse_errors(violations: list[Violation], target: Deliverable) -> None:
     errors = [violation for violation in violations if violation.severity == "error"]
     if errors:
         first = errors[0]
