@@ -19,6 +19,7 @@ examples:
   mcomp help              all topics and error codes
   mcomp help MC103        what an error means, how it comes about, how to mend it
   mcomp help gates        a topic
+  mcomp help E3           a rule of `mcomp check-qdq`
   mcomp help apply        the same as `mcomp apply --help`
   mcomp help prune        the options of a stage
   mcomp help data         the data sets and their options"""
@@ -40,6 +41,7 @@ GROUPS = {
 }
 
 _CODE = re.compile(r"MC\d{3}")
+_RULE = re.compile(r"[EPGOV]\d+")  # of Q/DQ files
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -116,25 +118,28 @@ def found_name(wanted: str) -> str:
         near = [name for name in names if name.startswith(digits[:4])] if len(digits) >= 4 else []
         advice = f"near it: {', '.join(near[:6])}" if near else "`mcomp help` lists the codes"
         raise UsageError(f"no error has the code `{wanted}`", code="MC298", hint=advice)
-    topics = [name for name in names if not _CODE.fullmatch(name)]
+    topics = [name for name in names if not (_CODE.fullmatch(name) or _RULE.fullmatch(name))]
     advice = did_you_mean(wanted, [*topics, *VERBS]) or "`mcomp help` lists the topics"
     raise UsageError(f"there is no help on `{wanted}`", code="MC298", hint=advice)
 
 
 def _list(*, as_json: bool) -> int:
     titles = {name: _title(page(name)) for name in page_names()}
-    topics = {name: title for name, title in titles.items() if not _CODE.fullmatch(name)}
-    codes = {name: title for name, title in titles.items() if name not in topics}
+    codes = {name: title for name, title in titles.items() if _CODE.fullmatch(name)}
+    rules = {name: titles[name] for name in sorted(filter(_RULE.fullmatch, titles), key=_by_number)}
+    topics = {name: title for name, title in titles.items() if name not in {**codes, **rules}}
     if as_json:
         print_json(
             {
                 "topics": [{"name": name, "title": title} for name, title in topics.items()],
                 "codes": [{"name": name, "title": title, "group": _group(name)} for name, title in codes.items()],
+                "rules": [{"name": name, "title": title} for name, title in rules.items()],
             }
         )
         return 0
     width = max(map(len, topics), default=0)
     lines = ["topics:", *(f"  {name:{width}}  {title}" for name, title in topics.items())]
+    lines += ["", "rules of Q/DQ files:", *(f"  {name:{width}}  {title}" for name, title in rules.items())]
     heading = ""
     for name, title in codes.items():
         if _group(name) != heading:
@@ -151,7 +156,11 @@ def _group(code: str) -> str:
 
 def _title(text: str) -> str:
     """The heading, without the code that starts it."""
-    return re.sub(r"^# (?:MC\d{3}: )?", "", text.partition("\n")[0])
+    return re.sub(rf"^# (?:(?:{_CODE.pattern}|{_RULE.pattern}): )?", "", text.partition("\n")[0])
+
+
+def _by_number(rule: str) -> tuple[str, int]:
+    return rule[0], int(rule[1:])
 
 
 def _folder() -> Traversable:

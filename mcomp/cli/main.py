@@ -27,6 +27,7 @@ VERBS = {
     "gc": "remove what nothing needs any more from a store",
     "verify": "read a whole store and compare every digest",
     "export": "copy a run's model and deployed files out of the store",
+    "check-qdq": "check an ONNX file against what TensorRT, ONNX Runtime or OpenVINO take",
     "doctor": "say what this machine has: Python, packages, devices, runtimes",
     "help": "explain an error code (MC103) or a topic",
 }
@@ -111,7 +112,7 @@ def _parsers(wanted: str | None) -> tuple[Parser, Parser | None]:
         if verb != wanted:  # named, so that help lists it
             verbs.add_parser(verb, help=line, add_help=False)
             continue
-        module = importlib.import_module(f"mcomp.cli.{verb}_verb")
+        module = importlib.import_module(f"mcomp.cli.{verb.replace('-', '_')}_verb")
         found = verbs.add_parser(
             verb,
             help=line,

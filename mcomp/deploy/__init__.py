@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mcomp.deploy.lowering import Lowering, TensorLowering
     from mcomp.deploy.onnx_session import OnnxSession
     from mcomp.deploy.onnx_writer import to_onnx
-    from mcomp.deploy.qdq_rules import Violation, check_qdq
+    from mcomp.deploy.qdq.check import check_qdq
+    from mcomp.deploy.qdq.rules import Violation
     from mcomp.deploy.tensorrt_engine import Engine, build_engine
     from mcomp.deploy.verification import Verification, verify
 
@@ -23,9 +24,9 @@ _HOMES = {
     "OnnxSession": "mcomp.deploy.onnx_session",
     "TensorLowering": "mcomp.deploy.lowering",
     "Verification": "mcomp.deploy.verification",
-    "Violation": "mcomp.deploy.qdq_rules",
+    "Violation": "mcomp.deploy.qdq.rules",
     "build_engine": "mcomp.deploy.tensorrt_engine",
-    "check_qdq": "mcomp.deploy.qdq_rules",
+    "check_qdq": "mcomp.deploy.qdq.check",
     "to_onnx": "mcomp.deploy.onnx_writer",
     "verify": "mcomp.deploy.verification",
 }

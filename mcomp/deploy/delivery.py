@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.onnx_writer import to_onnx
-from mcomp.deploy.qdq_rules import Target, Violation, check_qdq
-from mcomp.deploy.settings import NEEDS_CALIBRATION, CalibrationOptions, DeployOptions
+from mcomp.deploy.qdq.check import check_qdq
+from mcomp.deploy.qdq.rules import Violation
+from mcomp.deploy.settings import NEEDS_CALIBRATION, CalibrationOptions, Deliverable, DeployOptions
 from mcomp.deploy.verification import Verification, compare_latency, verify
 from mcomp.errors import StageError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mcomp.metrics import Latency
 
 #: Largest level of an unsigned activation: TensorRT has no uint8.
-LEVELS: dict[Target, int] = {"tensorrt": 127, "onnxruntime": 255}
+LEVELS: dict[Deliverable, int] = {"tensorrt": 127, "onnxruntime": 255}
 
 
 @dataclass
@@ -108,7 +109,7 @@ def deliver(
     data: Data | None,
     folder: Path,
     *,
-    target: Target,
+    target: Deliverable,
     file_name: str,
     options: DeployOptions,
     seed: int = 0,
@@ -155,7 +156,7 @@ def deliver(
     return Delivery(quantised, calibrated, lowering, fp32, violations, verification, latency, files)
 
 
-def per_channel(model: nn.Module, example_inputs: tuple[Tensor, ...], target: Target) -> nn.Module:
+def per_channel(model: nn.Module, example_inputs: tuple[Tensor, ...], target: Deliverable) -> nn.Module:
     """A float model quantised as its file for ``target`` will be, before the activations' ranges are known.
 
     Args:
@@ -173,7 +174,7 @@ def _quantised(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     data: Data | None,
-    target: Target,
+    target: Deliverable,
     calibration: CalibrationOptions | None,
     seed: int,
     status: Callable[[str], None],
@@ -210,7 +211,7 @@ def _quantised(
     return model.eval(), waiting
 
 
-def _refuse_errors(violations: list[Violation], target: Target) -> None:
+def _refuse_errors(violations: list[Violation], target: Deliverable) -> None:
     errors = [violation for violation in violations if violation.severity == "error"]
     if errors:
         first = errors[0]

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from mcomp.options import Options
 
+#: Targets that a stage delivers a file for.
+Deliverable = Literal["onnxruntime", "tensorrt"]
+
 #: How a float model becomes deployable; in every message that misses it.
 NEEDS_CALIBRATION = "add `quantize` before it or give `calibration: {method: entropy, samples: 512}`"
 

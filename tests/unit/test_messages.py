@@ -59,7 +59,7 @@ def options() -> set[str]:
     found = {"--help", "--version", "--traceback"}
     for verb in VERBS:
         parser = argparse.ArgumentParser(prog="mcomp")
-        importlib.import_module(f"mcomp.cli.{verb}_verb").configure(parser)
+        importlib.import_module(f"mcomp.cli.{verb.replace('-', '_')}_verb").configure(parser)
         found |= set(re.findall(r"--[a-z][a-z-]*", parser.format_usage()))
     return found
 

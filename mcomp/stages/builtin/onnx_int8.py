@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from mcomp.deploy.settings import NEEDS_CALIBRATION, DeployOptions
+from mcomp.deploy.settings import NEEDS_CALIBRATION, Deliverable, DeployOptions
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.forecast import (
     BYTES_PER_PARAMETER,
@@ -20,7 +20,6 @@ from mcomp.stages.registry import register
 if TYPE_CHECKING:
     from torch import nn
 
-    from mcomp.deploy.qdq_rules import Target
 
 #: What every deploying stage measures of its file in ONNX Runtime.
 DEPLOY_METRICS = frozenset(
@@ -35,7 +34,7 @@ DEPLOY_METRICS = frozenset(
 class OnnxInt8(Stage):
     """Write an INT8 ONNX file for ONNX Runtime, run it, and compare it with the simulated model."""
 
-    name, version = "onnx_int8", 2
+    name, version = "onnx_int8", 3
     traits = Traits(provides={"onnx"}, metrics=DEPLOY_METRICS)
 
     class Options(DeployOptions, StageOptions):
@@ -99,7 +98,7 @@ def missing_calibration(stage: str, options: DeployOptions, around: Surroundings
     ]
 
 
-def delivered(incoming: Forecast, target: Target) -> Forecast:
+def delivered(incoming: Forecast, target: Deliverable) -> Forecast:
     """What :func:`mcomp.deploy.delivery.deliver` makes of a model before it writes it."""
     from mcomp.deploy.delivery import per_channel
     from mcomp.quantization import calibrate, fold_batch_norms

@@ -15,6 +15,8 @@ import pytest
 
 from mcomp.cli.help_verb import GROUPS, page, page_names
 from mcomp.cli.main import VERBS, main
+from mcomp.deploy.qdq.check import DECLARED_IN
+from mcomp.deploy.qdq.rules import RULES
 from mcomp.errors import RecipeError
 from mcomp.recipe import Recipe
 from mcomp.stages import registry
@@ -24,7 +26,8 @@ PACKAGE = ROOT / "mcomp"
 BESIDE = ROOT / "recipes" / "custom_stage"  # the pages on plug-ins and bases name its files
 NAMES = page_names()
 CODES = [name for name in NAMES if re.fullmatch(r"MC\d{3}", name)]
-TOPICS = [name for name in NAMES if name not in CODES]
+RULE_PAGES = [name for name in NAMES if re.fullmatch(r"[EPGOV]\d+", name)]
+TOPICS = [name for name in NAMES if name not in {*CODES, *RULE_PAGES}]
 SECTIONS = ["What it means", "How it comes about", "How to mend it"]
 #: A class's own code, which nothing raises: every fault it carries has a more exact one. And a call's.
 NEVER_SHOWN = {"MC100", "MC129"}
@@ -53,7 +56,7 @@ def options() -> set[str]:
     found = {"--help", "--version", "--traceback", "--verbose", "--upgrade"}
     for verb in VERBS:
         parser = argparse.ArgumentParser(prog="mcomp")
-        importlib.import_module(f"mcomp.cli.{verb}_verb").configure(parser)
+        importlib.import_module(f"mcomp.cli.{verb.replace('-', '_')}_verb").configure(parser)
         found |= set(re.findall(r"--[a-z][a-z-]*", parser.format_usage()))
     return found
 
@@ -88,6 +91,22 @@ def test_a_code_s_page_has_the_four_parts(code: str) -> None:
     assert re.findall(r"^## (.+)$", text, flags=re.MULTILINE) == SECTIONS
     assert all(part.strip() for part in re.split(r"^#.*$", text, flags=re.MULTILINE)[2:])
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_every_rule_of_a_qdq_file_has_a_page_that_says_whom_it_concerns() -> None:
+    spoken = {"tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    for name, rule in RULES.items():
+        kind = "An error" if rule.severity == "error" else "A warning"
+        assert f"\n{kind} for {', '.join(spoken[target] for target in rule.targets)}.\n" in page(name)
+    assert DECLARED_IN
+    assert {*RULE_PAGES} == {*RULES, "G5"}  # the one that no single node breaks
+
+
+@pytest.mark.parametrize("name", RULE_PAGES)
+def test_a_rule_s_page_has_the_three_parts(name: str) -> None:
+    assert page(name).startswith(f"# {name}: ")
+    assert re.findall(r"^## (.+)$", page(name), flags=re.MULTILINE) == ["What it means", "How to mend it"]
+    assert max(map(len, page(name).splitlines())) <= 120
 
 
 @pytest.mark.parametrize("code", RECIPE_CODES)

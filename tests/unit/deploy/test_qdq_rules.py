@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mcomp.deploy import Violation, check_qdq, to_onnx
+from mcomp.deploy.qdq.rules import RULES, Target
 from mcomp.errors import UsageError
 from tests.unit.deploy.deploy_networks import Residual, images, quantised
 
@@ -171,25 +172,160 @@ def leftover_batch_norm(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("BatchNormalization", [source, *"abcd"], ["normalised"]))
 
 
+def pooled_parts(model: onnx.ModelProto) -> None:
+    """A Concat of two dequantised tensors with two scales, and a Q behind it."""
+    zero = nodes(model, "QuantizeLinear")[0].input[2]
+    for name, scale in (("one", 0.1), ("two", 0.2)):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale, np.float32), f"{name}_scale"))
+        model.graph.node.append(helper.make_node("QuantizeLinear", ["x", f"{name}_scale", zero], [f"{name}_q"]))
+        model.graph.node.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", zero], [name]))
+    model.graph.node.append(helper.make_node("Concat", ["one", "two"], ["parts"], axis=1))
+    model.graph.node.append(helper.make_node("QuantizeLinear", ["parts", "one_scale", zero], ["parts_q"]))
+
+
+def float_upsampling(model: onnx.ModelProto) -> None:
+    quantiser = next(n for n in nodes(model, "QuantizeLinear") if n.input[0] == nodes(model, "Relu")[0].output[0])
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([1, 1, 2, 2], np.float32), "factors"))
+    model.graph.node.append(helper.make_node("Resize", [quantiser.input[0], "", "factors"], ["larger"]))
+    quantiser.input[0] = "larger"
+
+
+def narrow(model: onnx.ModelProto) -> None:
+    found = weight(model)
+    for name in (found.input[0], found.input[1], found.input[2]):
+        replace(model, name, value(model, name)[:-1])
+
+
+def depthwise(model: onnx.ModelProto) -> None:
+    node = nodes(model, "Conv")[0]
+    found = next(dq for dq in nodes(model, "DequantizeLinear") if dq.output[0] == node.input[1])
+    replace(model, found.input[0], value(model, found.input[0])[:, :1])
+    next(entry for entry in node.attribute if entry.name == "group").i = 3
+
+
+def weight_in_float(model: onnx.ModelProto) -> None:
+    found = weight(model)
+    integers = value(model, found.input[0])
+    model.graph.initializer.append(numpy_helper.from_array(integers.astype(np.float32), "float_weight"))
+    model.graph.node.insert(
+        0, helper.make_node("QuantizeLinear", ["float_weight", *found.input[1:3]], ["weight_q"], axis=0)
+    )
+    found.input[0] = "weight_q"
+
+
+def old_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 11
+
+
+def computing_with_integers(model: onnx.ModelProto) -> None:
+    found = next(n for n in nodes(model, "DequantizeLinear") if not n.input[0].endswith("weight_integers"))
+    model.graph.node.append(helper.make_node("Relu", [found.input[0]], ["positive_integers"]))
+    found.input[0] = "positive_integers"
+
+
+def pair_of_two_scales(model: onnx.ModelProto) -> None:
+    found = next(n for n in nodes(model, "DequantizeLinear") if not n.input[0].endswith("weight_integers"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(0.7, np.float32), "stretched"))
+    found.input[1] = "stretched"
+
+
+def float_output(model: onnx.ModelProto) -> None:
+    """A convolution whose output goes on in float."""
+    node = nodes(model, "Conv")[0]
+    model.graph.node.append(helper.make_node("Sigmoid", [node.output[0]], ["gate"]))
+
+
+def half_a_sum(model: onnx.ModelProto) -> None:
+    found = next(n for n in nodes(model, "DequantizeLinear") if not n.input[0].endswith("weight_integers"))
+    model.graph.node.append(helper.make_node("Add", [found.output[0], "x"], ["mixed"]))
+
+
+def sixteen_bits(model: onnx.ModelProto) -> None:
+    replace(model, nodes(model, "QuantizeLinear")[0].input[2], np.asarray(0, np.int16))
+    model.opset_import[0].version = 21
+
+
+def shifted_weight(model: onnx.ModelProto) -> None:
+    name = weight(model).input[2]
+    replace(model, name, value(model, name) + 3)
+
+
+BREAKS: list[tuple[str, Mutation, Target]] = [
+    *(
+        (rule, mutation, "tensorrt")
+        for rule, mutation in (
+            ("E1", fused_operator), ("E2", no_zero_point), ("E2", unsigned), ("E2", shifted), ("E3", zero_scale),
+            ("E3", nan_scale), ("E4", short_scale), ("E4", no_axis), ("E5", per_channel_activation),
+            ("E5", wrong_axis), ("E6", four_bits), ("E7", quantised_bias), ("E8", byte_cast), ("P1", float_weight),
+            ("P2", quantiser_before_relu), ("P3", both_sides_of_an_add), ("P4", unquantised_pool),
+            ("P5", pooled_parts), ("P6", padding_before_q), ("P7", float_upsampling), ("P9", narrow),
+            ("P10", depthwise), ("P11", second_scale), ("P12", leftover_batch_norm), ("P13", weight_in_float),
+            ("G1", old_opset), ("G2", computing_with_integers), ("G4", pair_of_two_scales),
+        )
+    ),
+    ("E3", nan_scale, "onnxruntime"),
+    ("G3", short_scale, "onnxruntime"),
+    ("O1", float_output, "onnxruntime"),
+    ("O2", pair_of_two_scales, "onnxruntime"),  # the whole file has int8 activations
+    ("O3", half_a_sum, "onnxruntime"),
+    ("O4", sixteen_bits, "onnxruntime"),
+    ("E3", zero_scale, "openvino"),
+    ("G3", short_scale, "openvino"),
+    ("P1", float_weight, "openvino"),
+    ("V1", shifted_weight, "openvino"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("rule", "mutation"),
-    [
-        ("E1", fused_operator), ("E2", no_zero_point), ("E2", unsigned), ("E2", shifted), ("E3", zero_scale),
-        ("E3", nan_scale), ("E4", short_scale), ("E4", no_axis), ("E5", per_channel_activation), ("E5", wrong_axis),
-        ("E6", four_bits), ("E7", quantised_bias), ("E8", byte_cast), ("P1", float_weight),
-        ("P2", quantiser_before_relu), ("P3", both_sides_of_an_add), ("P4", unquantised_pool),
-        ("P6", padding_before_q), ("P11", second_scale), ("P12", leftover_batch_norm),
-    ],
-    ids=lambda entry: entry if isinstance(entry, str) else entry.__name__,
-)  # fmt: skip
-def test_breaking_a_rule_is_found_under_its_name(clean: Path, tmp_path: Path, rule: str, mutation: Mutation) -> None:
+    ("rule", "mutation", "target"), BREAKS, ids=[f"{rule} {made.__name__} {target}" for rule, made, target in BREAKS]
+)
+def test_breaking_a_rule_is_found_under_its_name(
+    clean: Path, tmp_path: Path, rule: str, mutation: Mutation, target: Target
+) -> None:
     model = onnx.load(clean)
     mutation(model)
     onnx.save(model, tmp_path / "broken.onnx")
-    found = {violation.rule: violation for violation in check_qdq(tmp_path / "broken.onnx", "tensorrt")}
+    found = {violation.rule: violation for violation in check_qdq(tmp_path / "broken.onnx", target)}
     assert rule in found
-    assert found[rule].severity == ("error" if rule.startswith("E") else "warning")
+    assert found[rule].severity == RULES[rule].severity
     assert found[rule].fix
+    assert found[rule].node
+
+
+def test_every_rule_is_broken_by_some_mutation() -> None:
+    assert {rule for rule, _, _ in BREAKS} == {*RULES}
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_rules_of_the_importer_are_for_tensorrt_alone(clean: Path, tmp_path: Path, target: Target) -> None:
+    model = onnx.load(clean)
+    no_zero_point(model)
+    byte_cast(model)
+    onnx.save(model, tmp_path / "other.onnx")
+    assert not {"E1", "E2", "E7", "E8"} & rules(check_qdq(tmp_path / "other.onnx", target))
+
+
+def test_a_float_file_is_told_from_a_quantised_one(tmp_path: Path) -> None:
+    to_onnx(Residual().eval(), (images(2),), tmp_path / "float.onnx", "float")
+    assert rules(check_qdq(tmp_path / "float.onnx", "onnxruntime")) == {"G5"}
+
+
+def test_graphs_inside_a_condition_are_checked_with_the_scales_around_them(clean: Path, tmp_path: Path) -> None:
+    model = onnx.load(clean)
+    scale, zero = nodes(model, "QuantizeLinear")[0].input[1:3]
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.nan, np.float32), "not_a_number"))
+    branches = []
+    for name, chosen in (("good", scale), ("bad", "not_a_number")):
+        made = helper.make_tensor_value_info(f"{name}_q", TensorProto.INT8, None)
+        node = helper.make_node("QuantizeLinear", ["x", chosen, zero], [f"{name}_q"], name=f"{name}/Q")
+        branches.append(helper.make_graph([node], name, [], [made]))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(True), "condition"))
+    model.graph.node.append(
+        helper.make_node("If", ["condition"], ["branch"], then_branch=branches[0], else_branch=branches[1])
+    )
+    onnx.save(model, tmp_path / "branches.onnx")
+    broken = [violation.node for violation in check_qdq(tmp_path / "branches.onnx") if violation.rule == "E3"]
+    assert broken == ["bad/Q"]
 
 
 def rules(found: list[Violation]) -> set[str]:
