@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mcomp.deploy.lowering import Lowering, TensorLowering
     from mcomp.deploy.onnx_session import OnnxSession
     from mcomp.deploy.onnx_writer import to_onnx
+    from mcomp.deploy.packed.packing import PackedTensor, Packing, pack
+    from mcomp.deploy.packed.unpacking import Unpacked, unpack
     from mcomp.deploy.qdq.check import check_qdq
     from mcomp.deploy.qdq.rules import Violation
     from mcomp.deploy.tensorrt_engine import Engine, build_engine
@@ -22,12 +24,17 @@ _HOMES = {
     "Engine": "mcomp.deploy.tensorrt_engine",
     "Lowering": "mcomp.deploy.lowering",
     "OnnxSession": "mcomp.deploy.onnx_session",
+    "PackedTensor": "mcomp.deploy.packed.packing",
+    "Packing": "mcomp.deploy.packed.packing",
     "TensorLowering": "mcomp.deploy.lowering",
+    "Unpacked": "mcomp.deploy.packed.unpacking",
     "Verification": "mcomp.deploy.verification",
     "Violation": "mcomp.deploy.qdq.rules",
     "build_engine": "mcomp.deploy.tensorrt_engine",
     "check_qdq": "mcomp.deploy.qdq.check",
+    "pack": "mcomp.deploy.packed.packing",
     "to_onnx": "mcomp.deploy.onnx_writer",
+    "unpack": "mcomp.deploy.packed.unpacking",
     "verify": "mcomp.deploy.verification",
 }
 
@@ -35,12 +42,17 @@ __all__ = [
     "Engine",
     "Lowering",
     "OnnxSession",
+    "PackedTensor",
+    "Packing",
     "TensorLowering",
+    "Unpacked",
     "Verification",
     "Violation",
     "build_engine",
     "check_qdq",
+    "pack",
     "to_onnx",
+    "unpack",
     "verify",
 ]
 
