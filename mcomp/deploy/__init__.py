@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcomp.deploy.formats.export import Exported, export
     from mcomp.deploy.lowering import Lowering, TensorLowering
     from mcomp.deploy.onnx_session import OnnxSession
     from mcomp.deploy.onnx_writer import to_onnx
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Engine": "mcomp.deploy.tensorrt_engine",
+    "Exported": "mcomp.deploy.formats.export",
     "Lowering": "mcomp.deploy.lowering",
     "OnnxSession": "mcomp.deploy.onnx_session",
     "TensorLowering": "mcomp.deploy.lowering",
@@ -27,12 +29,14 @@ _HOMES = {
     "Violation": "mcomp.deploy.qdq.rules",
     "build_engine": "mcomp.deploy.tensorrt_engine",
     "check_qdq": "mcomp.deploy.qdq.check",
+    "export": "mcomp.deploy.formats.export",
     "to_onnx": "mcomp.deploy.onnx_writer",
     "verify": "mcomp.deploy.verification",
 }
 
 __all__ = [
     "Engine",
+    "Exported",
     "Lowering",
     "OnnxSession",
     "TensorLowering",
@@ -40,6 +44,7 @@ __all__ = [
     "Violation",
     "build_engine",
     "check_qdq",
+    "export",
     "to_onnx",
     "verify",
 ]
