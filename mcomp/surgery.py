@@ -29,6 +29,7 @@ _BUILT_IN = {
     "sparsify": "mcomp.pruning",
     "quantize": "mcomp.quantization",
     "fuse": "mcomp.quantization",
+    "quantize_outputs": "mcomp.quantization",
 }
 
 

@@ -53,6 +53,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "xnor":
+        return importlib.import_module("mcomp.deploy.xnor")
     raise AttributeError(f"module `mcomp.deploy` has no attribute `{name}`")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.onnx_writer import to_onnx
+from mcomp.deploy.preparation import Prepared, missing_ranges, prepare
+from mcomp.deploy.preparation import per_channel as per_channel
 from mcomp.deploy.qdq.check import check_qdq
 from mcomp.deploy.qdq.rules import Violation
 from mcomp.deploy.settings import NEEDS_CALIBRATION, CalibrationOptions, Deliverable, DeployOptions
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from mcomp.data import Data
     from mcomp.metrics import Latency
 
-#: Largest level of an unsigned activation: TensorRT has no uint8.
-LEVELS: dict[Deliverable, int] = {"tensorrt": 127, "onnxruntime": 255}
-
 
 @dataclass
 class Delivery:
@@ -35,6 +33,7 @@ class Delivery:
     Attributes:
         model: the quantised model that the file was made of.
         calibrated: names of activation quantisers whose range was found now.
+        added: those of them that no training knew: what layers make, where kernels end in integers.
         lowering: the file and its table.
         fp32: the float file of the incoming model.
         violations: broken performance rules; an error is raised instead.
@@ -45,6 +44,7 @@ class Delivery:
 
     model: nn.Module
     calibrated: list[str]
+    added: list[str]
     lowering: Lowering
     fp32: Lowering
     violations: list[Violation]
@@ -84,6 +84,11 @@ class Delivery:
         notes = []
         if self.calibrated:
             notes.append(f"{len(self.calibrated)} activation ranges were calibrated, not trained")
+        if self.added:
+            notes.append(
+                f"{len(self.added)} of them are of tensors that layers make, quantised for the target's kernels, which "
+                "end in integers; the figures include that"
+            )
         notes += self.lowering.notes
         rules: dict[str, list[str]] = {}
         for violation in self.violations:
@@ -134,7 +139,8 @@ def deliver(
     """
     from mcomp.quantization.summary import quantising_modules
 
-    quantised, calibrated = _quantised(model, example_inputs, data, target, options.calibration, seed, status)
+    prepared = _prepared(model, example_inputs, data, target, options.calibration, seed, status)
+    quantised, calibrated = prepared.model, prepared.calibrated
     status(f"writing {file_name}")
     scales = f"calibrated: {options.calibration.method}" if options.calibration and calibrated else "trained"
     lowering = to_onnx(quantised, example_inputs, folder / file_name, target, metadata={"mcomp.scales": scales})
@@ -153,24 +159,11 @@ def deliver(
     verification = None if data is None else verify(checked.predict, quantised, data.test)
     latency = compare_latency(sessions, example_inputs, options.latency_batch, options.latency_runs)
     files = {file_name: lowering.path, "qparams.json": qparams, "model.fp32.onnx": fp32.path}
-    return Delivery(quantised, calibrated, lowering, fp32, violations, verification, latency, files)
+    lowering.notes[:0] = prepared.notes
+    return Delivery(quantised, calibrated, prepared.added, lowering, fp32, violations, verification, latency, files)
 
 
-def per_channel(model: nn.Module, example_inputs: tuple[Tensor, ...], target: Deliverable) -> nn.Module:
-    """A float model quantised as its file for ``target`` will be, before the activations' ranges are known.
-
-    Args:
-        model: float; not changed.
-        example_inputs: a batch that the model accepts.
-        target: decides how many levels an activation has.
-    """
-    from mcomp.quantization import fold_batch_norms, quantize
-
-    folded = fold_batch_norms(model, example_inputs).model
-    return quantize(folded, example_inputs, per_channel=True, first_layer_float=False, levels=LEVELS[target]).eval()
-
-
-def _quantised(
+def _prepared(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     data: Data | None,
@@ -178,37 +171,25 @@ def _quantised(
     calibration: CalibrationOptions | None,
     seed: int,
     status: Callable[[str], None],
-) -> tuple[nn.Module, list[str]]:
-    """The model with every range known, and the names of those that were found now; trained ranges stay."""
-    from mcomp.quantization import calibrate, fold_batch_norms
-    from mcomp.quantization.calibration import quantizers
+) -> Prepared:
+    """The model with every range known; trained ranges stay."""
     from mcomp.quantization.summary import quantising_modules
 
-    post_training = not quantising_modules(model)
-    if post_training:
-        if calibration is None or data is None:
-            raise StageError(
-                "a float model cannot be deployed as INT8 without calibration data",
-                code="MC435",
-                hint=NEEDS_CALIBRATION if data is not None else "pass `data=`, and `calibration=`",
-            )
-        status("quantising the float model per channel")
-        model = per_channel(model, example_inputs, target)
-    waiting = [name for name, module in quantizers(model).items() if not module.ready]
-    if waiting:
-        if calibration is None or data is None:
-            raise StageError(
-                f"{len(waiting)} activation quantisers have no range, first `{waiting[0]}`",
-                code="MC435",
-                hint="give `calibration: {method: entropy, samples: 512}`",
-            )
-        model = copy.deepcopy(model)
-        status(f"calibrating {len(waiting)} activation ranges on {calibration.samples} images")
-        sample = data.train.subset(calibration.samples, seed=seed)
-        calibrate(model, sample.batches(), method=calibration.method)
-    if post_training:
-        model = fold_batch_norms(model, example_inputs).model
-    return model.eval(), waiting
+    if not quantising_modules(model) and (calibration is None or data is None):
+        raise StageError(
+            "a float model cannot be deployed as INT8 without calibration data",
+            code="MC435",
+            hint=NEEDS_CALIBRATION if data is not None else "pass `data=`, and `calibration=`",
+        )
+
+    def batches() -> Iterable[Tensor | tuple[Tensor, ...]]:
+        assert data is not None
+        status(f"finding activation ranges on {wanted.samples} images")
+        return data.train.subset(wanted.samples, seed=seed).batches()
+
+    wanted = calibration or CalibrationOptions()
+    known = calibration is not None or not missing_ranges(model)
+    return prepare(model, example_inputs, target, batches if data is not None and known else None, method=wanted.method)
 
 
 def _refuse_errors(violations: list[Violation], target: Deliverable) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx
 
-from mcomp.deploy.lowering import Lowering, Profile, TensorLowering
-from mcomp.deploy.marking import ActivationSite
+from mcomp.deploy.integer_form import ActivationSite
+from mcomp.deploy.lowering import Lowering, TensorLowering
 from mcomp.deploy.onnx_graph import OnnxGraph
+from mcomp.deploy.profiles.base import Profile
 from mcomp.errors import StageError
 
 
@@ -18,7 +19,7 @@ def place_dynamic(
     Raises:
         StageError: MC431, the target takes constant scales only.
     """
-    if not target.unsigned:
+    if not target.asymmetric:
         raise StageError(
             f"the range of `{site.name}` is found anew for each tensor",
             code="MC431",

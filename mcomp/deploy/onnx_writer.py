@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 import mcomp
 from mcomp.deploy.float_export import DEFAULT_OPSET, export_float
-from mcomp.deploy.lowering import Lowering, Profile, ProfileName, find_profile
+from mcomp.deploy.folding import folded
+from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.marking import DOMAIN, MarkedModel, Route, mark
 from mcomp.deploy.onnx_graph import OnnxGraph
 from mcomp.deploy.pooling import equal_pools
+from mcomp.deploy.profiles import ProfileName, find_profile
+from mcomp.deploy.profiles.base import Profile
 from mcomp.deploy.qdq_placement import lower_markers
-from mcomp.deploy.simplify import fix_reshapes
+from mcomp.deploy.simplify import count_no_padding, fix_reshapes
 from mcomp.errors import StageError, UsageError
 from mcomp.quantization.modules import replace_module
 
@@ -63,17 +66,18 @@ def to_onnx(
             code="MC442",
             hint=f"leave `opset` out, or give {OLDEST_OPSET} or more",
         )
-    folded = _fold(model, example_inputs)
-    pools = equal_pools(folded, example_inputs)
+    whole = folded(model, example_inputs)
+    pools = equal_pools(whole, example_inputs)
 
     def prepare(route: Route) -> tuple[nn.Module, MarkedModel]:
-        marked = mark(folded, route)
+        marked = mark(whole, route)
         for name, pool in pools.items():
             replace_module(marked.model, name, pool)
         return marked.model, marked
 
     proto, marked = export_float(prepare, example_inputs, min(opset or DEFAULT_OPSET, DEFAULT_OPSET))
     fix_reshapes(proto)
+    count_no_padding(proto)
     graph = OnnxGraph(proto)
     graph.drop_identities()
     lowering = Lowering(Path(path), profile)
@@ -82,22 +86,6 @@ def to_onnx(
     _describe(proto, model, target, lowering, metadata or {})
     _write(proto, lowering)
     return lowering
-
-
-def _fold(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn.Module:
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
-        return model
-    from mcomp.quantization import fold_batch_norms
-    from mcomp.quantization.summary import quantising_modules
-
-    try:
-        return fold_batch_norms(model, example_inputs).model
-    except StageError:
-        if quantising_modules(model):
-            raise
-        return model  # a float network that cannot be traced: the exporter folds what it can
 
 
 def _needed_opset(lowering: Lowering, asked: int | None) -> int:

@@ -11,18 +11,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mcomp.deploy.activation_lowering import ActivationGrid, lower_activation
 from mcomp.deploy.dynamic_placement import place_dynamic
-from mcomp.deploy.lowering import (
-    ActivationGrid,
-    Lowering,
-    Profile,
-    TensorLowering,
-    WeightGrid,
-    lower_activation,
-    lower_weight,
-)
+from mcomp.deploy.integer_pooling import pools_as_convolutions
+from mcomp.deploy.lowering import Lowering, TensorLowering
 from mcomp.deploy.marking import DOMAIN, MarkedModel
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
+from mcomp.deploy.profiles.base import Profile
+from mcomp.deploy.weight_lowering import WeightGrid, lower_weight
 
 #: Outputs hold elements of the first input and nothing else.
 COMMUTING = frozenset(
@@ -57,6 +53,8 @@ def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None,
             _place_activation(graph, node, grids[name], target)
     if target is None and markers:
         lowering.notes.append("`float` keeps the values of quantised weights and drops activation quantisers")
+    if target is not None and target.pools_as_convolutions:
+        pools_as_convolutions(graph)
     if target is not None and target.integer_bias:
         _integer_biases(graph, lowering)
     rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias"]

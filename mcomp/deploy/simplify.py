@@ -1,4 +1,4 @@
-"""Turn computed reshape targets into constants, so that integers can pass a channel shuffle or a flatten."""
+"""Say the same in fewer or plainer nodes, so that integers can pass: constant reshapes, means without padding."""
 
 from __future__ import annotations
 
@@ -36,9 +36,22 @@ def fix_reshapes(proto: onnx.ModelProto) -> int:
     return count
 
 
+def count_no_padding(proto: onnx.ModelProto) -> None:
+    """Let average pools without padding say that they count none, in place.
+
+    Where ``ceil_mode`` lets a window reach over the edge, the integer pool of ONNX Runtime (1.31) would count that part
+    as padding, and so compute another mean than its float pool.
+    """
+    for node in proto.graph.node:
+        if node.op_type == "AveragePool" and not any(attribute(node, "pads", [])):
+            for entry in node.attribute:
+                if entry.name == "count_include_pad":
+                    entry.i = 0
+
+
 def _fix_once(proto: onnx.ModelProto) -> int:
     graph = OnnxGraph(proto)
-    shapes = _inferred(proto)
+    shapes = inferred_shapes(proto)
     count = 0
     for index, node in enumerate(proto.graph.node):
         if node.op_type != "Reshape" or graph.array(node.input[1]) is not None or attribute(node, "allowzero", 0):
@@ -94,7 +107,7 @@ def _value(graph: OnnxGraph, shapes: dict[str, Numbers], tensor: str) -> Numbers
     return None
 
 
-def _inferred(proto: onnx.ModelProto) -> dict[str, Numbers]:
+def inferred_shapes(proto: onnx.ModelProto) -> dict[str, Numbers]:
     """Tensor to its shape; markers count as the identity."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)

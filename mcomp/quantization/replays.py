@@ -34,3 +34,10 @@ def _fuse(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]) ->
     from mcomp.quantization.fold import refold
 
     return refold(model, entry)
+
+
+@register_replay("quantize_outputs")
+def _quantize_outputs(model: nn.Module, entry: Entry, example_inputs: tuple[Tensor, ...]) -> nn.Module:
+    from mcomp.quantization.outputs import quantize_outputs_again
+
+    return quantize_outputs_again(model, entry)

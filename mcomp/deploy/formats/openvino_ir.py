@@ -15,7 +15,7 @@ from mcomp.quantization.summary import quantising_modules
 
 
 class OpenVinoIR(Format):
-    """Converted from the symmetric Q/DQ graph, which OpenVINO runs in integers."""
+    """Converted from the Q/DQ graph of the profile `openvino`, which it runs in integers."""
 
     name, suffix = "openvino", ".xml"
     tolerance: ClassVar[float] = 0.05  # integer kernels
@@ -26,7 +26,7 @@ class OpenVinoIR(Format):
 
         with TemporaryDirectory() as folder:
             lowered = to_onnx(
-                model, inputs, Path(folder) / "model.onnx", "tensorrt" if quantising_modules(model) else "float"
+                model, inputs, Path(folder) / "model.onnx", "openvino" if quantising_modules(model) else "float"
             )
             converted = openvino.convert_model(lowered.path)
             openvino.save_model(converted, path, compress_to_fp16=False)

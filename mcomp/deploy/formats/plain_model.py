@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mcomp.deploy.marking import ActivationSite, Marker, mark
+from mcomp.deploy.integer_form import ActivationSite
+from mcomp.deploy.marking import Marker, mark
 
 
 class PlainQuantizer(nn.Module):

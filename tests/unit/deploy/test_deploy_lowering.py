@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcomp.deploy.lowering import PROFILES, find_profile, lower_activation, lower_weight
-from mcomp.deploy.marking import ActivationSite, WeightSite
+from mcomp.deploy.activation_lowering import lower_activation
+from mcomp.deploy.integer_form import ActivationSite, WeightSite
+from mcomp.deploy.profiles import PROFILES, find_profile
+from mcomp.deploy.weight_lowering import lower_weight
 from mcomp.errors import UsageError
 
 targets = st.sampled_from(list(PROFILES.values()))

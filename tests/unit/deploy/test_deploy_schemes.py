@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from mcomp.deploy import check_qdq, to_onnx
-from mcomp.deploy.lowering import PROFILES, lower_weight
-from mcomp.deploy.marking import WeightSite, mark
+from mcomp.deploy.integer_form import WeightSite
+from mcomp.deploy.marking import mark
 from mcomp.deploy.onnx_session import OnnxSession
+from mcomp.deploy.profiles import PROFILES
+from mcomp.deploy.weight_lowering import lower_weight
 from mcomp.errors import StageError
 from mcomp.quantization import calibrate, quantize
 from mcomp.quantization.quantizers import AffineQuantizer

@@ -10,10 +10,12 @@ from torch import nn
 
 import mcomp.data
 from mcomp.data import Data
-from mcomp.deploy.delivery import LEVELS, deliver
+from mcomp.deploy.delivery import deliver
+from mcomp.deploy.profiles import PROFILES
 from mcomp.deploy.settings import DeployOptions
 from mcomp.errors import BackendMissingError, StageError
 from mcomp.quantization import ActivationQuantizer, quantize
+from mcomp.quantization.calibration import quantizers
 from mcomp.stages.base import COMMON_METRICS, StageContext, StageResult, Surroundings
 from mcomp.stages.builtin.onnx_int8 import OnnxInt8
 from mcomp.stages.builtin.trt_int8 import TrtInt8
@@ -56,8 +58,8 @@ def test_a_float_model_is_calibrated_per_channel(stage: Any, data: Data, tmp_pat
     weights = [row for row in result.details["lowering"]["tensors"] if row["kind"] == "weight"]
     assert len(weights) == 4
     assert all(isinstance(row["scale"], list) for row in weights)
-    grids = [module.qmax for module in result.model.modules() if isinstance(module, ActivationQuantizer)]
-    assert max(grids) == LEVELS["tensorrt" if stage is TrtInt8 else "onnxruntime"]
+    grids = [module.qmax for module in quantizers(result.model).values()]
+    assert max(grids) == PROFILES["tensorrt" if stage is TrtInt8 else "onnxruntime"].levels
 
 
 def test_calibration_leaves_trained_ranges_and_the_incoming_model_alone(data: Data, tmp_path: Path) -> None:

@@ -1,0 +1,24 @@
+"""TensorRT 10 and 11: symmetric int8 with zero point 0, float biases, explicit axes; ReLUs stay in the graph.
+
+Its fusions look for Conv, ReLU, Q in this order and for a residual sum with Q/DQ on the skip input only. What its
+parser refuses is told by the rules E1 to E8 of :mod:`mcomp.deploy.qdq_rules`.
+"""
+
+from __future__ import annotations
+
+from mcomp.deploy.profiles.base import Profile
+
+TENSORRT = Profile(
+    name="tensorrt",
+    unsigned="never",
+    levels=127,
+    quantize_outputs=False,
+    asymmetric=False,
+    sixteen_bits=False,
+    absorb_relu=False,
+    clip_integers=False,
+    integer_bias=False,
+    pools_as_convolutions=False,
+    four_bits=frozenset({"Gemm", "MatMul"}),
+    two_bits=frozenset(),
+)

@@ -1,0 +1,114 @@
+"""What a target wants beyond what was trained becomes part of the simulated network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mcomp.deploy import OnnxSession, to_onnx
+from mcomp.deploy.preparation import prepare
+from mcomp.deploy.profiles import PROFILES
+from mcomp.errors import StageError
+from mcomp.metrics import sqnr_db
+from mcomp.quantization.calibration import quantizers
+from tests.unit.deploy.deploy_networks import Residual, chain, images, quantised
+
+
+def warmed(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    model.train()(images())
+    return model.eval()
+
+
+def kinds(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_nothing_but_the_mean_of_the_output_is_left_float_in_onnxruntime(tmp_path: Path, trained: bool) -> None:
+    model = quantised(Residual()) if trained else warmed(Residual())
+    prepared = prepare(model, (images(2),), "onnxruntime", lambda: [images()])
+    lowering = to_onnx(prepared.model, (images(2),), tmp_path / "m.onnx")
+    OnnxSession(lowering.path, save_optimized=tmp_path / "optimized.onnx")
+    found = kinds(tmp_path / "optimized.onnx")
+    assert (found["QLinearConv"], found["QLinearAdd"]) == (3, 1)
+    assert not found["Conv"] + found["FusedConv"] + found["Add"] + found["Relu"]
+    assert lowering.exact
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("network", [chain, Residual])
+def test_a_float_network_prepared_for_a_target_is_what_its_file_computes(
+    tmp_path: Path, network: type[nn.Module], profile: str
+) -> None:
+    model, x = warmed(network()), images(8, seed=2)
+    prepared = prepare(model, (x[:2],), profile, lambda: [images()])
+    lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx", profile)  # type: ignore[arg-type]
+    assert lowering.exact, lowering.notes
+    with torch.no_grad():
+        simulated, before = prepared.model(x), model(x)
+    assert sqnr_db(simulated, OnnxSession(lowering.path, simulate=True).predict(x)) > 25
+    assert sqnr_db(before, simulated) > 15
+
+
+def test_trained_ranges_stay_and_only_new_ones_are_found() -> None:
+    model = quantised(Residual())
+    prepared = prepare(model, (images(2),), "onnxruntime", lambda: [3 * images()])
+    before, after = quantizers(model), quantizers(prepared.model)
+    assert prepared.calibrated == prepared.added
+    assert set(after) - set(before) == set(prepared.added)
+    for name, quantizer in before.items():
+        assert quantizer.qparams() == after[name].qparams()
+
+
+def test_targets_that_fuse_a_raw_branch_get_no_grid_more() -> None:
+    for profile in ("tensorrt", "portable"):
+        assert not prepare(quantised(Residual()), (images(2),), profile, lambda: [images()]).added
+
+
+def test_without_data_what_stays_float_is_said() -> None:
+    prepared = prepare(quantised(Residual()), (images(2),), "onnxruntime")
+    assert not prepared.added
+    assert any("2 tensors" in note and "no data" in note for note in prepared.notes)
+
+
+def test_without_data_a_float_model_is_refused() -> None:
+    with pytest.raises(StageError, match="have no range"):
+        prepare(warmed(chain()), (images(2),), "tensorrt")
+
+
+class Averaged(nn.Module):
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.first, self.pool, self.last = nn.Conv2d(3, 8, 3, padding=1), pool, nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.pool(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("pool", "convolutions"),
+    [
+        (nn.AvgPool2d(2), 3),
+        (nn.AvgPool2d(3, stride=2, padding=1), 3),
+        (nn.AvgPool2d((1, 2)), 3),
+        (nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), 2),  # other divisors at the border
+        (nn.AvgPool2d(3, stride=2, ceil_mode=True), 2),
+    ],
+    ids=str,
+)
+def test_a_mean_of_integers_is_a_convolution_where_every_window_has_one_size(
+    tmp_path: Path, pool: nn.Module, convolutions: int
+) -> None:
+    x = images(4)
+    prepared = prepare(Averaged(pool).eval(), (x[:2],), "onnxruntime", lambda: [images()])
+    lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx")
+    assert kinds(lowering.path)["Conv"] == convolutions
+    with torch.no_grad():
+        simulated = prepared.model(x)
+    assert sqnr_db(simulated, OnnxSession(lowering.path).predict(x)) > 30
