@@ -68,6 +68,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     model = nin().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as trained ones: no two tensors alike, for those are stored once
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 2)
     with tempfile.TemporaryDirectory() as folder:
         torch.save(model.state_dict(), Path(folder) / "float.pt")
         float_bytes = (Path(folder) / "float.pt").stat().st_size
@@ -81,7 +85,7 @@ def main() -> None:
         and by_name["ternary, base 3"]["bits_per_weight"] <= 1.61
     )
     result = {
-        "claim": f"packed binary <= {MOST} x (weights / 8 + float parts), ternary in base 3, weights come back the same",
+        "claim": f"packed binary <= {MOST} x (weights / 8 + float parts), ternary in base 3, the same weights read back",
         "held": held,
         "network": "nin",
         "float_state_dict_bytes": float_bytes,

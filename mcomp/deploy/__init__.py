@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcomp.deploy.formats.export import Exported, export
     from mcomp.deploy.lowering import Lowering, TensorLowering
     from mcomp.deploy.onnx_session import OnnxSession
     from mcomp.deploy.onnx_writer import to_onnx
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Engine": "mcomp.deploy.tensorrt_engine",
+    "Exported": "mcomp.deploy.formats.export",
     "Lowering": "mcomp.deploy.lowering",
     "OnnxSession": "mcomp.deploy.onnx_session",
     "PackedTensor": "mcomp.deploy.packed.packing",
@@ -32,6 +34,7 @@ _HOMES = {
     "Violation": "mcomp.deploy.qdq.rules",
     "build_engine": "mcomp.deploy.tensorrt_engine",
     "check_qdq": "mcomp.deploy.qdq.check",
+    "export": "mcomp.deploy.formats.export",
     "pack": "mcomp.deploy.packed.packing",
     "to_onnx": "mcomp.deploy.onnx_writer",
     "unpack": "mcomp.deploy.packed.unpacking",
@@ -40,6 +43,7 @@ _HOMES = {
 
 __all__ = [
     "Engine",
+    "Exported",
     "Lowering",
     "OnnxSession",
     "PackedTensor",
@@ -50,6 +54,7 @@ __all__ = [
     "Violation",
     "build_engine",
     "check_qdq",
+    "export",
     "pack",
     "to_onnx",
     "unpack",

@@ -108,10 +108,26 @@ def test_export_hands_over_the_file_and_a_loadable_model(flagship: FlagshipRun, 
     import mcomp
 
     out = tmp_path / "out"
-    done = run_mcomp("export", str(out), "--store", str(flagship.store))
+    done = run_mcomp("export", str(out), "--to", "torchscript", "--to", "pt2", "--store", str(flagship.store))
     assert done.returncode == 0, done.stderr
     assert list(out.glob("*.onnx"))
     assert mcomp.load_model(out) is not None
+    assert "`torchscript`: " in done.stdout
+    assert (out / "torchscript" / "model.pt").is_file()
+    assert (out / "pt2" / "model.pt2").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--to", "torchscrip"], "did you mean `torchscript`?"), (["--to", "pt2=4"], "stores no weights in 4 bits")],
+)
+def test_an_export_to_what_there_is_not_leaves_nothing_behind(
+    words: list[str], said: str, flagship: FlagshipRun, tmp_path: Path
+) -> None:
+    done = run_mcomp("export", str(tmp_path / "out"), *words, "--store", str(flagship.store))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_recipe_may_start_from_an_artifact_and_knows_what_was_done_to_it(
