@@ -85,7 +85,7 @@ def main() -> None:
         and by_name["ternary, base 3"]["bits_per_weight"] <= 1.61
     )
     result = {
-        "claim": f"packed binary <= {MOST} x (weights / 8 + float parts), ternary in base 3, the same weights read back",
+        "claim": f"packed binary <= {MOST} x (weights / 8 + float parts), ternary in base 3, the same weights back",
         "held": held,
         "network": "nin",
         "float_state_dict_bytes": float_bytes,
