@@ -18,9 +18,10 @@ from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.modules import replace_module
 from mcomp.quantization.restoration import FLOAT
+from mcomp.quantization.tracing import trace
 from mcomp.surgery import ATTRIBUTE
 
-_PLAIN = (nn.modules.conv._ConvNd, nn.Linear)
+_COUNTABLE = (nn.modules.conv._ConvNd, nn.Linear, QuantizedLayer, FoldedLayer)
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,21 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Acceleration:
-    """A copy of a model that counts bits, in eval mode, and what became of each layer."""
+    """A copy of a model that counts bits, on the CPU and in eval mode, and what became of each layer.
+
+    Attributes:
+        model: the copy; a graph module, where the model has a graph.
+        layers: every convolution and linear layer.
+        note: why signs go from layer to layer as floats; empty where they need not.
+    """
 
     model: nn.Module
     layers: tuple[LayerRow, ...]
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: the table."""
-        return {"layers": [asdict(row) for row in self.layers]}
+        return {"layers": [asdict(row) for row in self.layers], "note": self.note}
 
 
 def accelerate(model: nn.Module, *, path: InstructionPath = "auto") -> Acceleration:
@@ -73,13 +81,14 @@ def accelerate(model: nn.Module, *, path: InstructionPath = "auto") -> Accelerat
         UsageError: MC621, the processor does not have that path.
     """
     check_path(path)
-    made = copy.deepcopy(model).eval()
+    made = copy.deepcopy(model).cpu().eval()
     for record in (ATTRIBUTE, FLOAT):  # no artifact could repeat this, and no float network be made of it
         made.__dict__.pop(record, None)
-    graph = made if isinstance(made, fx.GraphModule) else None
+    graph, note = _graph(made)
+    made = made if graph is None else graph
     rows: dict[str, LayerRow] = {}
     for name, layer in list(made.named_modules()):
-        if not isinstance(layer, (*_PLAIN, QuantizedLayer, FoldedLayer)):
+        if not isinstance(layer, _COUNTABLE):
             continue
         found = counting_layer(layer, graph, path)
         rows[name] = LayerRow(name, not isinstance(found, str), why=found if isinstance(found, str) else "")
@@ -103,7 +112,19 @@ def accelerate(model: nn.Module, *, path: InstructionPath = "auto") -> Accelerat
     told = tuple(_told(row, made) for row in rows.values())
     if graph is not None:
         join_steps(graph, path)
-    return Acceleration(made, told)
+    return Acceleration(made, told, note)
+
+
+def _graph(model: nn.Module) -> tuple[fx.GraphModule | None, str]:
+    """What shows which layer reads what, and why there is none."""
+    if isinstance(model, fx.GraphModule):
+        return model, ""
+    if isinstance(model, _COUNTABLE):  # a single layer
+        return None, ""
+    try:
+        return trace(model), ""
+    except StageError as error:
+        return None, f"{error.message}: each layer packs its own input"
 
 
 def _told(row: LayerRow, model: nn.Module) -> LayerRow:

@@ -30,6 +30,7 @@ class _Readers:
 
 def keep_in_bits(model: fx.GraphModule, path: InstructionPath) -> None:
     """Hand packed signs from maker to reader, in place of floats, wherever only binary convolutions read them."""
+    _spell_out_signs(model)
     chains = _Chains(model, path)
     for node in list(model.graph.nodes):
         if node.op == "call_module" and isinstance(chains.modules[str(node.target)], BinaryActivation):
@@ -70,6 +71,23 @@ def join_steps(model: fx.GraphModule, path: InstructionPath) -> None:
             model.graph.erase_node(each)
     model.delete_all_unused_submodules()
     model.recompile()
+
+
+def _spell_out_signs(model: fx.GraphModule) -> None:
+    """Put the sign that a convolution makes of its input in front of it, where it alone reads that."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    targets = Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
+    for node in list(model.graph.nodes):
+        layer = modules[str(node.target)] if node.op == "call_module" else None
+        if type(layer) is not XnorConv2d or not layer.makes_signs or targets[str(node.target)] > 1:
+            continue
+        if layer.padding_mode != "zeros" or layer.input_scale is not None or len(node.all_input_nodes[0].users) > 1:
+            continue
+        target = f"{HOME}.before_{node.name}"
+        model.add_submodule(target, BinaryActivation(codes=layer.codes).eval())
+        with model.graph.inserting_before(node):
+            sign = model.graph.call_module(target, (node.all_input_nodes[0],))
+        node.replace_input_with(node.all_input_nodes[0], sign)
 
 
 class _Chains:

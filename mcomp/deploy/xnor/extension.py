@@ -142,7 +142,7 @@ def build(folder: str | Path | None = None) -> Path:
     _refuse_without_tools()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        # a folder of its own, moved into place when it is whole: a killed build leaves no lock and no half file behind
+        # in a folder of its own, moved into place when whole: a killed build leaves nothing that the next one waits for
         with tempfile.TemporaryDirectory(prefix=f".{_NAME}-", dir=home) as work:
             _compile(name, Path(work))
             os.replace(Path(work) / made.name, made)

@@ -31,6 +31,7 @@ class XnorLayer(SignStep):
         path: which loops to take.
 
     Attributes:
+        makes_signs: whether its input arrives before it is quantised.
         packing: of the input; None where it arrives in packed signs.
         signs_for: groups of the layer that reads packed signs from here; 0 where this one gives floats.
         channels_last: whether floats made of packed signs are ``channels_last``.
@@ -55,7 +56,7 @@ class XnorLayer(SignStep):
         self.outputs, self.inputs = filters.signs.shape[0], filters.signs.shape[1] * filters.groups
         self.geometry = Geometry.of(layer)
         self.codes, self.shift = codes, 0 if codes == "01" else 1
-        self.signs_for, self.channels_last = 0, False
+        self.makes_signs, self.signs_for, self.channels_last = not quantised, 0, False
         bias = getattr(layer, "bias", None)
         self.register_buffer("taps", filters.taps)
         self.register_buffer("filters", pack_filters(filters))

@@ -59,6 +59,7 @@ class SignStep(nn.Module):
         if chain is None:
             if len(self._chains) >= _KEPT:
                 self.forget()
+            _refuse_moved(self)
             chain = extension().Chain(self.path)
             self.add_to(chain, size, last)
             self._chains[size, last] = chain
@@ -187,6 +188,19 @@ def _both(side: Any) -> Size:
 
 def _forget(step: SignStep, _keys: Any) -> None:
     step.forget()
+
+
+def _refuse_moved(step: SignStep) -> None:
+    """Compiled loops would read whatever lies there."""
+    for name, tensor in step.named_buffers():
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"`{name}` of a layer that counts bits is a {kind} tensor on `{tensor.device}`",
+                code="MC621",
+                why="its loops run on the CPU, with scales in float32",
+                hint="do not move or convert an accelerated model",
+            )
 
 
 def _refuse(x: Tensor, dtype: torch.dtype) -> None:

@@ -233,3 +233,11 @@ def test_a_linear_layer_says_what_it_is() -> None:
     fast = counted(binary(nn.Linear(40, 8)))
     assert isinstance(fast, XnorLinear)
     assert repr(fast).startswith("XnorLinear(\n  40, 8, reads floats, gives floats")
+
+
+@pytest.mark.parametrize("move", [lambda model: model.double(), lambda model: model.to("meta")])
+def test_a_model_that_was_moved_or_converted_is_refused(move: Any) -> None:
+    fast = move(counted(binary(nn.Conv2d(8, 8, 3))))
+    with pytest.raises(UsageError, match="of a layer that counts bits is a") as caught:
+        fast(torch.zeros(1, 8, 4, 4))
+    assert caught.value.code == "MC621"
