@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "recipe": {"stages", "models", "data", "training"},
     "engine": {"recipe", "stages", "store", "artifact", *LIBRARIES},
     "report": {"engine", "recipe"},
-    "cli": {"report", "engine", "recipe", "store", "stages", *LIBRARIES},
+    "cli": {"report", "engine", "recipe", "store", "artifact", "stages", *LIBRARIES},
 }
 #: Only the registry and the protocol of the stages are known to the recipe.
 RECIPE_SEES_OF_STAGES = {"mcomp.stages", "mcomp.stages.registry", "mcomp.stages.base"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ EPILOG = """\
 examples:
   mcomp export out                      the last stage of the newest run that ended well
   mcomp export out --run nin_gc --stage finetune     one stage's; needed where a recipe has branches
+  mcomp export out --to openvino --to mnn=4          and in the formats of other runtimes, weights of mnn in 4 bits
 
+Formats: onnx, pt2 (torch.export), torchscript, openvino, ncnn, mnn. Each file is run and held against the model.
 The folder holds the deployed files and `model/`, which `mcomp.load_model("out/model")` reads.
 A network from your own file needs that file too: `load_model("out/model", trust=True, base_dir="folder of it")`."""
 
@@ -27,6 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--run", dest="wanted", metavar="RUN", help="a run's id, or part of it (default: the newest ok one)"
     )
     parser.add_argument("--stage", metavar="ID", help="a stage's id (default: the last one that finished)")
+    parser.add_argument(
+        "--to",
+        dest="formats",
+        action="append",
+        default=[],
+        metavar="FORMAT[=BITS]",
+        help="also write the model in this format, its weights in BITS (mnn: 8, 4, 2; ncnn: 16); repeatable",
+    )
+    parser.add_argument("--trust", action="store_true", help="run the local Python file that built the network")
     add_store(parser)
 
 
@@ -35,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = Path(arguments.folder)
     if target.exists():
         raise UsageError(f"`{target}` exists", code="MC216", hint="name a folder that does not exist yet")
+    formats = dict(_format(word) for word in arguments.formats)
     store = existing_store(arguments)
     result = chosen_run(store, arguments.wanted, ended_well=True)
     stage = _stage(result, arguments.stage)
@@ -44,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"the artifact of `{stage['id']}` is gone from the store", hint="run the recipe again to make it anew"
         )
     with writing_for_a_person(target, "MC216"):
-        names = _copy(source, target)
+        names = _copy(source, target, formats, arguments.trust)
     listed = ", ".join(["model/", *names])
     say(f"`{stage['id']}` -> {target}: {listed} (run {result['run']}: {result['status']})")
     if code := _own_code(store.manifest(stage["artifact"]) or {}):
@@ -64,7 +77,44 @@ def _own_code(manifest: dict[str, Any]) -> str:
     return f"`{builder.rpartition(':')[0]}`" if isinstance(builder, str) and needs_trust(builder) else ""
 
 
-def _copy(source: Path, target: Path) -> list[str]:
+def _format(word: str) -> tuple[str, int | None]:
+    """Name and weight bits of ``mnn=4``.
+
+    Raises:
+        UsageError: MC446, no such format, or not these bits.
+    """
+    from mcomp.deploy.formats.export import find_format
+    from mcomp.deploy.formats.names import WEIGHT_BITS
+
+    name, given, bits = word.partition("=")
+    chosen = find_format(name)
+    chosen.require()
+    offered = WEIGHT_BITS.get(name, ())
+    if given and bits not in map(str, offered):
+        listed = ", ".join(map(str, offered)) or "none"
+        raise UsageError(f"`{name}` stores no weights in {bits or 'no'} bits", code="MC446", hint=f"it has {listed}")
+    return name, int(bits) if given else None
+
+
+def _write(model_folder: Path, target: Path, formats: dict[str, int | None], trust: bool) -> list[str]:
+    """The model once more per format, each in a folder of its name; what was written."""
+    from mcomp.artifact import load_model
+    from mcomp.deploy.formats.export import export
+    from mcomp.store.logits import seeded_inputs
+
+    model = load_model(model_folder, trust=trust)
+    inputs = seeded_inputs(json.loads((model_folder / "manifest.json").read_text(encoding="utf-8"))["inputs"])
+    names = []
+    for name, bits in formats.items():
+        made = export(model, inputs, target / name / "model", name, weight_bits=bits)
+        names += [f"{name}/{path.name}" for path in made.files]
+        against = {"simulated": "the simulation", "weights": "its trained weights", "float": "the model"}
+        size = f"{made.bytes / 1e6:.2f} MB"
+        say(f"`{name}`: {size}, {made.relative_error:.1e} apart from {against[made.reference]}", *made.notes)
+    return names
+
+
+def _copy(source: Path, target: Path, formats: dict[str, int | None], trust: bool) -> list[str]:
     """Fill a neighbour of ``target``, then rename it: a half-made export never bears the name asked for."""
     from mcomp.store.atomic import storage_errors
 
@@ -78,6 +128,7 @@ def _copy(source: Path, target: Path) -> list[str]:
             for file in sorted((source / "files").iterdir()):
                 shutil.copy2(file, partial / file.name)
                 names.append(file.name)
+        names += _write(partial / "model", partial, formats, trust) if formats else []
         partial.rename(target)
     return names
 

@@ -27,6 +27,7 @@ VERBS = {
     "gc": "remove what nothing needs any more from a store",
     "verify": "read a whole store and compare every digest",
     "export": "copy a run's model and deployed files out of the store",
+    "bench": "time models and deployed files against each other, in one interleaved run",
     "check-qdq": "check an ONNX file against what TensorRT, ONNX Runtime or OpenVINO take",
     "doctor": "say what this machine has: Python, packages, devices, runtimes",
     "help": "explain an error code (MC103) or a topic",

@@ -10,9 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcomp.deploy.formats.export import Exported, export
     from mcomp.deploy.lowering import Lowering, TensorLowering
     from mcomp.deploy.onnx_session import OnnxSession
     from mcomp.deploy.onnx_writer import to_onnx
+    from mcomp.deploy.packed.packing import PackedTensor, Packing, pack
+    from mcomp.deploy.packed.unpacking import Unpacked, unpack
     from mcomp.deploy.qdq.check import check_qdq
     from mcomp.deploy.qdq.rules import Violation
     from mcomp.deploy.tensorrt_engine import Engine, build_engine
@@ -20,27 +23,41 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Engine": "mcomp.deploy.tensorrt_engine",
+    "Exported": "mcomp.deploy.formats.export",
     "Lowering": "mcomp.deploy.lowering",
     "OnnxSession": "mcomp.deploy.onnx_session",
+    "PackedTensor": "mcomp.deploy.packed.packing",
+    "Packing": "mcomp.deploy.packed.packing",
     "TensorLowering": "mcomp.deploy.lowering",
+    "Unpacked": "mcomp.deploy.packed.unpacking",
     "Verification": "mcomp.deploy.verification",
     "Violation": "mcomp.deploy.qdq.rules",
     "build_engine": "mcomp.deploy.tensorrt_engine",
     "check_qdq": "mcomp.deploy.qdq.check",
+    "export": "mcomp.deploy.formats.export",
+    "pack": "mcomp.deploy.packed.packing",
     "to_onnx": "mcomp.deploy.onnx_writer",
+    "unpack": "mcomp.deploy.packed.unpacking",
     "verify": "mcomp.deploy.verification",
 }
 
 __all__ = [
     "Engine",
+    "Exported",
     "Lowering",
     "OnnxSession",
+    "PackedTensor",
+    "Packing",
     "TensorLowering",
+    "Unpacked",
     "Verification",
     "Violation",
     "build_engine",
     "check_qdq",
+    "export",
+    "pack",
     "to_onnx",
+    "unpack",
     "verify",
 ]
 
@@ -48,6 +65,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "xnor":
+        return importlib.import_module("mcomp.deploy.xnor")
     raise AttributeError(f"module `mcomp.deploy` has no attribute `{name}`")
 
 

@@ -31,6 +31,7 @@ BUILT_IN = (
     "qaft",
     "bn_fuse",
     "evaluate",
+    "export",
     "onnx_int8",
     "trt_int8",
 )

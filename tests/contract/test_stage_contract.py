@@ -32,6 +32,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "qaft": ({"epochs": 1}, ["quantize"]),
     "bn_fuse": ({}, []),
     "evaluate": ({}, []),
+    "export": ({"formats": ["torchscript"]}, ["quantize", "bn_fuse"]),
     "onnx_int8": ({}, ["quantize", "bn_fuse"]),
     "trt_int8": ({}, ["quantize", "bn_fuse"]),
 }

@@ -108,10 +108,37 @@ def test_export_hands_over_the_file_and_a_loadable_model(flagship: FlagshipRun, 
     import mcomp
 
     out = tmp_path / "out"
-    done = run_mcomp("export", str(out), "--store", str(flagship.store))
+    done = run_mcomp("export", str(out), "--to", "torchscript", "--to", "pt2", "--store", str(flagship.store))
     assert done.returncode == 0, done.stderr
     assert list(out.glob("*.onnx"))
     assert mcomp.load_model(out) is not None
+    assert "`torchscript`: " in done.stdout
+    assert (out / "torchscript" / "model.pt").is_file()
+    assert (out / "pt2" / "model.pt2").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--to", "torchscrip"], "did you mean `torchscript`?"), (["--to", "pt2=4"], "stores no weights in 4 bits")],
+)
+def test_an_export_to_what_there_is_not_leaves_nothing_behind(
+    words: list[str], said: str, flagship: FlagshipRun, tmp_path: Path
+) -> None:
+    done = run_mcomp("export", str(tmp_path / "out"), *words, "--store", str(flagship.store))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_bench_times_the_models_and_files_of_a_run_against_its_float_file(flagship: FlagshipRun) -> None:
+    done = run_mcomp("bench", "--store", str(flagship.store), "--rounds", "2", "--batch", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["tables"][0]["rows"]
+    assert rows[0]["name"].endswith("model.fp32.onnx")
+    assert rows[0]["engine"] == "onnxruntime"
+    assert {"float: train", "simulated: trt_int8"} <= {row["name"] for row in rows}
+    deployed = {Path(name).name for name in flagship.files("trt_int8") if name.endswith(".onnx")}
+    assert {f"trt_int8: {name}" for name in deployed} <= {row["name"] for row in rows}
 
 
 def test_a_recipe_may_start_from_an_artifact_and_knows_what_was_done_to_it(

@@ -47,6 +47,8 @@ def one_side_of_a_residual_is_raw(graph: CheckedGraph, node: onnx.NodeProto) -> 
     if node.op_type != "Add" or len(node.input) != 2:
         return
     sources = [graph.dequantised(name) for name in node.input]
+    if not any(sources) and all(_comes_from_integers(graph, name) for name in node.input):
+        yield "two raw convolutions in one residual Add: only one fuses", "quantise the shortcut's output"
     if any(source is None for source in sources):
         return
     for source in sources:
@@ -60,9 +62,13 @@ def one_side_of_a_residual_is_raw(graph: CheckedGraph, node: onnx.NodeProto) -> 
 @rule("P4", "warning", "tensorrt")
 def pools_stand_between_pairs(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
     """A pool runs in INT8 as DQ, pool, Q."""
-    if node.op_type not in ("MaxPool", "AveragePool") or graph.dequantised(node.input[0]) is None:
+    if node.op_type not in ("MaxPool", "AveragePool", "GlobalAveragePool"):
         return
-    if {reader.op_type for reader in graph.readers(node)} & WEIGHTED:
+    readers = {reader.op_type for reader in graph.readers(node)}
+    if graph.dequantised(node.input[0]) is None:
+        if QUANTIZE in readers and _comes_from_integers(graph, node.input[0]):
+            yield "a pool in float between integer layers", "quantise its input too: Q, DQ, pool, Q"
+    elif readers & WEIGHTED:
         yield "a quantised pool without Q behind it", "quantise its output too: DQ, pool, Q"
 
 

@@ -143,6 +143,24 @@ def both_sides_of_an_add(model: onnx.ModelProto) -> None:
     add.input[raw] = "dq"
 
 
+def two_raw_branches(model: onnx.ModelProto) -> None:
+    made = {name: node for node in model.graph.node for name in node.output}
+    add = next(node for node in nodes(model, "Add"))
+    raw = next(name for name in add.input if made[name].op_type == "Conv")
+    conv = made[raw]
+    model.graph.node.append(helper.make_node("Conv", list(conv.input), ["shortcut"], name="shortcut"))
+    model.graph.node[-1].attribute.extend(conv.attribute)
+    for index, name in enumerate(add.input):
+        if name != raw:
+            add.input[index] = "shortcut"
+
+
+def float_pool(model: onnx.ModelProto) -> None:
+    quantiser = next(n for n in nodes(model, "QuantizeLinear") if n.input[0] == nodes(model, "Relu")[0].output[0])
+    model.graph.node.append(helper.make_node("AveragePool", [quantiser.input[0]], ["means"], kernel_shape=[1, 1]))
+    quantiser.input[0] = "means"
+
+
 def unquantised_pool(model: onnx.ModelProto) -> None:
     conv = nodes(model, "Conv")[1]
     made = helper.make_node("MaxPool", [conv.input[0]], ["pooled"], kernel_shape=[1, 1])
@@ -257,7 +275,8 @@ BREAKS: list[tuple[str, Mutation, Target]] = [
             ("E1", fused_operator), ("E2", no_zero_point), ("E2", unsigned), ("E2", shifted), ("E3", zero_scale),
             ("E3", nan_scale), ("E4", short_scale), ("E4", no_axis), ("E5", per_channel_activation),
             ("E5", wrong_axis), ("E6", four_bits), ("E7", quantised_bias), ("E8", byte_cast), ("P1", float_weight),
-            ("P2", quantiser_before_relu), ("P3", both_sides_of_an_add), ("P4", unquantised_pool),
+            ("P2", quantiser_before_relu), ("P3", both_sides_of_an_add),
+            ("P3", two_raw_branches), ("P4", unquantised_pool), ("P4", float_pool),
             ("P5", pooled_parts), ("P6", padding_before_q), ("P7", float_upsampling), ("P9", narrow),
             ("P10", depthwise), ("P11", second_scale), ("P12", leftover_batch_norm), ("P13", weight_in_float),
             ("G1", old_opset), ("G2", computing_with_integers), ("G4", pair_of_two_scales),

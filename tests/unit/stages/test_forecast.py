@@ -31,6 +31,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "qaft": ({"epochs": 1}, ["quantize"]),
     "bn_fuse": ({}, ["quantize"]),
     "evaluate": ({}, []),
+    "export": ({"formats": ["torchscript"]}, []),
     "onnx_int8": ({"calibration": {"samples": 16}}, []),
     "trt_int8": ({}, ["quantize", "bn_fuse"]),
 }

@@ -1,0 +1,24 @@
+"""Which formats there are, what they need and offer. Importable without torch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+FormatName = Literal["onnx", "pt2", "torchscript", "openvino", "ncnn", "mnn"]
+
+#: What must be installed beside torch: name to import, name to install.
+PACKAGES: dict[str, dict[str, str]] = {
+    "onnx": {"onnxruntime": "onnxruntime"},
+    "openvino": {"openvino": "openvino"},
+    "ncnn": {"ncnn": "ncnn", "pnnx": "pnnx"},
+    "mnn": {"MNN": "MNN"},
+}
+
+#: Bits that weights alone can be stored in.
+WEIGHT_BITS: dict[str, tuple[int, ...]] = {"ncnn": (16,), "mnn": (8, 4, 2)}
+
+
+def missing_packages(name: str) -> list[str]:
+    """What to install before a model can be exported as ``name``."""
+    return [install for module, install in PACKAGES.get(name, {}).items() if find_spec(module) is None]

@@ -1,0 +1,29 @@
+"""ONNX: integers as Q/DQ for ONNX Runtime, plain float for a float model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from mcomp.deploy.formats.base import Format, Written
+from mcomp.deploy.onnx_session import OnnxSession
+from mcomp.deploy.onnx_writer import to_onnx
+from mcomp.quantization.summary import quantising_modules
+
+
+class Onnx(Format):
+    """One file of mcomp's own writer, run in ONNX Runtime."""
+
+    name, suffix = "onnx", ".onnx"
+    tolerance: ClassVar[float] = 0.05  # integer kernels round sums and biases; float files come within 1e-5
+
+    def write(self, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, weight_bits: int | None) -> Written:
+        """As :func:`mcomp.deploy.to_onnx` does."""
+        to_onnx(model, inputs, path, "onnxruntime" if quantising_modules(model) else "float")
+        return Written((path,))
+
+    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
+        """In ONNX Runtime, one thread."""
+        return OnnxSession(written.files[0]).predict(*inputs)
