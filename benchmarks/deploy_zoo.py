@@ -26,6 +26,7 @@ from torch import nn
 from torchvision import models
 
 from mcomp.deploy import OnnxSession, check_qdq, to_onnx
+from mcomp.deploy.integer_agreement import compare_integers
 from mcomp.deploy.preparation import prepare
 from mcomp.metrics import sqnr_db
 
@@ -82,6 +83,7 @@ def deployed(name: str, profile: Any, folder: Path) -> dict[str, Any]:
     violations = check_qdq(lowering.path, target)
     with torch.no_grad():
         simulated = prepared.model(images)
+    agreement = compare_integers(lowering.path, prepared.model, images, simulate=True)
     row: dict[str, Any] = {
         "model": name,
         "seconds": round(seconds, 1),
@@ -89,6 +91,9 @@ def deployed(name: str, profile: Any, folder: Path) -> dict[str, Any]:
         "errors": sorted({each.rule for each in violations if each.severity == "error"}),
         "warnings": dict(collections.Counter(each.rule for each in violations if each.severity == "warning")),
         "onnxruntime_db": round(sqnr_db(simulated, OnnxSession(lowering.path, simulate=True).predict(images)), 1),
+        "differing": sum(each.differing for each in agreement) / max(1, sum(each.elements for each in agreement)),
+        "largest": max((each.largest for each in agreement), default=0),
+        "compared": f"{len(agreement)} of {sum(each.kind == 'activation' for each in lowering.tensors)}",
         "notes": [note[:200] for note in (*prepared.notes, *lowering.notes)],
     }
     if find_spec("openvino") is not None:
@@ -109,8 +114,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, failed = [], []
     for name in arguments.models:
-        with torch.device("meta"):
-            size = sum(each.numel() for each in models.get_model(name, weights=None).parameters()) / 1e6
+        size = next(iter(models.get_model_weights(name))).meta["num_params"] / 1e6
         if size > arguments.largest:
             print(f"{name}: left out, {size:.0f} million parameters", flush=True)
             continue

@@ -86,8 +86,8 @@ class Delivery:
             notes.append(f"{len(self.calibrated)} activation ranges were calibrated, not trained")
         if self.added:
             notes.append(
-                f"{len(self.added)} of them are of tensors that layers make, quantised for the target's kernels, which "
-                "end in integers; the figures include that"
+                f"{len(self.added)} of them are of tensors that layers make, which the target's kernels want as "
+                "integers; the figures include that"
             )
         notes += self.lowering.notes
         rules: dict[str, list[str]] = {}

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from mcomp.deploy.export_proof import prove_export, reference
 from mcomp.deploy.marking import DOMAIN, Marker, Route
 from mcomp.errors import StageError
 
@@ -31,7 +32,8 @@ def export_float(
     """Export what ``prepare(route)`` returns, with a dynamic batch axis, by the first route that works.
 
     Inputs are called ``input`` (``input_1`` …), the output ``output``. ``prepare`` also returns what belongs to
-    the model it made (its markers); that is handed back with the graph.
+    the model it made (its markers); that is handed back with the graph. A graph that does not compute what the
+    model computes counts as failed.
 
     Raises:
         StageError: MC430, both exporters failed; the message shows both errors.
@@ -46,7 +48,11 @@ def export_float(
             model, marked = prepare(route)
             with warnings.catch_warnings(), _no_graphs(), torch.no_grad():
                 warnings.simplefilter("ignore")  # tracer and deprecation warnings about code that is not the user's
-                return export(model.eval(), example_inputs, opset), marked
+                proto = export(model.eval(), example_inputs, opset)
+                # markers of the first route compute in torch what they stand for in the file: nothing
+                simple = model if route == "torchscript" else prepare("torchscript")[0]
+                prove_export(proto, reference(simple, example_inputs), example_inputs)
+                return proto, marked
         except StageError:
             raise
         except Exception as error:

@@ -60,7 +60,7 @@ def compare_integers(path: str | Path, model: nn.Module, images: Tensor, simulat
     for site in cut.sites:
         if site.name in values:
             expected[site.name] = site.integers(values[site.name])
-            feeds[cut.open(site)] = expected[site.name]
+            feeds[cut.open(site, expected[site.name].shape)] = expected[site.name]
     session = OnnxSession(cut.write(Path(path).with_suffix(".cut.onnx")), simulate=simulate)
     names = [site for site in cut.sites if site.name in expected]
     found = session._session.run([site.quantised for site in names], feeds)
@@ -124,11 +124,11 @@ class _Cut:
             return None
         return _Site(name, node.input[0], node, float(scale), int(zero_point), zero_point.dtype)
 
-    def open(self, site: _Site) -> str:
+    def open(self, site: _Site, shape: tuple[int, ...]) -> str:
         """Let the readers of a tensor read a new input; returns its name."""
         name = f"{site.name}_given"
         kind = helper.np_dtype_to_tensor_dtype(site.dtype)
-        self.graph.model.graph.input.append(helper.make_tensor_value_info(name, kind, None))
+        self.graph.model.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
         self.graph.inputs.add(name)
         self.graph.model.graph.output.append(helper.make_tensor_value_info(site.quantised, kind, None))
         self.graph.outputs.add(site.quantised)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcomp.deploy.integer_form import ActivationSite, WeightSite, activation_site, weight_site
+from mcomp.deploy.written_constants import fold_written_constants
 
 DOMAIN, OP = "mcomp", "Marker"
 Route = Literal["torchscript", "dynamo"]
@@ -62,6 +63,7 @@ def mark(model: nn.Module, route: Route) -> MarkedModel:
             site = weight_site(f"{name}.weight", module.integer_weight())
             marked.weights[site.name] = site
             marked.model.set_submodule(name, MarkedLayer(module, site, route))
+    fold_written_constants(marked.model)
     return marked
 
 

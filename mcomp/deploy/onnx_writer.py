@@ -12,6 +12,7 @@ from onnx import version_converter
 from torch import Tensor, nn
 
 import mcomp
+from mcomp.deploy.checked_arguments import check_arguments
 from mcomp.deploy.float_export import DEFAULT_OPSET, export_float
 from mcomp.deploy.folding import folded
 from mcomp.deploy.half_precision import HALF_OPSET, to_half
@@ -32,6 +33,7 @@ OLDEST_OPSET, SIXTEEN_BIT_OPSET = 13, 21
 #: The newest file format that every ONNX Runtime since 1.18 and TensorRT 10 read.
 NEWEST_IR = 10
 Precision = Literal["fp32", "fp16"]
+PRECISIONS = ("fp32", "fp16")
 #: A protobuf message ends at 2 GiB.
 LARGEST_FILE = 2**31 - 2**20
 
@@ -67,10 +69,15 @@ def to_onnx(
             faster, for runtimes unpack it, in ONNX Runtime to float.
 
     Raises:
-        StageError: the network cannot be exported (MC430), is not calibrated (MC431), or the file breaks ONNX (MC433).
-        UsageError: unknown profile (MC432), opset too old (MC442).
+        StageError: the network cannot be exported (MC430), is not calibrated (MC431), the file breaks ONNX (MC433),
+            or does not run on the inputs (MC444).
+        UsageError: unknown profile or precision (MC432), opset too old or too new (MC442), inputs that are no tuple of
+            tensors (MC444), no folder for the file (MC445).
     """
+    check_arguments(model, example_inputs, Path(path))
     target = find_profile(profile)
+    if precision not in PRECISIONS:
+        raise UsageError(f"no precision `{precision}`", code="MC432", hint=f"on offer: {', '.join(PRECISIONS)}")
     half = precision == "fp16"
     if opset is not None and opset < OLDEST_OPSET:
         raise UsageError(

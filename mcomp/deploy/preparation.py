@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from mcomp.deploy.checked_arguments import calibrate_checked
 from mcomp.deploy.folding import folded
-from mcomp.deploy.profiles import PROFILES
-from mcomp.errors import StageError
+from mcomp.deploy.profiles import PROFILES, find_profile
+from mcomp.errors import StageError, UsageError
 
 if TYPE_CHECKING:
     from mcomp.deploy.profiles.base import Profile
@@ -62,12 +63,14 @@ def prepare(
         outputs: whether a target whose kernels end in integers gets grids for what layers make.
 
     Raises:
-        StageError: MC435, ranges are missing and there are no batches.
+        StageError: MC435, ranges are missing and there are no batches; MC444, the network does not run on one.
+        UsageError: MC432, no such profile.
     """
-    from mcomp.quantization import calibrate
     from mcomp.quantization.summary import quantising_modules
 
-    target = PROFILES[profile]
+    target = find_profile(profile)
+    if target is None:
+        raise UsageError("`float` needs no preparation", code="MC432", hint=f"profiles: {', '.join(PROFILES)}")
     post_training = not quantising_modules(model)
     quantised = per_channel(model, example_inputs, profile) if post_training else copy.deepcopy(model)
     prepared = Prepared(quantised)
@@ -78,12 +81,12 @@ def prepare(
                 code="MC435",
                 hint=NEEDS_RANGES,
             )
-        prepared.calibrated += calibrate(quantised, batches(), method=method)
+        prepared.calibrated += calibrate_checked(quantised, batches(), method)
     if post_training:
         from mcomp.quantization import fold_batch_norms
 
         prepared.model = fold_batch_norms(quantised, example_inputs).model
-    if target.quantize_outputs and outputs:
+    if target.quantize_outputs != "none" and outputs:
         _add_outputs(prepared, example_inputs, target, batches, method)
     if target.integer_bias:
         from mcomp.quantization.accumulator_bias import round_biases
@@ -127,11 +130,11 @@ def _add_outputs(
     batches: Callable[[], Iterable[Batch]] | None,
     method: str | None,
 ) -> None:
-    from mcomp.quantization import calibrate
     from mcomp.quantization.outputs import quantize_outputs
 
     try:
-        model, added = quantize_outputs(folded(prepared.model, example_inputs))
+        model = folded(prepared.model, example_inputs)
+        model, added = quantize_outputs(model, shortcuts=target.quantize_outputs == "shortcuts")
     except StageError as error:
         prepared.notes.append(f"what layers make stays float: {error}")
         return
@@ -143,5 +146,5 @@ def _add_outputs(
             "data to find their ranges on"
         )
         return
-    prepared.calibrated += calibrate(model, batches(), method=method)
+    prepared.calibrated += calibrate_checked(model, batches(), method)
     prepared.model, prepared.added = model, added

@@ -127,18 +127,46 @@ def _place_weight(
 
 
 def _place_activation(graph: OnnxGraph, node: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> None:
-    source = node.input[0]
-    while (maker := graph.producer(source)) is not None and graph.read_once(source):
-        if not _absorbs(graph, maker, grid, target):
-            break
-        source = maker.input[0]
-        node.input[0] = source
-        graph.remove(maker)
-    dequantised = _quantise(graph, source, grid, target, first=True)
+    source = _before_relus(graph, node, grid, target)
+    maker = graph.producer(source)
+    parts = maker if maker is not None and maker.op_type == "Concat" and graph.read_once(source) else None
+    in_parts = parts is not None and grid.dtype is not None and _quantise_parts(graph, parts, grid, target)
+    dequantised = _quantise(graph, source, grid, target, first=not in_parts)
     graph.remove(node)
     graph.redirect(node.output[0], dequantised)
     if grid.dtype is not None:
         _repeat_behind(graph, dequantised, grid, target)
+
+
+def _before_relus(
+    graph: OnnxGraph, reader: onnx.NodeProto, grid: ActivationGrid, target: Profile, place: int = 0
+) -> str:
+    """Take the ReLUs out that the grid makes up for; the tensor that ``reader`` then reads in that place."""
+    source: str = reader.input[place]
+    while (maker := graph.producer(source)) is not None and graph.read_once(source):
+        if not _absorbs(graph, maker, grid, target):
+            break
+        source = maker.input[0]
+        reader.input[place] = source
+        graph.remove(maker)
+    return source
+
+
+def _quantise_parts(graph: OnnxGraph, concat: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> bool:
+    """Quantise every part of a concatenation where it is made, all on the grid of the whole; True if that was all.
+
+    So each part's layer meets its quantiser, and nothing is quantised twice on different grids. A part that is read
+    elsewhere too, or has a grid of its own, stays as it is.
+    """
+    whole = True
+    for place, part in enumerate(concat.input):
+        maker = graph.producer(part)
+        if maker is None or maker.op_type == "DequantizeLinear" or maker.domain == DOMAIN or not graph.read_once(part):
+            whole = False
+            continue
+        source = _before_relus(graph, concat, grid, target, place)
+        concat.input[place] = _quantise(graph, source, grid, target, first=True, name=f"{grid.row.name}.part{place}")
+    return whole
 
 
 def _repeat_behind(graph: OnnxGraph, dequantised: str, grid: ActivationGrid, target: Profile) -> None:
@@ -185,9 +213,11 @@ def _clip_bounds(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[float, float]:
     return limits[0], limits[1]
 
 
-def _quantise(graph: OnnxGraph, tensor: str, grid: ActivationGrid, target: Profile, first: bool) -> str:
+def _quantise(
+    graph: OnnxGraph, tensor: str, grid: ActivationGrid, target: Profile, first: bool, name: str | None = None
+) -> str:
     """Put Q/DQ behind ``tensor`` and return the dequantised name; only the ``first`` of a chain has to clip."""
-    name = graph.unique(grid.row.name)
+    name = graph.unique(name or grid.row.name)
     below, above = grid.clips()
     clip_integers = target.clip_integers and grid.dtype is not None and grid.dtype.itemsize == 1
     if first and (below or above) and not clip_integers:

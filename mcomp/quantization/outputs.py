@@ -19,6 +19,7 @@ from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.lsq import LSQuantizer
 from mcomp.quantization.tracing import TracedModel, trace
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,16 +33,21 @@ _BOUNDS = (nn.ReLU, nn.ReLU6)
 _BOUND_CALLS = frozenset({"relu", "relu_", "relu6"})
 
 
-def quantize_outputs(model: nn.Module, bits: int = 8) -> tuple[nn.Module, list[str]]:
+def quantize_outputs(model: nn.Module, bits: int = 8, *, shortcuts: bool = False) -> tuple[nn.Module, list[str]]:
     """A copy of a quantised model in which convolutions, sums, products and means of integers end in integers.
 
     Each tensor gets an unsigned affine grid behind the ReLU, if one follows; its range is not known yet: run
     :func:`mcomp.quantization.calibrate`. A mean that only makes the network's output stays float, as do the outputs of
     linear layers, which integer kernels write in float.
 
+    TensorRT adds a residual to the sums of the convolution that it fuses with the addition, in place; of two
+    convolutions in one sum the other one has to write integers. ``shortcuts`` gives a grid to those alone, symmetric:
+    to the outputs of convolutions on the shorter way into a sum of two.
+
     Args:
         model: quantised, its batch norms folded (one that stays keeps its layer's output float); not changed.
         bits: of each new grid.
+        shortcuts: only the shorter ways of sums of two convolutions.
 
     Returns:
         The model and the names of the new quantisers, in the order of execution.
@@ -52,10 +58,11 @@ def quantize_outputs(model: nn.Module, bits: int = 8) -> tuple[nn.Module, list[s
     made = trace(copy.deepcopy(model)).train(model.training)
     assert isinstance(made, TracedModel)
     surgery.inherit(made, model)
-    sites = _sites(made)
-    names = _insert(made, sites, bits)
+    sites = [(node, False) for node in _shortcuts(made)] if shortcuts else _sites(made)
+    names = _insert(made, sites, bits, symmetric=shortcuts)
     if sites:
-        surgery.record(made, "quantize_outputs", bits=bits, sites=[[node.name, known] for node, known in sites])
+        places = [[node.name, known] for node, known in sites]
+        surgery.record(made, "quantize_outputs", bits=bits, sites=places, symmetric=shortcuts)
     return made, names
 
 
@@ -63,19 +70,18 @@ def quantize_outputs_again(model: nn.Module, entry: surgery.Entry) -> nn.Module:
     """Repeat a recorded :func:`quantize_outputs` on a model of the same structure."""
     made = trace(model)
     nodes = {node.name: node for node in made.graph.nodes}
-    _insert(made, [(nodes[name], nonnegative) for name, nonnegative in entry["sites"]], entry["bits"])
+    sites = [(nodes[name], nonnegative) for name, nonnegative in entry["sites"]]
+    _insert(made, sites, entry["bits"], symmetric=entry["symmetric"])
     surgery.inherit(made, model)
     surgery.record(made, **entry)
     return made
 
 
-def _insert(model: TracedModel, sites: list[tuple[fx.Node, bool]], bits: int) -> list[str]:
+def _insert(model: TracedModel, sites: list[tuple[fx.Node, bool]], bits: int, *, symmetric: bool) -> list[str]:
     names = []
     for node, nonnegative in sites:
         path = f"activation_quantizers.{node.name}"
-        quantizer = AffineQuantizer(
-            bits, symmetric=nonnegative, observer="minmax", signed=False, nonnegative_input=nonnegative
-        )
+        quantizer = _symmetric(bits) if symmetric else _unsigned(bits, nonnegative)
         quantizer.name = path
         device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), None)
         model.add_submodule(path, quantizer.to(device).train(model.training))
@@ -87,6 +93,14 @@ def _insert(model: TracedModel, sites: list[tuple[fx.Node, bool]], bits: int) ->
     model.graph.lint()
     model.recompile()
     return names
+
+
+def _unsigned(bits: int, nonnegative: bool) -> Quantizer:
+    return AffineQuantizer(bits, symmetric=nonnegative, observer="minmax", signed=False, nonnegative_input=nonnegative)
+
+
+def _symmetric(bits: int) -> Quantizer:
+    return LSQuantizer(bits, True)  # whose grid is all of the integer type: nothing is left to clip
 
 
 def _sites(model: TracedModel) -> list[tuple[fx.Node, bool]]:
@@ -107,6 +121,37 @@ def _sites(model: TracedModel) -> list[tuple[fx.Node, bool]]:
                 found.append((end, nonnegative[end]))
                 integer.add(end)
     return found
+
+
+def _shortcuts(model: TracedModel) -> list[fx.Node]:
+    """Convolutions whose output meets that of a longer way in a sum, both of them raw."""
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    depth: dict[fx.Node, int] = {}
+    found: list[fx.Node] = []
+    for node in model.graph.nodes:
+        layer = modules.get(str(node.target)) if node.op == "call_module" else None
+        before = max((depth[each] for each in node.all_input_nodes), default=0)
+        depth[node] = before + isinstance(layer, _CONVOLUTIONS)
+        name = call_name(node) if node.op in ("call_function", "call_method") else ""
+        if name not in ("add", "add_", "iadd") or len(node.all_input_nodes) != 2:
+            continue
+        makers = [_maker(each, modules) for each in node.all_input_nodes]
+        raw = [each for each in makers if each.op == "call_module" and _integer_conv(modules[str(each.target)])]
+        shorter = min(makers, key=lambda each: depth[each])
+        if len(raw) == 2 and shorter not in found:
+            found.append(shorter)
+    return found
+
+
+def _maker(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    """What made the tensor, before modules that do nothing."""
+    while node.op == "call_module" and isinstance(modules[str(node.target)], (nn.Identity, nn.Dropout)):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _integer_conv(layer: nn.Module) -> bool:
+    return isinstance(layer, _CONVOLUTIONS) and _integer_weight(layer)
 
 
 def _ends_in_integers(
@@ -154,9 +199,15 @@ def _behind_nothing(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
 
 
 def _quantised(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a quantiser, or a batch norm in its way, reads the tensor, if only as a part of another one."""
+    readers = _behind_nothing(node, modules).users
+    if len(readers) == 1:
+        reader = next(iter(readers))
+        if reader.op == "call_function" and call_name(reader) in ("cat", "concat"):
+            return _quantised(reader, modules)
     return any(
         user.op == "call_module" and isinstance(modules[str(user.target)], (Quantizer, nn.modules.batchnorm._BatchNorm))
-        for user in _behind_nothing(node, modules).users
+        for user in readers
     )
 
 

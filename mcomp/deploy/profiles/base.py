@@ -15,8 +15,8 @@ class Profile:
         unsigned: of activations: ``always`` uint8 (signed ones shifted by 128), ``never`` (int8 with zero point 0), or
             ``as_simulated``: uint8 where nothing is negative, else int8.
         levels: the largest level of a non-negative 8-bit activation that a post-training grid should have.
-        quantize_outputs: kernels end in integers, so what layers make needs a grid too
-            (:func:`mcomp.quantization.outputs.quantize_outputs`).
+        quantize_outputs: which of the tensors that layers make need a grid too: ``all`` where kernels end in integers,
+            ``shortcuts`` where sums fuse with one convolution; see :mod:`mcomp.quantization.outputs`.
         asymmetric: zero points other than 0 are taken.
         sixteen_bits: grids of 9 to 16 bits may be kept as int16; else they stay float.
         absorb_relu: a ReLU in front of an unsigned quantiser is left to its saturation.
@@ -33,7 +33,7 @@ class Profile:
     name: str
     unsigned: Literal["always", "as_simulated", "never"]
     levels: int
-    quantize_outputs: bool
+    quantize_outputs: Literal["all", "shortcuts", "none"]
     asymmetric: bool
     sixteen_bits: bool
     absorb_relu: bool

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mcomp.deploy import OnnxSession, to_onnx
+from mcomp.deploy import OnnxSession, check_qdq, to_onnx
+from mcomp.deploy.onnx_graph import OnnxGraph
 from mcomp.deploy.preparation import prepare
 from mcomp.deploy.profiles import PROFILES
-from mcomp.errors import StageError
+from mcomp.errors import McompError, StageError
 from mcomp.metrics import sqnr_db
 from mcomp.quantization.calibration import quantizers
 from tests.unit.deploy.deploy_networks import Residual, chain, images, quantised
@@ -66,6 +69,32 @@ def test_trained_ranges_stay_and_only_new_ones_are_found() -> None:
         assert quantizer.qparams() == after[name].qparams()
 
 
+class Projected(nn.Module):
+    """A block whose shortcut has a convolution of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+        self.first, self.second, self.shortcut = (
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.Conv2d(16, 16, 1),
+            nn.Conv2d(16, 16, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x)))
+
+
+def test_of_two_convolutions_in_a_sum_tensorrt_gets_the_shortcut_as_integers(tmp_path: Path) -> None:
+    x = images(8)
+    prepared = prepare(warmed(Projected()), (x[:2],), "tensorrt", lambda: [x])
+    assert prepared.added == ["activation_quantizers.shortcut"]
+    lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx", "tensorrt")
+    assert lowering.exact
+    assert not [each.rule for each in check_qdq(lowering.path) if each.rule in ("P2", "P3")]
+
+
 def test_targets_that_fuse_a_raw_branch_get_no_grid_more() -> None:
     for profile in ("tensorrt", "portable"):
         assert not prepare(quantised(Residual()), (images(2),), profile, lambda: [images()]).added
@@ -112,3 +141,77 @@ def test_a_mean_of_integers_is_a_convolution_where_every_window_has_one_size(
     with torch.no_grad():
         simulated = prepared.model(x)
     assert sqnr_db(simulated, OnnxSession(lowering.path).predict(x)) > 30
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [torch.randn(2, 4, 8, 8), torch.ones(2, 3, 8, 8, dtype=torch.int64), torch.randn(3)],
+    ids=lambda x: str(list(x.shape)),
+)
+def test_calibration_data_that_the_network_does_not_take_is_refused_with_its_shape(batch: Tensor) -> None:
+    with pytest.raises(StageError, match=re.escape(str(list(batch.shape)))) as caught:
+        prepare(warmed(Residual()), (images(2),), "tensorrt", lambda: [images(), batch])
+    assert caught.value.code == "MC444"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ((chain(), images(2), "m.onnx"), "MC444"),
+        ((chain(), (torch.randn(2, 5, 8, 8),), "m.onnx"), "MC444"),
+        (("chain", (images(2),), "m.onnx"), "MC444"),
+        ((chain(), (images(2),), "nowhere/m.onnx"), "MC445"),
+        ((chain(), (images(2),), "."), "MC445"),
+        ((chain(), (images(2),), "m.onnx", "npu"), "MC432"),
+    ],
+    ids=["tensor", "channels", "network", "folder", "is a folder", "profile"],
+)
+def test_a_wrong_argument_is_refused_with_a_code(tmp_path: Path, arguments: Any, code: str) -> None:
+    model, inputs, name, *profile = arguments
+    with pytest.raises(McompError) as caught:
+        to_onnx(model, inputs, tmp_path / name, *profile)
+    assert caught.value.code == code
+    assert not list(tmp_path.iterdir())
+
+
+class Joined(nn.Module):
+    """Two layers whose outputs are laid side by side, one of them read elsewhere too."""
+
+    def __init__(self, elsewhere: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(12, 4, 1)
+        self.elsewhere = elsewhere
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.relu(self.a(x)), torch.relu(self.b(x))
+        y = self.c(torch.cat([a, b], 1))
+        return y + b if self.elsewhere else y
+
+
+@pytest.mark.parametrize("profile", ["onnxruntime", "openvino", "tensorrt"])
+def test_parts_of_a_concatenation_are_quantised_where_they_are_made_on_the_grid_of_the_whole(
+    tmp_path: Path, profile: Any
+) -> None:
+    x = images(8)
+    prepared = prepare(warmed(Joined(elsewhere=False)), (x[:2],), profile, lambda: [x])
+    lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx", profile)
+    graph = OnnxGraph(onnx.load(lowering.path))
+    concat = next(node for node in graph.nodes if node.op_type == "Concat")
+    scales = {graph.producer(name).input[1] for name in concat.input}  # type: ignore[union-attr]
+    assert len(scales) == 1
+    assert lowering.exact
+    with torch.no_grad():
+        expected = prepared.model(x)
+    assert sqnr_db(expected, OnnxSession(lowering.path, simulate=True).predict(x)) > 40
+
+
+def test_a_part_that_is_read_elsewhere_keeps_its_own_way(tmp_path: Path) -> None:
+    x = images(8)
+    prepared = prepare(warmed(Joined(elsewhere=True)), (x[:2],), "tensorrt", lambda: [x])
+    lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx", "tensorrt")
+    graph = OnnxGraph(onnx.load(lowering.path))
+    concat = next(node for node in graph.nodes if node.op_type == "Concat")
+    assert [graph.producer(name).op_type for name in concat.input] == ["DequantizeLinear", "Relu"]  # type: ignore[union-attr]
+    with torch.no_grad():
+        expected = prepared.model(x)
+    assert sqnr_db(expected, OnnxSession(lowering.path, simulate=True).predict(x)) > 40

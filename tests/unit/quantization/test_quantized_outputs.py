@@ -44,7 +44,7 @@ def test_the_branches_of_a_residual_sum_get_grids_and_what_is_on_one_gets_no_sec
 
 def test_pools_and_joins_of_integers_get_grids_but_not_a_mean_that_makes_the_output() -> None:
     _, names = complete(quantised(Pools()))
-    assert names == ["relu", "pool", "relu_1"]  # the concatenation had one
+    assert names == ["relu", "relu_1"]  # the concatenation had one, which is that of its parts
 
 
 def test_behind_a_relu_the_grid_is_unsigned_and_starts_at_zero() -> None:

@@ -1,0 +1,72 @@
+"""What an exporter wrote computes what the network computes, or it is not used.
+
+Exporters drop what they do not understand now and then, in silence. Before anything is quantised, the float graph is
+run beside the network; there no rounding can hide a fault, nor look like one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mcomp.deploy.marking import DOMAIN
+
+#: Largest accepted ``max|exported - network| / max|network|``: of float32 sums in another order.
+TOLERANCE = 1e-3
+#: A message of protobuf holds less than 2 GiB.
+LARGEST_MESSAGE = 2**31
+
+
+class OtherFunctionError(Exception):
+    """The exported graph runs, but does not compute what the network computes."""
+
+
+def reference(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """What the network returns, in eval mode: every tensor of it."""
+    with torch.no_grad():
+        return [each for each in tree_leaves(model.eval()(*example_inputs)) if isinstance(each, Tensor)]
+
+
+def prove_export(proto: onnx.ModelProto, expected: list[Tensor], example_inputs: tuple[Tensor, ...]) -> None:
+    """Run the exported graph in ONNX Runtime, its markers doing nothing, and compare.
+
+    A graph beyond 2 GiB is not run, nor one whose outputs are not those of the network in number.
+
+    Raises:
+        OtherFunctionError: the outputs differ.
+    """
+    if proto.ByteSize() >= LARGEST_MESSAGE or len(proto.graph.output) != len(expected):
+        return
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
+    for node in plain.graph.node:
+        if node.domain == DOMAIN:
+            node.domain, node.op_type = "", "Identity"
+            del node.attribute[:]
+    found = _run(plain.SerializeToString(), example_inputs)
+    for own, other in zip(expected, found, strict=True):
+        if not own.is_floating_point() or not bool(torch.isfinite(own).all()) or not own.numel():
+            continue
+        own, other = own.double(), torch.as_tensor(other).double()
+        scale = float(own.abs().max()) or 1.0
+        error = float((own - other).abs().max()) / scale if own.shape == other.shape else float("inf")
+        if not error <= TOLERANCE:
+            raise OtherFunctionError(f"the exported graph computes something else (relative error {error:.1e})")
+
+
+def _run(graph: bytes, example_inputs: tuple[Tensor, ...]) -> list[Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, torch.get_num_threads())
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    inputs = [value.name for value in session.get_inputs()]
+    arrays = [each.detach().cpu().numpy() for each in example_inputs]
+    outputs: list[Any] = session.run(None, dict(zip(inputs, arrays, strict=False)))
+    return outputs
