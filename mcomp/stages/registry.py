@@ -32,6 +32,7 @@ BUILT_IN = (
     "bn_fuse",
     "evaluate",
     "export",
+    "packed",
     "onnx_int8",
     "trt_int8",
 )

@@ -32,6 +32,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "bn_fuse": ({}, ["quantize"]),
     "evaluate": ({}, []),
     "export": ({"formats": ["torchscript"]}, []),
+    "packed": ({}, ["quantize"]),
     "onnx_int8": ({"calibration": {"samples": 16}}, []),
     "trt_int8": ({}, ["quantize", "bn_fuse"]),
 }
