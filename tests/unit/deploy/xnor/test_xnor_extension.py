@@ -6,12 +6,18 @@ import pytest
 
 from mcomp.deploy.xnor import available_paths, build, extension
 from mcomp.errors import BackendMissingError, UsageError
+from tests.conftest import ROOT
 from tests.unit.deploy.xnor.binary_references import needs_loops
 
 
 @needs_loops
 def test_every_machine_has_the_loops_without_vector_code() -> None:
     assert available_paths()[-1] == "scalar"
+
+
+def test_the_sources_are_packaged() -> None:
+    assert '"deploy/xnor/source/*"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert {path.suffix for path in extension.SOURCES.iterdir()} == {".cpp", ".h"}
 
 
 @needs_loops
