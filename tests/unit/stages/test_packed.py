@@ -4,13 +4,13 @@ import torch
 
 import mcomp
 from mcomp.deploy import unpack
-from mcomp.models import lenet5
+from mcomp.models import lenet
 
 
 def test_the_stage_s_file_holds_the_weights_that_the_model_multiplies_with() -> None:
     torch.manual_seed(0)
     data = mcomp.data.load(name="digits", image_size=32, limit=200)
-    model = lenet5(num_classes=10, in_channels=3)
+    model = lenet(num_classes=10)
     quantised = mcomp.stages.quantize(model, data=data, scheme="lsq", w_bits=2, a_bits=4, epochs=0, device="cpu").model
     result = mcomp.stages.packed(quantised, data=data)
     held = unpack(result.files["weights.packed"])
