@@ -6,11 +6,12 @@ requantised, and its row of the table says so with the largest error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mcomp.deploy.half_precision import half_scale
 from mcomp.deploy.integer_form import ActivationSite
 from mcomp.deploy.lowering import TensorLowering
 from mcomp.deploy.profiles.base import Profile
@@ -46,8 +47,27 @@ class ActivationGrid:
         return np.float32(low) * self.scale, np.float32(high) * self.scale
 
 
-def lower_activation(site: ActivationSite, target: Profile) -> ActivationGrid:
-    """Choose the stored integers of one activation (deploy rules E2, E5 and E8 hold by construction)."""
+def lower_activation(site: ActivationSite, target: Profile, *, half: bool = False) -> ActivationGrid:
+    """Choose the stored integers of one activation (deploy rules E2, E5 and E8 hold by construction).
+
+    ``half`` rounds its scale to half precision.
+    """
+    grid = _lowered(site, target)
+    scale = half_scale(np.asarray([grid.scale], np.float32))[0]
+    if not half or grid.dtype is None or scale == grid.scale:
+        return grid
+    reach = max(abs(grid.low - grid.zero_point), abs(grid.high - grid.zero_point))
+    row = replace(
+        grid.row,
+        scale=float(scale),
+        exact=False,
+        max_abs_error=grid.row.max_abs_error + float(abs(scale - grid.scale)) * reach + float(grid.scale) / 2,
+        why="; ".join([*([grid.row.why] if grid.row.why else []), "scale rounded to half precision"]),
+    )
+    return replace(grid, scale=np.float32(scale), row=row)
+
+
+def _lowered(site: ActivationSite, target: Profile) -> ActivationGrid:
     scale = np.float32(site.scale)
     held = _held(site, target)
     if held is not None:

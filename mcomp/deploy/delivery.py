@@ -187,7 +187,7 @@ def _prepared(
         status(f"finding activation ranges on {wanted.samples} images")
         return data.train.subset(wanted.samples, seed=seed).batches()
 
-    wanted = calibration or CalibrationOptions()
+    wanted = calibration or CalibrationOptions(method="mse")  # of the least squared error, for what no training saw
     known = calibration is not None or not missing_ranges(model)
     return prepare(model, example_inputs, target, batches if data is not None and known else None, method=wanted.method)
 

@@ -85,6 +85,12 @@ def prepare(
         prepared.model = fold_batch_norms(quantised, example_inputs).model
     if target.quantize_outputs and outputs:
         _add_outputs(prepared, example_inputs, target, batches, method)
+    if target.integer_bias:
+        from mcomp.quantization.accumulator_bias import round_biases
+
+        change = round_biases(prepared.model)
+        if change:
+            prepared.notes.append(f"biases are whole numbers of the accumulator's unit (largest change {change:.1e})")
     prepared.model.eval()
     return prepared
 

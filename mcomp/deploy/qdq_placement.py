@@ -7,6 +7,8 @@ operation it is repeated, exactly (its grid is a fixed point), so that integers 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from mcomp.deploy.activation_lowering import ActivationGrid, lower_activation
 from mcomp.deploy.dynamic_placement import place_dynamic
 from mcomp.deploy.integer_pooling import pools_as_convolutions
+from mcomp.deploy.low_bit import INTEGERS, narrowest, stored
 from mcomp.deploy.lowering import Lowering, TensorLowering
 from mcomp.deploy.marking import DOMAIN, MarkedModel
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
@@ -30,8 +33,25 @@ NON_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmo
 SIGN_KEEPING = COMMUTING | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Identity", "Dropout"}
 
 
-def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None, lowering: Lowering) -> None:
-    """Lower every marker of ``graph`` in place and fill the table; ``target`` None drops them (plain float)."""
+def lower_markers(
+    graph: OnnxGraph,
+    marked: MarkedModel,
+    target: Profile | None,
+    lowering: Lowering,
+    *,
+    half: bool = False,
+    low_bit: bool = False,
+) -> None:
+    """Lower every marker of ``graph`` in place and fill the table; ``target`` None drops them (plain float).
+
+    Args:
+        graph: of the marked model.
+        marked: its sites.
+        target: the profile.
+        lowering: the table.
+        half: scales are to be half-precision numbers, and biases stay float.
+        low_bit: weights of few bits are stored in as many.
+    """
     markers = [node for node in graph.nodes if node.domain == DOMAIN]
     grids: dict[str, ActivationGrid] = {}
     weights: dict[str, WeightGrid] = {}
@@ -41,21 +61,25 @@ def lower_markers(graph: OnnxGraph, marked: MarkedModel, target: Profile | None,
             _drop(graph, node)
         elif name in marked.weights:
             if name not in weights:
-                weights[name] = lower_weight(marked.weights[name], target)
+                weights[name] = lower_weight(marked.weights[name], target, half=half, widen=not low_bit)
                 lowering.tensors.append(weights[name].row)
-            _place_weight(graph, node, weights[name], marked.weights[name].axis)
+            kind = _place_weight(graph, node, weights[name], marked.weights[name].axis, target if low_bit else None)
+            if kind != weights[name].row.dtype:
+                narrow = replace(weights[name].row, dtype=kind)
+                lowering.tensors[lowering.tensors.index(weights[name].row)] = narrow
+                weights[name] = replace(weights[name], row=narrow)
         elif marked.activations[name].dynamic:
             place_dynamic(graph, node, marked.activations[name], target, lowering)
         else:
             if name not in grids:
-                grids[name] = lower_activation(marked.activations[name], target)
+                grids[name] = lower_activation(marked.activations[name], target, half=half)
                 lowering.tensors.append(grids[name].row)
             _place_activation(graph, node, grids[name], target)
     if target is None and markers:
         lowering.notes.append("`float` keeps the values of quantised weights and drops activation quantisers")
     if target is not None and target.pools_as_convolutions:
         pools_as_convolutions(graph)
-    if target is not None and target.integer_bias:
+    if target is not None and target.integer_bias and not half:
         _integer_biases(graph, lowering)
     rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias"]
     if rounded:
@@ -70,26 +94,36 @@ def _drop(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     graph.remove(node)
 
 
-def _place_weight(graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid, axis: int) -> None:
+def _place_weight(
+    graph: OnnxGraph, node: onnx.NodeProto, weight: WeightGrid, axis: int, packing: Profile | None
+) -> str:
+    """Store the integers and unpack them in the graph; the type they are stored in, for ``packing`` the narrowest."""
     name = weight.row.name
     if not weight.quantised:
         _drop(graph, node)
-        return
+        return weight.row.dtype
     values, output, own = np.ascontiguousarray(np.moveaxis(weight.values, 0, axis)), node.output[0], axis
     readers = graph.consumers(output)
     if values.ndim == 2 and len(readers) == 1 and readers[0].op_type == "Transpose":
         values, axis, output = values.T, 1 - axis, readers[0].output[0]
         graph.remove(readers[0])
     graph.remove(node)
+    kind = values.dtype.name
+    if packing is not None and not weight.row.zero_point:
+        readers = graph.consumers(output)
+        reads_integers = any(_integers(graph, reader.input[0]) for reader in readers)
+        kind = narrowest(values, [reader.op_type for reader in readers], packing, beside_integers=reads_integers)
     # a layer that is called several times has one set of integers; each call unpacks them
+    zeros = np.full(len(weight.scale), weight.row.zero_point, values.dtype)
     inputs = [
-        graph.shared(f"{name}_integers{'' if axis == own else '_transposed'}", values),
+        graph.shared(f"{name}_integers{'' if axis == own else '_transposed'}", stored(values, kind)),
         graph.shared(f"{name}_scale", weight.scale),
-        graph.shared(f"{name}_zero_point", np.full(len(weight.scale), weight.row.zero_point, values.dtype)),
+        graph.shared(f"{name}_zero_point", stored(zeros, kind)),
     ]
     unpacked = f"{graph.unique(name)}_dequantized"
     graph.add_node("DequantizeLinear", inputs, unpacked, axis=axis)
     graph.redirect(output, unpacked)
+    return kind
 
 
 def _place_activation(graph: OnnxGraph, node: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> None:
@@ -242,6 +276,8 @@ def _integer_biases(graph: OnnxGraph, lowering: Lowering) -> None:
 def _accumulator_scale(graph: OnnxGraph, node: onnx.NodeProto) -> NDArray[np.float32] | None:
     """Input scale times weight scale of each output channel; None unless both come from ``DequantizeLinear``."""
     makers = [graph.producer(name) for name in node.input[:2]]
+    if _packed(graph, makers[1]):
+        return None  # it is unpacked to float, and so is the bias
     scales = []
     for maker in makers:
         if maker is None or maker.op_type != "DequantizeLinear":
@@ -252,3 +288,16 @@ def _accumulator_scale(graph: OnnxGraph, node: onnx.NodeProto) -> NDArray[np.flo
         scales.append(scale)
     product: NDArray[np.float32] = (scales[0].reshape(-1) * scales[1].reshape(-1)).astype(np.float32)
     return product
+
+
+def _integers(graph: OnnxGraph, tensor: str) -> bool:
+    """True if the tensor is, or will be, unpacked from integers."""
+    maker = graph.producer(tensor)
+    while maker is not None and maker.op_type in COMMUTING:
+        maker = graph.producer(maker.input[0])
+    return maker is not None and (maker.domain == DOMAIN or maker.op_type == "DequantizeLinear")
+
+
+def _packed(graph: OnnxGraph, maker: onnx.NodeProto | None) -> bool:
+    integers = graph.array(maker.input[0]) if maker is not None and maker.op_type == "DequantizeLinear" else None
+    return integers is not None and integers.dtype.name in INTEGERS

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcomp.deploy.half_precision import half_scale
 from mcomp.deploy.integer_form import WeightSite
 from mcomp.deploy.lowering import TensorLowering
 from mcomp.deploy.profiles.base import Profile
@@ -27,15 +28,28 @@ class WeightGrid:
         return self.row.dtype != "float32"
 
 
-def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
-    """Choose the stored integers of one weight: int8, or int16 for 9 to 16 bits where the target takes it."""
+def lower_weight(site: WeightSite, target: Profile, *, half: bool = False, widen: bool = True) -> WeightGrid:
+    """Choose the stored integers of one weight: int8, or int16 for 9 to 16 bits where the target takes it.
+
+    Args:
+        site: the weight.
+        target: the profile.
+        half: scales are to be half-precision numbers; the integers are rounded to them where that changes one.
+        widen: few bits may be spread over eight, for a finer int32 bias.
+    """
+    grid = _lowered(site, target, widen=widen and not half)
+    return _in_half(grid) if half else grid
+
+
+def _lowered(site: WeightSite, target: Profile, *, widen: bool) -> WeightGrid:
     if site.zero_point and not target.asymmetric:  # the target takes symmetric weights only
         site = replace(site, values=site.values - site.zero_point, zero_point=0, bits=site.bits + 1)
     channels = site.values.shape[0]
     scale = np.broadcast_to(site.scale, (channels,)).astype(np.float32)
     dead = ~(site.values - site.zero_point).reshape(channels, -1).any(axis=1)
     if site.scale.size > 1:
-        scale[dead] = 1.0  # any scale is exact for zeros; a tiny one would overflow the int32 bias
+        # any scale is exact for zeros; a tiny one would overflow the int32 bias, a large one make it coarse
+        scale[dead] = np.median(scale[~dead]) if not dead.all() else 1.0
     low, high = int(site.values.min(initial=0)), int(site.values.max(initial=0))
     if site.zero_point:
         held = next((kind for kind in (np.int8, np.uint8) if _holds(kind, low, high)), None)
@@ -44,7 +58,7 @@ def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
         site = replace(site, values=site.values - site.zero_point, zero_point=0, bits=site.bits + 1)
         low, high = int(site.values.min(initial=0)), int(site.values.max(initial=0))
     if low >= -128 and high <= 127:
-        values, scale = _widen(site.values, scale) if target.integer_bias else (site.values, scale)
+        values, scale = _widen(site.values, scale) if target.integer_bias and widen else (site.values, scale)
         return _weight(site, values.astype(np.int8), scale)
     if site.bits > 8 and not _is_paper_eight_bits(site):
         if target.sixteen_bits and _holds(np.int16, low, high):
@@ -58,6 +72,29 @@ def lower_weight(site: WeightSite, target: Profile) -> WeightGrid:
     error = float(np.abs(values * by_channel - real).max())
     why = f"integers up to {max(-low, high)} do not fit int8: rounded to 127 levels a side, per channel"
     return _weight(site, values.astype(np.int8), coarse, error=error, why=why)
+
+
+def _in_half(grid: WeightGrid) -> WeightGrid:
+    """The grid with half-precision scales, and the integers that come closest to the same values on it."""
+    scale = half_scale(grid.scale)
+    if not grid.quantised or np.array_equal(scale, grid.scale):
+        return grid
+    limits = np.iinfo(grid.values.dtype)
+    shape = (-1, *[1] * (grid.values.ndim - 1))
+    real = (grid.values.astype(np.float64) - grid.row.zero_point) * grid.scale.astype(np.float64).reshape(shape)
+    rounded = np.rint(real / scale.astype(np.float64).reshape(shape)) + grid.row.zero_point
+    values = np.clip(rounded, limits.min, limits.max)
+    error = float(
+        np.abs((values - grid.row.zero_point) * scale.astype(np.float64).reshape(shape) - real).max(initial=0)
+    )
+    row = replace(
+        grid.row,
+        scale=[float(entry) for entry in scale] if isinstance(grid.row.scale, list) else float(scale[0]),
+        exact=False,
+        max_abs_error=grid.row.max_abs_error + error,
+        why="; ".join([*([grid.row.why] if grid.row.why else []), "scales rounded to half precision"]),
+    )
+    return WeightGrid(values.astype(grid.values.dtype), scale, row)
 
 
 def _holds(kind: type[np.integer[Any]], low: int, high: int) -> bool:

@@ -25,7 +25,8 @@ class Profile:
         integer_bias: biases are int32 in units of input scale times weight scale; else float.
         pools_as_convolutions: average pools of integers are written as depthwise convolutions.
         four_bits: layers (ONNX names) whose weights may be stored as INT4.
-        two_bits: likewise as INT2.
+        two_bits: likewise as INT2, where they read a float tensor.
+        even_rows: such weights need an even last dimension.
         opset: written where nobody asks for another.
     """
 
@@ -41,4 +42,5 @@ class Profile:
     pools_as_convolutions: bool
     four_bits: frozenset[str]
     two_bits: frozenset[str]
+    even_rows: bool = False
     opset: int = 20

@@ -2,6 +2,7 @@
 
 Its convolutions, sums and pools have integer kernels with an integer output only, and the fast ones take unsigned
 activations; a ReLU between a layer and its quantiser, or a float tensor between two layers, costs both their kernels.
+Of an INT2 weight beside integer activations it makes an integer kernel that it then finds to be invalid (seen in 1.31).
 """
 
 from __future__ import annotations

@@ -19,6 +19,6 @@ OPENVINO = Profile(
     clip_integers=False,
     integer_bias=False,
     pools_as_convolutions=False,
-    four_bits=frozenset({"Gemm", "MatMul"}),
+    four_bits=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
     two_bits=frozenset(),
 )

@@ -21,4 +21,5 @@ TENSORRT = Profile(
     pools_as_convolutions=False,
     four_bits=frozenset({"Gemm", "MatMul"}),
     two_bits=frozenset(),
+    even_rows=True,
 )
