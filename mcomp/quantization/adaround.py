@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.quantization.calibration import Batch
+from mcomp.quantization.inputs import Batch, check_batches
 from mcomp.quantization.integers import along
 from mcomp.quantization.layer_outputs import common_layers, watch_layer
 from mcomp.quantization.layers import QuantizedLayer, QuantLinear, conv_transpose
@@ -63,6 +63,7 @@ def adaptive_rounding(
         lr: of these steps.
         seed: of the choice of samples.
     """
+    check_batches(batches)
     sample = list(batches)
     done = []
     for name, calls in common_layers(quantised, original, sample).items():
