@@ -75,7 +75,7 @@ def _nonnegative(node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.No
         even = isinstance(power, int) and power % 2 == 0
         return bool(even) or (isinstance(power, (int, float)) and all(inputs))
     if name == "getattr":
-        return node.args[1] == "shape"
+        return str(node.args[1]) == "shape"
     if name == "getitem":  # one of several results, or one size
         return bool(inputs) and inputs[0]
     if name in ("max", "maximum") and len(inputs) > 1:
