@@ -21,6 +21,7 @@ from mcomp.quantization.config import OFF, QuantizeConfig, Route
 from mcomp.quantization.dataflow import is_relu
 from mcomp.quantization.detours import Detour, Detours, relu_kind, write_elsewhere
 from mcomp.quantization.folded_training import fold_in_training, refuse_without_graph
+from mcomp.quantization.folding_norms import refuse_synchronised
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.hidden_relus import drop_relus, hidden_relus
 from mcomp.quantization.inputs import Batch, check_model, example_tuple
@@ -163,6 +164,7 @@ def convert(
             _read_often(made, len(layer.nodes) > 1)
             replace_module(traced, layer.name, made)
     fold_in_training(traced, plan.layers)
+    refuse_synchronised(traced)
     for weight in plan.parameters:
         insert_parameter(traced, weight, make)
     _pass_relus(traced, plan.passed)

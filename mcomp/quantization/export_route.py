@@ -88,7 +88,8 @@ def _in_training(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.Gra
     program = torch.export.export(
         copied, _doubled(example_inputs), dynamic_shapes=_dynamic(example_inputs), strict=False
     )
-    return program.graph
+    graph: fx.Graph = program.graph
+    return graph
 
 
 class _SiteForward:

@@ -20,6 +20,7 @@ from mcomp.quantization.config import OFF
 from mcomp.quantization.fold_arithmetic import fold_behind, fold_in_front, materialise
 from mcomp.quantization.fold_pairs import Fold, find_folds
 from mcomp.quantization.folded import folded_like
+from mcomp.quantization.folding_norms import refuse_replaced
 from mcomp.quantization.inputs import check_model, example_tuple, fitting
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.modules import relative_error, replace_module
@@ -65,11 +66,13 @@ def fold_batch_norms(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Fo
         example_inputs: one batch that the model accepts, a tuple or one tensor.
 
     Raises:
-        StageError: the model cannot be traced, has a range that is not known, or holds inf or nan.
+        StageError: the model cannot be traced, has a range that is not known, or holds inf or nan; MC420, a batch norm
+            took the place of one that a weight was trained as folded with.
         UsageError: MC429, the model does not take the example inputs.
     """
     check_model(model)
     example_inputs = example_tuple(example_inputs)
+    refuse_replaced(model)
     fused = copy.deepcopy(model)
     traced = trace(fused)
     probe = _Probe(model, example_inputs)
