@@ -71,7 +71,7 @@ class QuantizedLayer(QuantizedWeight):
     ) -> None:
         if not self.reads_numbers and a_bits not in (None, OFF):
             raise UsageError(f"{type(self).__name__} reads indices", code="MC427", hint="leave `a_bits` out")
-        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
+        written, rest = Written.of(type(self), (scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
         super().__init__(*args, **rest)
         device = self.weight.device
         makes_input = self.reads_numbers and (weight_quantizer is None or a_bits is not None)
