@@ -34,6 +34,7 @@ BUILT_IN = (
     "export",
     "packed",
     "onnx_int8",
+    "openvino_int8",
     "trt_int8",
 )
 

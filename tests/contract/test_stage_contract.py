@@ -35,6 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "export": ({"formats": ["torchscript"]}, ["quantize", "bn_fuse"]),
     "packed": ({}, ["quantize"]),
     "onnx_int8": ({}, ["quantize", "bn_fuse"]),
+    "openvino_int8": ({}, ["quantize", "bn_fuse"]),
     "trt_int8": ({}, ["quantize", "bn_fuse"]),
 }
 

@@ -34,6 +34,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "export": ({"formats": ["torchscript"]}, []),
     "packed": ({}, ["quantize"]),
     "onnx_int8": ({"calibration": {"samples": 16}}, []),
+    "openvino_int8": ({}, ["quantize", "bn_fuse"]),
     "trt_int8": ({}, ["quantize", "bn_fuse"]),
 }
 
