@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -136,9 +137,19 @@ class QuantConv3d(_QuantConv, nn.Conv3d):
 
 
 class _QuantConvTranspose(QuantizedLayer):
-    """The weight is ``[in, out / groups, ...]``: a grid belongs to an output channel of all groups."""
+    """The weight is ``[in, out / groups, ...]``: a grid belongs to the output channels at one place of all groups.
+
+    A runtime's scales lie along one axis of the weight, and output channels of several groups along none.
+    """
 
     channel_axis = 1
+
+    def integer_weight(self) -> IntegerWeight:
+        """As of any layer; where groups share scales it says so."""
+        found, groups = super().integer_weight(), int(getattr(self, "groups", 1))
+        if groups == 1 or found.scale.numel() == 1 < found.values.shape[1]:
+            return found
+        return replace(found, why=f"{found.why}, scales shared by its {groups} groups")
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the quantised weight."""

@@ -245,6 +245,25 @@ def test_a_skipped_layer_of_an_overwritten_tensor_is_told_to_read_it_quantised()
     assert all("asked for" not in row["why"] for row in describe(untouched))
 
 
+@pytest.mark.parametrize(
+    ("groups", "outputs", "per_channel"), [(1, 4, True), (2, 4, True), (4, 4, True), (2, 4, False)]
+)
+def test_groups_of_a_transposed_convolution_share_their_scales_and_the_table_says_so(
+    groups: int, outputs: int, per_channel: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(4, outputs, 2, groups=groups)).eval()
+    x = torch.randn(2, 4, 5, 5)
+    made: Any = quantize(model, (x,), scheme="iao", per_channel=per_channel, calibration=[x])
+    (row,) = (row for row in describe(made) if row["kind"] == "weight")
+    shared = groups > 1 and per_channel
+    assert ("scales shared by its" in row["why"]) is shared
+    weight = model[0].weight.detach()
+    # one grid for each entry of axis 1, whatever the group
+    peaks = weight.abs().amax((0, 2, 3)) if per_channel else weight.abs().amax().expand(1)
+    torch.testing.assert_close(made.get_submodule("0").integer_weight().scale, peaks / 127)
+
+
 def test_a_first_or_last_layer_left_float_is_told_who_quantises_its_input() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         pooled = (net.a(net.stem(x)) + net.side(x)).mean((2, 3))
