@@ -37,7 +37,7 @@ def _plain_yes(value: Any) -> Any:
 class Calibrate(Stage):
     """Quantise without training: activation ranges from data, and what can be done for the weights beside it."""
 
-    name, version = "calibrate", 4
+    name, version = "calibrate", 5
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},

@@ -29,7 +29,7 @@ class Quantize(Stage):
     A model that is quantised already is quantised anew, from the float weights that its training went on with.
     """
 
-    name, version = "quantize", 7
+    name, version = "quantize", 8
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},
