@@ -35,6 +35,7 @@ GROUPS = {
     "MC43": "deployment",
     "MC44": "deployment",
     "MC45": "pruning",
+    "MC46": "quantisation and folding",
     "MC5": "gates",
     "MC6": "backends",
 }

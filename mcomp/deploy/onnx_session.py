@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcomp.errors import BackendMissingError, StageError
+from mcomp.training.hardware import cpu_flags
 
 if TYPE_CHECKING:
     from mcomp.data import Split
@@ -59,7 +60,7 @@ class OnnxSession:
 
 def _opened(path: Path, threads: int, simulate: bool, save_optimized: Path | None) -> Any:
     """A session whose 8-bit products are exact on every processor."""
-    exact = _has_vnni()
+    exact = bool({"avx512_vnni", "avx_vnni"} & cpu_flags())  # 8-bit products are added up in 32 bits
     try:
         return _session(path, threads, save_optimized, simulate=simulate, exact_kernels=not exact)
     except Exception as error:
@@ -86,9 +87,3 @@ def _session(path: Path, threads: int, save_optimized: Path | None, *, simulate:
     if save_optimized is not None:
         options.optimized_model_filepath = str(save_optimized)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _has_vnni() -> bool:
-    """Whether the processor adds 8-bit products up in 32 bits; False where it cannot be told."""
-    known = Path("/proc/cpuinfo")
-    return known.is_file() and "vnni" in known.read_text(encoding="utf-8", errors="replace")

@@ -209,7 +209,7 @@ class PruningSteps:
 
     def _train(self, step: int, snapshot: dict[str, Any] | None) -> None:
         """Train between two cuts, with epochs counted through and snapshots that hold the cuts as well."""
-        from mcomp.stages.builtin.train import fit_in
+        from mcomp.stages.training_stage import fit_in
 
         settings = self.options.finetune
         before, epochs = (step - 1) * settings.epochs, (self.options.steps - 1) * settings.epochs

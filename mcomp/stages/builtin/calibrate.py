@@ -9,10 +9,16 @@ from pydantic import BeforeValidator, Field
 
 from mcomp.errors import plural
 from mcomp.options import Options as BaseOptions
-from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.quantize import calibrated, converted_result, forecast_converted, measured_layers
-from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
-from mcomp.stages.quantization_options import QuantizationOptions, converted, override_findings, unmatched_layers
+from mcomp.stages.base import Finding, Metrics, StageContext, StageResult, Surroundings, Traits
+from mcomp.stages.converting_stage import (
+    CONVERTING_METRICS,
+    ConvertingStage,
+    calibrated,
+    converted_result,
+    measured_layers,
+)
+from mcomp.stages.forecast import CONVERT_SECONDS, Work
+from mcomp.stages.quantization_options import QuantizationOptions, converted
 from mcomp.stages.registry import register
 
 if TYPE_CHECKING:
@@ -34,15 +40,15 @@ def _plain_yes(value: Any) -> Any:
 
 
 @register
-class Calibrate(Stage):
+class Calibrate(ConvertingStage):
     """Quantise without training: activation ranges from data, and what can be done for the weights beside it."""
 
-    name, version = "calibrate", 5
+    name, version = "calibrate", 7
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},
         destroys={"float"},
-        metrics={"top1", "loss", "layers_quantized", "layers_float", "pairs_equalized", "weights_moved"},
+        metrics=CONVERTING_METRICS | {"pairs_equalized", "weights_moved"},
     )
 
     class Options(QuantizationOptions):
@@ -61,28 +67,13 @@ class Calibrate(Stage):
         )
 
     @classmethod
-    def resolve(cls, options: Any, around: Surroundings) -> Any:
-        """Nothing is left to the scheme or to ``auto``."""
-        return options.completed(around)
-
-    @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of an override that the skip list hides, and of rounding that has nothing to decide."""
-        found = override_findings(options)
+        found = super().check(options, around)
         if options.adaround is not None and options.scheme == "wbwtab":
             text = "`adaround` decides nothing: binary and ternary weights are not rounded to the nearest level"
             found.append(Finding(text, option=("adaround",), severity="warning"))
         return found
-
-    @classmethod
-    def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """Patterns that name no layer."""
-        return unmatched_layers(model, options)
-
-    @classmethod
-    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
-        """The model with quantisers in it; nothing else changes its structure."""
-        return forecast_converted(incoming, options)
 
     @classmethod
     def work(cls, options: Any) -> Work:
@@ -95,7 +86,8 @@ class Calibrate(Stage):
         from mcomp.quantization import adaptive_rounding, correct_bias, equalize, is_quantized, restore_float
 
         source = restore_float(ctx.model) if is_quantized(ctx.model) else ctx.model
-        sample = self._sample(ctx, options.calibration_samples)
+        corrects = options.equalize or options.adaround is not None or options.bias_correction
+        sample = self._sample(ctx, options.calibration_samples) if corrects else []
         notes: list[str] = []
         metrics: Metrics = {"pairs_equalized": 0, "weights_moved": 0}
         if options.equalize:
@@ -112,6 +104,8 @@ class Calibrate(Stage):
             )
             metrics["weights_moved"] = sum(row.moved for row in rows)
             notes += [f"`{row.layer}` is rounded to the nearest level: {row.why}" for row in rows if row.why]
+            if metrics["weights_moved"]:
+                notes.append(_LEARNED)
         if options.bias_correction:
             ctx.report("status", text="correcting biases")
             left = correct_bias(model, source, sample).left
@@ -141,6 +135,12 @@ class Calibrate(Stage):
     def _sample(self, ctx: StageContext, images: int) -> list[Tensor]:
         sample = ctx.require_data().train.subset(images, seed=ctx.seed)
         return [inputs for inputs, _ in sample.batches(device=ctx.device)]
+
+
+_LEARNED = (
+    "the float weights are those that learned rounding left, on their grid: the report of each layer compares with "
+    "them, and a later `quantize` starts from them; the float network stands in the stage before this one"
+)
 
 
 def _said(found: Equalized) -> str:

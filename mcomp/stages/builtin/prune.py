@@ -11,12 +11,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from mcomp.pruning.targets import Target, amount_of, target_of
 from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.finetune import Finetune
-from mcomp.stages.builtin.train import idle_milestones, taught_by
 from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import fault_at, faults_at
 from mcomp.stages.prune_findings import TARGETS, idle, matched_twice, said_twice, too_many
 from mcomp.stages.registry import register
+from mcomp.stages.training_stage import idle_milestones, taught_by
 from mcomp.training.hardware import processor
 
 if TYPE_CHECKING:

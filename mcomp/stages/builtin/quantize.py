@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from mcomp.errors import plural
-from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.train import fit_in, idle_milestones, taught_by
-from mcomp.stages.forecast import CONVERT_SECONDS, Forecast, Work
-from mcomp.stages.quantization_options import QuantizationOptions, converted, override_findings, unmatched_layers
+from mcomp.stages.base import Finding, StageContext, StageResult, Surroundings, Traits
+from mcomp.stages.converting_stage import (
+    CONVERTING_METRICS,
+    REPORT_IMAGES,
+    ConvertingStage,
+    calibrated,
+    converted_result,
+    measured_layers,
+)
+from mcomp.stages.forecast import CONVERT_SECONDS, Work
+from mcomp.stages.quantization_options import QuantizationOptions, converted
 from mcomp.stages.registry import register
+from mcomp.stages.training_stage import fit_in, idle_milestones, taught_by
 from mcomp.training.settings import TrainSettings
 from mcomp.training.teacher import Taught
 
-if TYPE_CHECKING:
-    from torch import nn
-
-#: Training images that the report of each layer looks at.
-REPORT_IMAGES = 128
-
 
 @register
-class Quantize(Stage):
+class Quantize(ConvertingStage):
     """Train weights and activations at few bits, from calibrated ranges, so that integers predict what was trained.
 
     A model that is quantised already is quantised anew, from the float weights that its training went on with.
     """
 
-    name, version = "quantize", 8
+    name, version = "quantize", 10
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},
         destroys={"float"},
-        metrics={"top1", "loss", "top1_before_training", "layers_quantized", "layers_float"},
+        metrics=CONVERTING_METRICS | {"top1_before_training"},
     )
 
     class Options(TrainSettings, Taught, QuantizationOptions):
@@ -49,11 +50,6 @@ class Quantize(Stage):
             return self
 
     @classmethod
-    def resolve(cls, options: Any, around: Surroundings) -> Any:
-        """Nothing is left to the scheme or to ``auto``."""
-        return options.completed(around)
-
-    @classmethod
     def reads(cls, options: Any) -> list[str]:
         """The teacher's stage, where anything is trained."""
         return taught_by(options) if options.epochs else []
@@ -61,17 +57,7 @@ class Quantize(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of milestones that never come, and of an override that the skip list hides."""
-        return [*(idle_milestones(options) if options.epochs else []), *override_findings(options)]
-
-    @classmethod
-    def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """Patterns that name no layer."""
-        return unmatched_layers(model, options)
-
-    @classmethod
-    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
-        """The model with quantisers in it; their ranges, which no count depends on, are found on the example inputs."""
-        return forecast_converted(incoming, options)
+        return [*(idle_milestones(options) if options.epochs else []), *super().check(options, around)]
 
     @classmethod
     def work(cls, options: Any) -> Work:
@@ -90,70 +76,18 @@ class Quantize(Stage):
         history = fit_in(ctx, model, options).history if options.epochs else []
         after = ctx.evaluate(model) if options.epochs else before
         result = converted_result(model, {**after, "top1_before_training": before["top1"]})
+        result.notes += (
+            lower_than_before(float(before["top1"]), float(after["top1"]), options.lr) if options.epochs else []
+        )
         result.details.update(history=history, **measured_layers(ctx, model, options.sensitivity))
         return result
 
 
-def forecast_converted(incoming: Forecast, options: QuantizationOptions) -> Forecast:
-    """What a stage that converts will hand on."""
-    from mcomp.quantization import calibrate
-
-    def change(model: nn.Module) -> nn.Module:
-        made = converted(model, incoming.example_inputs, options)
-        calibrate(made, [incoming.example_inputs], "minmax")
-        return made
-
-    return incoming.through(change)
-
-
-def calibrated(ctx: StageContext, model: nn.Module, options: QuantizationOptions) -> nn.Module:
-    """``model``, its activation ranges found on training images."""
-    from mcomp.quantization import calibrate
-
-    sample = ctx.require_data().train.subset(options.calibration_samples, seed=ctx.seed)
-    ctx.report("status", text=f"finding activation ranges on {plural(len(sample), 'training image')}")
-    calibrate(model.to(ctx.device), sample.batches(device=ctx.device), options.calibration)
-    return model.cpu()
-
-
-def measured_layers(ctx: StageContext, model: nn.Module, sensitivity: bool) -> dict[str, Any]:
-    """Details of a stage that converted a model: every layer's report on some training images, and what it costs alone.
-
-    Accuracy with one layer quantised is that of validation images, the test images being for the final figures.
-    """
-    from mcomp.quantization import layer_report
-    from mcomp.quantization import sensitivity as alone
-    from mcomp.quantization.summary import quantising_modules
-
-    if not quantising_modules(model):  # 32 bits everywhere
-        return {}
-    data = ctx.require_data()
-    images = data.train.subset(min(REPORT_IMAGES, len(data.train)), seed=ctx.seed)
-    ctx.report("status", text="measuring each layer")
-    model.to(ctx.device)
-    measured = {"layer_report": layer_report(model, images.batches(device=ctx.device)).as_dict()}
-    if sensitivity:
-        held = list(data.val.batches(device=ctx.device))
-        measured["sensitivity"] = alone(model, ctx.example_inputs, held).as_dict()
-    model.cpu()
-    return measured
-
-
-def converted_result(model: nn.Module, metrics: Metrics) -> StageResult:
-    """The result of a stage that converted a model: what became of each tensor, beside ``metrics``."""
-    from mcomp.quantization import describe
-    from mcomp.quantization.calibration import quantizers
-    from mcomp.quantization.quantizers import BinaryActivation
-    from mcomp.quantization.summary import conversion_route, float_layers, overruled, quantized_layers
-
-    floats = float_layers(model)
-    route, why_route = conversion_route(model)
-    notes = [f"`{name}` stays float: {why}" for name, why in floats.items()]
-    for place, quantizer in quantizers(model).items():
-        notes += [f"{asked}, but `{place}` has another grid for another reader" for asked in overruled(quantizer)]
-    if route == "modules":
-        notes.insert(0, f"no graph of the network was found, so each layer was converted by itself ({why_route})")
-        if any(isinstance(module, BinaryActivation) for module in model.modules()):
-            notes.insert(1, "no ReLU gave way to a sign: what a layer reads behind one has the sign 1 everywhere")
-    counts: Metrics = {"layers_quantized": len(quantized_layers(model)), "layers_float": len(floats)}
-    return StageResult(model=model, metrics={**metrics, **counts}, notes=notes, details={"tensors": describe(model)})
+def lower_than_before(before: float, after: float, lr: float) -> list[str]:
+    """A note where training cost accuracy that calibrated ranges alone had; figures in percent."""
+    if after >= before:
+        return []
+    return [
+        f"training ended at {after:.2f} % top-1, below the {before:.2f} % of calibrated ranges alone: "
+        f"lower `lr` ({lr:g}), train for more epochs, or calibrate only (`epochs: 0`)"
+    ]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from mcomp.errors import StageError
-from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
-from mcomp.stages.builtin.train import TRAINING_METRICS, idle_milestones, train
-from mcomp.stages.forecast import Forecast, Work
+from mcomp.stages.base import Finding, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.forecast import Work
 from mcomp.stages.registry import register
+from mcomp.stages.training_stage import TRAINING_METRICS, TrainingStage, train
 from mcomp.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _USUAL = {"gamma_l1": 1e-3, "group_lasso": 1e-3, "growing": 0.5}
 
 
 @register
-class SparseTrain(Stage):
+class SparseTrain(TrainingStage):
     """Train while pulling channels to zero, so that pruning finds some to spare."""
 
     name, version = "sparse_train", 3
@@ -58,7 +58,7 @@ class SparseTrain(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of what never comes into play; a subgradient is for scales, and for sgd."""
-        found = idle_milestones(options)
+        found = super().check(options, around)
         found += [
             Finding(
                 f"`{name}` does nothing: `method: {options.method}` {does}",
@@ -98,11 +98,6 @@ class SparseTrain(Stage):
         except StageError as error:
             return [Finding(error.message, ("method",), error.hint)]
         return []
-
-    @classmethod
-    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
-        """Other weights in the same structure."""
-        return incoming.trained()
 
     @classmethod
     def work(cls, options: Any) -> Work:

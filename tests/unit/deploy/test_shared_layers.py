@@ -61,7 +61,7 @@ class Recurrent(nn.Module):
 def test_a_weight_that_several_nodes_read_runs_on_every_processor(
     vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcomp.deploy.onnx_session._has_vnni", lambda: vnni)
+    monkeypatch.setattr("mcomp.deploy.onnx_session.cpu_flags", lambda: frozenset({"avx512_vnni"} if vnni else ()))
     torch.manual_seed(0)
     series = torch.randn(16, 5, 8)
     model = mcomp.quantization.quantize(Recurrent().eval(), (series,), scheme="iao")
