@@ -83,17 +83,13 @@ def _format(word: str) -> tuple[str, int | None]:
     Raises:
         UsageError: MC446, no such format, or not these bits.
     """
-    from mcomp.deploy.formats.export import find_format
-    from mcomp.deploy.formats.names import WEIGHT_BITS
+    from mcomp.deploy.formats.export import check_bits, find_format
 
     name, given, bits = word.partition("=")
-    chosen = find_format(name)
-    chosen.require()
-    offered = WEIGHT_BITS.get(name, ())
-    if given and bits not in map(str, offered):
-        listed = ", ".join(map(str, offered)) or "none"
-        raise UsageError(f"`{name}` stores no weights in {bits or 'no'} bits", code="MC446", hint=f"it has {listed}")
-    return name, int(bits) if given else None
+    find_format(name).require()
+    wanted = (int(bits) if bits.isdigit() else 0) if given else None
+    check_bits(name, wanted)
+    return name, wanted
 
 
 def _write(model_folder: Path, target: Path, formats: dict[str, int | None], trust: bool) -> list[str]:

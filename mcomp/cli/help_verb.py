@@ -36,6 +36,7 @@ GROUPS = {
     "MC43": "deployment",
     "MC44": "deployment",
     "MC45": "pruning",
+    "MC46": "quantisation and folding",
     "MC47": "deployment",
     "MC5": "gates",
     "MC6": "backends",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   mcomp report                            the table of the newest finished run
+  mcomp report nin_gc_prune_quant         that of the run whose id holds these letters; `mcomp runs` lists ids
   mcomp report nin_gc_prune_quant --json  what `apply --json` printed
   mcomp report --html run.html            a page to hand round: before and after, every stage, widths, gates, notes
 
@@ -24,7 +25,12 @@ reported as far as it got; name it, for without RUN the newest finished one is t
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("wanted", nargs="?", metavar="RUN", help="a run's id or a part of it (default: the newest)")
+    parser.add_argument(
+        "wanted",
+        nargs="?",
+        metavar="RUN",
+        help="which run: its id or a part of it, as `mcomp runs` lists them (default: the newest finished one)",
+    )
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the run as one self-contained page instead")
     add_store(parser)
     add_json(parser)

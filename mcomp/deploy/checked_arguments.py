@@ -13,7 +13,7 @@ from mcomp.errors import StageError, UsageError
 from mcomp.metrics.accuracy import in_eval_mode
 
 if TYPE_CHECKING:
-    from mcomp.quantization.calibration import Batch
+    from mcomp.quantization.inputs import Batch
 
 #: What torch raises of a tensor of the wrong shape or type.
 _DOES_NOT_FIT = (RuntimeError, TypeError, ValueError, IndexError)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.deploy.onnx_session import OnnxSession
-from mcomp.errors import BackendMissingError, UsageError
+from mcomp.deploy.openvino_session import OpenVinoSession
+from mcomp.errors import UsageError
 from mcomp.metrics.samples import with_samples
 
 Engine = Literal["onnxruntime", "openvino", "torch", "tensorrt"]
@@ -122,14 +123,8 @@ def _in_onnxruntime(path: Path, inputs: tuple[Tensor, ...], threads: int) -> Cal
 
 
 def _in_openvino(path: Path, inputs: tuple[Tensor, ...], threads: int) -> Callable[[], object]:
-    if not installed("openvino"):
-        raise BackendMissingError("OpenVINO is not installed", code="MC618", hint="pip install openvino")
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
-    request: Any = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-    given = [tensor.numpy() for tensor in inputs]
-    return lambda: request.infer(given, share_inputs=True, share_outputs=True)
+    session = OpenVinoSession(path, threads)
+    return lambda: session.predict(*inputs)
 
 
 def _in_torch(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:

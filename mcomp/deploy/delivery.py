@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.onnx_writer import to_onnx
+from mcomp.deploy.openvino_session import OpenVinoSession
 from mcomp.deploy.preparation import Prepared, missing_ranges, prepare
 from mcomp.deploy.preparation import per_channel as per_channel
 from mcomp.deploy.qdq.check import check_qdq
@@ -38,6 +39,7 @@ class Delivery:
         fp32: the float file of the incoming model.
         violations: broken performance rules; an error is raised instead.
         verification: None without data.
+        backend: the runtime that gave these figures.
         latency: of ``int8`` and ``fp32``, measured in turns.
         files: name to path.
     """
@@ -49,6 +51,7 @@ class Delivery:
     fp32: Lowering
     violations: list[Violation]
     verification: Verification | None
+    backend: str
     latency: dict[str, Latency]
     files: dict[str, Path] = field(default_factory=dict)
 
@@ -60,7 +63,7 @@ class Delivery:
             "fp32_bytes": self.fp32.bytes,
             "latency_ms": round(int8.median_ms, 4),
             "latency_fp32_ms": round(fp32.median_ms, 4),
-            "latency_backend": "onnxruntime",
+            "latency_backend": self.backend,
             "latency_batch": int8.batch,
             "latency_threads": int8.threads,
             "speedup": round(fp32.median_ms / int8.median_ms, 3),
@@ -71,7 +74,7 @@ class Delivery:
         if self.verification is not None:
             found |= {
                 "top1": self.verification.top1,
-                "top1_backend": "onnxruntime",
+                "top1_backend": self.backend,
                 "top1_simulated": self.verification.simulated_top1,
                 "loss": self.verification.loss,
                 "agreement": self.verification.agreement,
@@ -135,7 +138,7 @@ def deliver(
 
     Raises:
         StageError: a range is missing (MC435), or the file breaks a rule of the target (MC436).
-        BackendMissingError: ONNX Runtime is not installed.
+        BackendMissingError: ONNX Runtime, or for its target OpenVINO, is not installed.
     """
     from mcomp.quantization.summary import quantising_modules
 
@@ -151,16 +154,20 @@ def deliver(
     _refuse_errors(violations, target)
     qparams = folder / "qparams.json"
     qparams.write_text(json.dumps(lowering.as_dict(), indent=1))
-    status("running the file in ONNX Runtime")
-    sessions = {"int8": OnnxSession(lowering.path, options.threads), "fp32": OnnxSession(fp32.path, options.threads)}
-    checked = (
-        sessions["int8"] if target == "onnxruntime" else OnnxSession(lowering.path, options.threads, simulate=True)
-    )
+    backend = "openvino" if target == "openvino" else "onnxruntime"
+    status(f"running the file in {'OpenVINO' if target == 'openvino' else 'ONNX Runtime'}")
+    run: type[OnnxSession] | type[OpenVinoSession] = OpenVinoSession if target == "openvino" else OnnxSession
+    sessions = {"int8": run(lowering.path, options.threads), "fp32": run(fp32.path, options.threads)}
+    # a graph for TensorRT is computed as it is written: ONNX Runtime's kernels would round its biases
+    simulated = target == "tensorrt"
+    checked = OnnxSession(lowering.path, options.threads, simulate=True) if simulated else sessions["int8"]
     verification = None if data is None else verify(checked.predict, quantised, data.test)
     latency = compare_latency(sessions, example_inputs, options.latency_batch, options.latency_runs)
     files = {file_name: lowering.path, "qparams.json": qparams, "model.fp32.onnx": fp32.path}
     lowering.notes[:0] = prepared.notes
-    return Delivery(quantised, calibrated, prepared.added, lowering, fp32, violations, verification, latency, files)
+    return Delivery(
+        quantised, calibrated, prepared.added, lowering, fp32, violations, verification, backend, latency, files
+    )
 
 
 def _prepared(

@@ -20,7 +20,7 @@ from mcomp.errors import StageError, UsageError
 
 if TYPE_CHECKING:
     from mcomp.deploy.profiles.base import Profile
-    from mcomp.quantization.calibration import Batch
+    from mcomp.quantization.inputs import Batch
 
 NEEDS_RANGES = "give `calibration: {method: entropy, samples: 512}`"
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from mcomp.options import Options
 
 #: Targets that a stage delivers a file for.
-Deliverable = Literal["onnxruntime", "tensorrt"]
+Deliverable = Literal["onnxruntime", "openvino", "tensorrt"]
 
 #: How a float model becomes deployable; in every message that misses it.
 NEEDS_CALIBRATION = "add `quantize` before it or give `calibration: {method: entropy, samples: 512}`"
@@ -30,6 +30,6 @@ class DeployOptions(Options):
     calibration: CalibrationOptions | None = Field(
         None, description="ranges of tensors that have none; needed where no `quantize` came before"
     )
-    threads: int = Field(1, ge=1, description="threads of ONNX Runtime while measuring")
+    threads: int = Field(1, ge=1, description="threads of the runtime while measuring")
     latency_batch: int = Field(1, ge=1, description="images per call while measuring latency")
     latency_runs: int = Field(30, ge=1, description="timed calls; float and int8 take turns")

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.deploy.onnx_session import OnnxSession
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mcomp.data import Split
     from mcomp.metrics import Latency
 
 #: A file that computes the simulated values bit for bit has no noise; this stands for it in reports.
 NOISELESS_DB = 200.0
+
+
+class Session(Protocol):
+    """A file in a runtime, ready to run."""
+
+    threads: int
+
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """The first output for a batch."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def verify(run: Callable[[Tensor], Tensor], model: nn.Module, split: Split, batc
 
 
 def compare_latency(
-    files: dict[str, OnnxSession], example_inputs: tuple[Tensor, ...], batch: int = 1, runs: int = 30
+    files: Mapping[str, Session], example_inputs: tuple[Tensor, ...], batch: int = 1, runs: int = 30
 ) -> dict[str, Latency]:
     """Time several files in turns, so that their ratio holds on a busy machine. Milliseconds per call."""
     from mcomp.metrics.timing import batch_of, interleaved
@@ -81,5 +88,5 @@ def compare_latency(
     return {name: replace(found, threads=files[name].threads) for name, found in timed.items()}
 
 
-def _call(session: OnnxSession, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+def _call(session: Session, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
     return lambda: session.predict(*inputs)

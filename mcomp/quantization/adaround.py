@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.quantization.calibration import Batch
+from mcomp.quantization.inputs import Batch, check_batches
 from mcomp.quantization.integers import along
 from mcomp.quantization.layer_outputs import common_layers, watch_layer
 from mcomp.quantization.layers import QuantizedLayer, QuantLinear, conv_transpose
+from mcomp.quantization.parameter_values import quantized_parameters
 
 _ZETA, _GAMMA = 1.1, -0.1
 _BETAS = (20.0, 2.0)
@@ -53,7 +54,9 @@ def adaptive_rounding(
 
     Layer by layer in order of execution, each fed by the quantised layers before it and held against the float one. The
     outcome are latent weights that lie on their grid, so that plain rounding gives them back; the grid stays where it
-    is, to the bit, and a layer that this would move, or that gains nothing, keeps its weights.
+    is, to the bit, and a layer that this would move, or that gains nothing, keeps its weights. Reports that compare
+    with float weights, and :func:`mcomp.quantization.restore_float`, find these weights from here on: whoever wants
+    the network as it was keeps ``original``.
 
     Args:
         quantised: with its ranges known; changed. Convolutions and linear layers that are called once take part.
@@ -63,6 +66,7 @@ def adaptive_rounding(
         lr: of these steps.
         seed: of the choice of samples.
     """
+    check_batches(batches)
     sample = list(batches)
     done = []
     for name, calls in common_layers(quantised, original, sample).items():
@@ -75,7 +79,8 @@ def adaptive_rounding(
             continue
         inputs, outputs = _watched(quantised, name, sample)[0], _watched(original, name, sample)[1]
         done.append(_round_layer(name, layer, grid, inputs, outputs, iterations, lr, seed))
-    return done
+    beside = "a function or a layer of several matrices reads it"
+    return [*done, *(Rounded(path, why=beside) for path in quantized_parameters(quantised))]
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         **kwargs: Any,
     ) -> None:
         """Written by hand: the original's arguments, and keywords as of :class:`~mcomp.quantization.QuantLinear`."""
-        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
+        written, rest = Written.of(type(self), (scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
         super().__init__(*args, **rest)
         self._read_through(
             lambda: None if written.weights.off else written.weight(),

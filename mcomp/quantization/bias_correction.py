@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcomp.quantization.calibration import Batch
+from mcomp.quantization.inputs import Batch, check_batches
 from mcomp.quantization.layer_outputs import common_layers, norms_behind, watch_layer
 
 
@@ -39,6 +39,7 @@ def correct_bias(quantised: nn.Module, original: nn.Module, batches: Iterable[Ba
         original: the float model that it was made of.
         batches: inputs, or pairs of which the first is used; a sample of the data, kept while this runs.
     """
+    check_batches(batches)
     sample = list(batches)
     done = Corrected()
     norms = norms_behind(original, sample)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
-from mcomp.quantization.calibration import Batch
+from mcomp.quantization.inputs import Batch, check_batches, fitting, inputs_of
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -32,7 +32,9 @@ def reestimate_batch_norms(model: nn.Module, batches: Iterable[Batch]) -> list[s
 
     Raises:
         StageError: MC423, there was no batch.
+        UsageError: MC429, the batches are none, or the model does not take one.
     """
+    check_batches(batches)
     norms = {
         name: module
         for name, module in model.named_modules()
@@ -50,8 +52,10 @@ def reestimate_batch_norms(model: nn.Module, batches: Iterable[Batch]) -> list[s
     try:
         with torch.no_grad():
             for batch in batches:
-                model((batch if isinstance(batch, Tensor) else batch[0]).to(device))
+                inputs = inputs_of(batch).to(device)
                 seen += 1
+                with fitting(model, f"batch {seen}", [inputs]):
+                    model(inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from mcomp.errors import UsageError
 from mcomp.quantization.config import QuantizeConfig, find_scheme
@@ -12,6 +15,23 @@ from mcomp.quantization.layer_choice import Choice, choice_of
 
 if TYPE_CHECKING:
     from mcomp.quantization.quantizers.base import Quantizer
+
+
+def keywords(layer: type[nn.Module]) -> list[str]:
+    """Names of what a layer written by hand takes by keyword: its own arguments, and those of the original."""
+    found: dict[str, None] = {}
+    for kind in layer.__mro__:
+        if kind is nn.Module:
+            break
+        if "__init__" in vars(kind):
+            parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+            found.update(dict.fromkeys(each.name for each in parameters if each.kind not in _REST))
+            if kind.__module__.startswith("torch.") and all(each.kind not in _REST for each in parameters):
+                break
+    return list(found)
+
+
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -31,20 +51,31 @@ class Written:
     @classmethod
     def of(
         cls,
+        layer: type[nn.Module],
         schemes: tuple[str, str | None],
         bits: tuple[int | None, int | None],
         levels: int,
         per_channel: bool | None,
         options: Mapping[str, Any],
     ) -> tuple[Written, dict[str, Any]]:
-        """The checked request, and those of ``options`` that no scheme knows: the layer's own.
+        """The checked request, and those of ``options`` that are the layer's own and no scheme's.
 
         Pairs are of weights and of activations; None as the scheme has it.
 
+        Args:
+            layer: the class that is written down.
+            schemes: by name.
+            bits: or None.
+            levels: largest level of unsigned 8-bit activations.
+            per_channel: of the weight, or None.
+            options: the keywords that remain.
+
         Raises:
-            UsageError: a scheme does not exist or has no such bits or value.
+            UsageError: a scheme does not exist or has no such bits or value, or the layer has no such keyword.
         """
-        known = {name for scheme in schemes if scheme for name in find_scheme(scheme).options}
+        own = keywords(layer)
+        # whatever is neither the layer's nor the scheme's is refused with the rest, and its likely meaning
+        known = {name for name in options if name not in own}
         config = QuantizeConfig.of(
             schemes,
             bits,
@@ -55,6 +86,7 @@ class Written:
             per_channel=per_channel,
             options={name: value for name, value in options.items() if name in known},
             route="modules",
+            beside=own,
         )
         if config.options.get("fold_bn"):
             raise UsageError(

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from mcomp import surgery
 from mcomp.errors import StageError
+from mcomp.quantization.folded import FoldedLayer
+from mcomp.quantization.inputs import Batch, check_batches, check_model, fitting, inputs_of
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.observers import build_observer, check_observer
 from mcomp.quantization.parameter_values import quantized_parameters
 from mcomp.quantization.quantizers.base import Quantizer
-
-Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
 def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = None) -> list[str]:
@@ -37,9 +38,11 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
 
     Raises:
         StageError: there was no batch, a tensor held inf or nan, or a quantiser was never reached; then no quantiser
-            keeps a range that it did not have before.
-        UsageError: the method is not offered.
+            keeps a range that it did not have before. MC422, the model was never quantised.
+        UsageError: the method is not offered; MC429, the batches are none, or the model does not take one.
     """
+    refuse_float(model, "calibrate")
+    check_batches(batches)
     if method is not None:
         check_observer(method)  # before the data runs
     without = [module for module in model.modules() if isinstance(module, Quantizer) and not module.ready]
@@ -93,8 +96,9 @@ def freeze(model: nn.Module) -> nn.Module:
         ``model``.
 
     Raises:
-        StageError: a quantiser has no range to freeze.
+        StageError: a quantiser has no range to freeze; MC422, the model was never quantised.
     """
+    refuse_float(model, "freeze")
     for name, module in quantizers(model).items():
         if not module.ready:
             raise StageError(
@@ -132,6 +136,24 @@ def weight_quantizers(model: nn.Module) -> dict[str, Quantizer]:
     return {name: quantizer for name, quantizer in found.items() if isinstance(quantizer, Quantizer)}
 
 
+def refuse_float(model: nn.Module, what: str) -> None:
+    """Refuse a model with no quantiser in it, unless that is what it was quantised to: 32 bits throughout.
+
+    Raises:
+        StageError: MC422.
+    """
+    check_model(model)
+    known = any(isinstance(module, (Quantizer, QuantizedWeight, FoldedLayer)) for module in model.modules())
+    if known or any(entry["op"] == "quantize" for entry in surgery.provenance(model).log):
+        return
+    raise StageError(
+        f"`{type(model).__name__}` holds nothing quantised to {what}",
+        code="MC422",
+        why="it has no quantiser of a weight or of a tensor; layers of `torch.nn` stay float until they are converted",
+        hint="quantise it first, `mcomp.quantization.quantize(model, example_inputs)`, and take what that returns",
+    )
+
+
 def _initialise_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, QuantizedLayer) and not module.weight_quantizer.ready:
@@ -150,8 +172,9 @@ def run_batches(model: nn.Module, batches: Iterable[Batch]) -> None:
     model.eval()
     try:
         with torch.inference_mode():
-            for batch in batches:
-                inputs = batch if isinstance(batch, Tensor) else batch[0]
-                model(inputs.to(device))
+            for place, batch in enumerate(batches, start=1):
+                inputs = inputs_of(batch).to(device)
+                with fitting(model, f"batch {place}", [inputs]):
+                    model(inputs)
     finally:
         model.train(training)

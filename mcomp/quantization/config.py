@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import InitVar, dataclass, field, fields
+from typing import Any, Literal, cast, get_args
 
 from mcomp.errors import UsageError
-from mcomp.quantization.scheme_checks import check_bits, check_override, complete_options, find_scheme
+from mcomp.quantization.scheme_checks import (
+    Fault,
+    bits_faults,
+    check_bits,
+    complete_options,
+    find_scheme,
+    option_faults,
+    override_faults,
+    refuse,
+    scheme_faults,
+)
 from mcomp.quantization.schemes import OFF, SCHEMES
 
 __all__ = ["OFF", "SCHEMES", "QuantizeConfig", "Route", "Variant", "check_bits", "check_variant", "find_scheme"]
@@ -27,8 +37,10 @@ _RESULTS = ("op", "float_layers", "torch", "why_route", "reached")
 class QuantizeConfig:
     """Options of :func:`mcomp.quantization.quantize`, where they are described; nothing is left to a default.
 
+    ``beside`` are names that an option may have been meant to be: the fields where nothing is said.
+
     Raises:
-        UsageError: one has a value that does not exist.
+        UsageError: one has a value that does not exist; all of them are told.
     """
 
     scheme: str = "dorefa"
@@ -43,22 +55,46 @@ class QuantizeConfig:
     options: dict[str, Any] = field(default_factory=dict)
     route: Route = "symbolic"
     a_scheme: str | None = None
+    beside: InitVar[Sequence[str]] = ()
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, beside: Sequence[str]) -> None:
         schemes = (self.scheme, self.a_scheme or self.scheme)
-        rules, reading = (find_scheme(name) for name in schemes)
-        check_bits(self.w_bits, "w_bits", rules.weight_bits)
-        check_bits(self.a_bits, "a_bits", reading.activation_bits)
-        if not 1 <= self.levels <= 255:
-            raise UsageError(f"`levels` is {self.levels}", code="MC427", hint="use 255, or 127 for TensorRT")
-        for pattern, own in self.overrides.items():
-            check_override(pattern, own, schemes)
-        if self.route not in get_args(Route):
-            routes = ", ".join(get_args(Route))
-            raise UsageError(f"there is no route `{self.route}`", code="MC427", hint=f"one of: {routes}")
-        if self.per_channel and rules.per_channel is None:
-            raise UsageError(f"scheme `{self.scheme}` has no `per_channel`", code="MC427", hint="leave it out")
+        unknown = [fault for name in schemes for fault in scheme_faults(name)]
+        refuse([*unknown, *self._of_schemes(schemes if not unknown else (), beside), *self._of_any_scheme()])
         object.__setattr__(self, "options", complete_options(schemes, self.options))  # frozen, so not plainly
+
+    def _of_schemes(self, schemes: tuple[str, ...], beside: Sequence[str]) -> list[Fault]:
+        """What is wrong with bits and options, which only the schemes can tell."""
+        if not schemes:
+            return []
+        rules, reading = (SCHEMES[name] for name in schemes)
+        faults = bits_faults(self.w_bits, "w_bits", rules.weight_bits)
+        faults += bits_faults(self.a_bits, "a_bits", reading.activation_bits)
+        if self.per_channel is True and rules.per_channel is None:
+            faults.append((f"scheme `{self.scheme}` has no `per_channel`", "leave it out"))
+        faults += option_faults(schemes, self.options, beside or [each.name for each in fields(self)])
+        if isinstance(self.overrides, Mapping):
+            for pattern, own in self.overrides.items():
+                faults += override_faults(pattern, own, (schemes[0], schemes[1]))
+        return faults
+
+    def _of_any_scheme(self) -> list[Fault]:
+        faults: list[Fault] = []
+        if not isinstance(self.levels, int) or not 1 <= self.levels <= 255:
+            faults.append((f"`levels` is {self.levels!r}", "use 255, or 127 for TensorRT"))
+        if self.route not in get_args(Route):
+            faults.append((f"there is no route `{self.route}`", f"one of: {', '.join(get_args(Route))}"))
+        skip, overrides = cast(Any, self.skip), cast(Any, self.overrides)
+        if not isinstance(skip, list) or not all(isinstance(each, str) for each in skip):
+            example = [skip] if isinstance(skip, str) else ["features.0.*"]
+            faults.append((f"`skip` is {skip!r}", f"patterns of layers stand in a list: `skip={example}`"))
+        if not isinstance(overrides, Mapping):
+            usual = "overrides={'features.0.*': {'w_bits': 4}}"
+            faults.append((f"`overrides` is {overrides!r}", f"patterns and what differs there: `{usual}`"))
+        for name in ("first_layer_float", "last_layer_float", "per_channel"):
+            if not isinstance(getattr(self, name), bool):
+                faults.append((f"`{name}` is {getattr(self, name)!r}", "use True or False"))
+        return faults
 
     @classmethod
     def of(
@@ -72,16 +108,19 @@ class QuantizeConfig:
         per_channel: bool | None,
         options: Mapping[str, Any],
         route: str,
+        beside: Sequence[str] = (),
     ) -> QuantizeConfig:
         """The same with None for what the scheme decides, and only some of its options.
 
-        Pairs are of weights and of activations; ``ends`` are the fields of first and last layer.
+        Pairs are of weights and of activations; ``ends`` are the fields of first and last layer, ``beside`` are names
+        that an option may have been meant to be.
 
         Raises:
             UsageError: one has a value that does not exist.
         """
         scheme, a_scheme = schemes
-        rules, reading = find_scheme(scheme), find_scheme(a_scheme or scheme)
+        # of schemes that there are not, the constructor tells, with whatever else is wrong
+        rules, reading = (_NO_SCHEME if scheme_faults(name) else SCHEMES[name] for name in (scheme, a_scheme or scheme))
         usual = (rules.default_bits[0], reading.default_bits[1])
         w_bits, a_bits = (each if given is None else given for given, each in zip(bits, usual, strict=True))
         return cls(
@@ -89,12 +128,13 @@ class QuantizeConfig:
             w_bits,
             a_bits,
             levels,
-            list(skip),
-            overrides={pattern: dict(own) for pattern, own in (overrides or {}).items()},
+            list(skip) if isinstance(skip, Sequence) and not isinstance(skip, str) else cast(Any, skip),
+            overrides=_copied(overrides),
             per_channel=bool(rules.per_channel) if per_channel is None else per_channel,
             options=dict(options),
             route=route,  # type: ignore[arg-type]  # checked there
             a_scheme=a_scheme,
+            beside=beside,
             **{end: getattr(rules, end) if given is None else given for end, given in ends.items()},
         )
 
@@ -104,6 +144,16 @@ class QuantizeConfig:
         known = {key: value for key, value in entry.items() if key not in (*_RESULTS, *_ONCE_FIELDS)}
         once = {key: entry[key] for key in _ONCE_FIELDS if key in entry}
         return cls(**{"options": once, **known})
+
+
+_NO_SCHEME = SCHEMES["iao"]
+
+
+def _copied(overrides: Any) -> Any:
+    """Overrides of their own, as far as they are any."""
+    if not isinstance(overrides or {}, Mapping):
+        return overrides
+    return {pattern: dict(own) if isinstance(own, Mapping) else own for pattern, own in dict(overrides or {}).items()}
 
 
 def check_variant(variant: str) -> None:

@@ -13,18 +13,21 @@ import torch
 from torch import Tensor, fx, nn
 
 from mcomp import surgery
-from mcomp.errors import StageError
+from mcomp.errors import StageError, plural
 from mcomp.quantization.aliases import in_place, is_free_relu, seen_elsewhere
 from mcomp.quantization.bypass import STANDS_FOR
-from mcomp.quantization.calibration import Batch, calibrate
-from mcomp.quantization.config import QuantizeConfig, Route
+from mcomp.quantization.calibration import calibrate
+from mcomp.quantization.config import OFF, QuantizeConfig, Route
 from mcomp.quantization.dataflow import is_relu
 from mcomp.quantization.detours import Detour, Detours, relu_kind, write_elsewhere
 from mcomp.quantization.folded_training import fold_in_training, refuse_without_graph
+from mcomp.quantization.folding_norms import refuse_synchronised
 from mcomp.quantization.function_calls import insert_attention, insert_parameter
 from mcomp.quantization.hidden_relus import drop_relus, hidden_relus
+from mcomp.quantization.inputs import Batch, check_model, example_tuple
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.modules import replace_module
+from mcomp.quantization.operands import FUNCTIONS
 from mcomp.quantization.plan import TensorPlan, make_plan
 from mcomp.quantization.proof import prove_float
 from mcomp.quantization.quantizer_factory import QuantizerFactory, name_quantizers
@@ -32,7 +35,7 @@ from mcomp.quantization.quantizers.dorefa import MICRONET_GAIN
 from mcomp.quantization.restoration import remember_float
 from mcomp.quantization.routes import see
 from mcomp.quantization.scheme_checks import find_scheme
-from mcomp.quantization.summary import quantising_modules
+from mcomp.quantization.summary import float_layers, quantising_modules
 from mcomp.quantization.swapping import Run, swap, watch
 from mcomp.quantization.tracing import TracedModel
 
@@ -68,7 +71,7 @@ def quantize(
 
     Args:
         model: any module; not changed.
-        example_inputs: one batch that the model accepts, run once to prove that the graph computes the same.
+        example_inputs: one batch (a tuple, or one tensor), run once to prove that the graph computes the same.
         scheme: ``dorefa``, ``iao``, ``lsq``, ``lsq_plus``, ``pact``, ``ristretto`` or ``wbwtab``; see
             :mod:`mcomp.quantization.schemes`.
         a_scheme: of activations, where it is another one.
@@ -77,7 +80,7 @@ def quantize(
         levels: largest level of unsigned 8-bit activations: 255, or 127 for engines without unsigned INT8.
         skip: patterns of layers that stay float, input included: a name (``fnmatch``), ``type:Linear`` (a class or a
             function), ``position:first`` or ``position:last``.
-        first_layer_float: keep the first layer and its input float; None as the scheme has it (``dorefa``, ``wbwtab``).
+        first_layer_float: keep the first layer float, and its input unless others read it (``dorefa``, ``wbwtab``).
         last_layer_float: likewise the last layer (``wbwtab``).
         overrides: pattern to what differs there: ``w_bits``, ``a_bits``, ``scheme`` and ``a_scheme`` (``float`` for
             none), ``per_channel`` and options of the scheme; the first pattern that matches counts. A scheme of its
@@ -97,8 +100,9 @@ def quantize(
 
     Raises:
         StageError: the route that was asked for does not work (the user's line is named), the model is quantised
-            already, a pattern matches no layer, or the outcome with its quantisers at rest is not the float model.
-        UsageError: an option has a value that does not exist.
+            already, a pattern matches no layer, the outcome with its quantisers at rest is not the float model, or
+            it is the float model though fewer than 32 bits were asked for (MC460).
+        UsageError: options have values that do not exist; MC429, the model does not take the example inputs.
     """
     ends = {"first_layer_float": first_layer_float, "last_layer_float": last_layer_float}
     config = QuantizeConfig.of(
@@ -112,6 +116,15 @@ def quantize(
 
 
 def _converted(model: nn.Module, example_inputs: tuple[Tensor, ...], config: QuantizeConfig) -> nn.Module:
+    check_model(model)
+    inputs = example_tuple(example_inputs)
+    made = _converted_by(model, inputs, config)
+    if not quantising_modules(made) and not (config.w_bits == OFF and config.a_bits == OFF):
+        raise _untouched(made)
+    return made
+
+
+def _converted_by(model: nn.Module, example_inputs: tuple[Tensor, ...], config: QuantizeConfig) -> nn.Module:
     _refuse_quantised(model)
     if isinstance(model, (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
         raise StageError(
@@ -151,6 +164,7 @@ def convert(
             _read_often(made, len(layer.nodes) > 1)
             replace_module(traced, layer.name, made)
     fold_in_training(traced, plan.layers)
+    refuse_synchronised(traced)
     for weight in plan.parameters:
         insert_parameter(traced, weight, make)
     _pass_relus(traced, plan.passed)
@@ -200,6 +214,26 @@ def _refuse_quantised(model: nn.Module) -> None:
             code="MC422",
             hint="start from the float model that it was made of: `mcomp.quantization.restore_float(model)`",
         )
+
+
+def _untouched(converted: nn.Module) -> StageError:
+    """The refusal of an outcome that is the float network."""
+    floats = float_layers(converted)
+    if not floats:
+        return StageError(
+            "nothing in the model can be quantised",
+            code="MC460",
+            why="no layer with weights (convolution, linear, embedding, recurrent, attention) and no function that "
+            f"multiplies ({', '.join(sorted(FUNCTIONS))}) was found",
+            hint="pass the network itself, not a part without weights",
+        )
+    name, why = next(iter(floats.items()))
+    return StageError(
+        "nothing in the model would be quantised",
+        code="MC460",
+        why=f"of {plural(len(floats), 'layer')} every one stays float, `{name}` because: {why}",
+        hint="narrow `skip` and `overrides`, or set `first_layer_float` or `last_layer_float` to false",
+    )
 
 
 def _pass_relus(traced: TracedModel, passed: list[Detour]) -> None:

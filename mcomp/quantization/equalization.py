@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcomp.quantization.calibration import Batch, run_batches
+from mcomp.quantization.calibration import run_batches
 from mcomp.quantization.equalization_pairs import Pair, find_pairs
+from mcomp.quantization.inputs import Batch, check_batches, check_model, example_tuple
 
 _SWEEPS = 30
 _SETTLED = 1e-3  # of a logarithm
@@ -51,10 +52,14 @@ def equalize(model: nn.Module, example_inputs: tuple[Tensor, ...], batches: Iter
 
     Args:
         model: any float module; one that no graph shows comes back as it is.
-        example_inputs: one batch that the model accepts.
+        example_inputs: one batch that the model accepts, a tuple or one tensor.
         batches: inputs; with them, what a channel's value is above 0 at the least is taken from its bias and given to
             the next layer's, where no padding stands between: exact for inputs that stay above the least one seen.
     """
+    check_model(model)
+    example_inputs = example_tuple(example_inputs)
+    if batches is not None:
+        check_batches(batches)
     equal = copy.deepcopy(model)
     pairs, normed = find_pairs(model, example_inputs)
     found = [_Scaled(pair, equal) for pair in pairs]

@@ -8,6 +8,7 @@ state, hooks, batch norms and dropout go on as they were.
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -19,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from mcomp.errors import StageError
+from mcomp.quantization.attention_dropout import follow_mode, training_chances
 from mcomp.quantization.dataflow import call_name
 from mcomp.quantization.exported_layers import restore_layers
 from mcomp.quantization.modules import attribute
@@ -62,6 +64,7 @@ def export(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> TracedModel:
                 model.eval(), _doubled(example_inputs), dynamic_shapes=_dynamic(example_inputs), strict=False
             )
             exported: Any = program.module()
+            chances = training_chances(model, exported.graph, lambda: _in_training(model, example_inputs))
     except Exception as error:
         raise StageError(
             f"`torch.export` has no graph of `{type(model).__name__}`, at {users_line(error)}",
@@ -76,7 +79,17 @@ def export(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> TracedModel:
             del module.forward
         for module, mode in modes.items():
             module.training = mode
-    return _given_back(model, exported)
+    return _given_back(model, exported, chances)
+
+
+def _in_training(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.Graph:
+    """The training-mode graph, of a copy: running statistics move in it."""
+    copied = copy.deepcopy(model).train()
+    program = torch.export.export(
+        copied, _doubled(example_inputs), dynamic_shapes=_dynamic(example_inputs), strict=False
+    )
+    graph: fx.Graph = program.graph
+    return graph
 
 
 class _SiteForward:
@@ -99,7 +112,7 @@ def _dynamic(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
     return tuple(dict.fromkeys(range(min(x.dim(), 2 if x.dim() <= 3 else 1)), auto) for x in inputs)
 
 
-def _given_back(model: nn.Module, exported: Any) -> TracedModel:
+def _given_back(model: nn.Module, exported: Any, chances: list[Any]) -> TracedModel:
     graph: fx.Graph = exported.graph
     graph.owning_module = None  # from here on its calls are of the model's own modules
     for node in reversed(list(graph.nodes)):
@@ -117,6 +130,7 @@ def _given_back(model: nn.Module, exported: Any) -> TracedModel:
             node.target = _MAKING[call_name(node)]
     _follow_device(graph)
     restore_layers(model, graph)
+    follow_mode(model, graph, chances)
     _plain_call(graph)
     traced = TracedModel(model, graph, class_name=type(model).__name__)
     traced.graph.lint()

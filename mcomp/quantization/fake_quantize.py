@@ -82,9 +82,13 @@ def straight_through(x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     return quantised
 
 
-def pass_inside(grad: Tensor, x: Tensor, inside: Inside) -> Tensor:
-    """``grad`` where ``inside[0] < x < inside[1]``, else 0."""
-    passed: Tensor = torch.ops.aten.hardtanh_backward(grad, x, *inside)
+def pass_inside(grad: Tensor, x: Tensor, inside: Inside, out: Tensor | None = None) -> Tensor:
+    """``grad`` where ``inside[0] < x < inside[1]``, else 0; written to ``out``, which may be ``grad``, where given."""
+    passed: Tensor
+    if out is None:
+        passed = torch.ops.aten.hardtanh_backward.default(grad, x, *inside)
+    else:
+        passed = torch.ops.aten.hardtanh_backward.grad_input(grad, x, *inside, grad_input=out)
     return passed
 
 
@@ -92,9 +96,11 @@ def masked(grad: Tensor, mask: Tensor, *, spent: bool = False) -> Tensor:
     """``grad`` where ``mask`` (bool) holds, else 0; written over ``grad`` where that is ``spent``."""
     grad, passed = gradient_buffer(grad, mask, grad.dtype, spent)
     for upstream, kept, target in matching(grad, mask.view(torch.uint8), passed):
-        torch.mul(
-            upstream, kept.to(grad.dtype), out=target
-        )  # multiplying with the bytes themselves takes twice as long
+        # multiplying with the bytes themselves takes twice as long
+        if passed is grad:
+            target.mul_(kept.to(grad.dtype))
+        else:
+            target.copy_(kept).mul_(upstream)
     return passed
 
 

@@ -20,6 +20,8 @@ from mcomp.quantization.config import OFF
 from mcomp.quantization.fold_arithmetic import fold_behind, fold_in_front, materialise
 from mcomp.quantization.fold_pairs import Fold, find_folds
 from mcomp.quantization.folded import folded_like
+from mcomp.quantization.folding_norms import refuse_replaced
+from mcomp.quantization.inputs import check_model, example_tuple, fitting
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.modules import relative_error, replace_module
 from mcomp.quantization.tracing import trace
@@ -61,11 +63,16 @@ def fold_batch_norms(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Fo
 
     Args:
         model: float or quantised, with its ranges known; not changed.
-        example_inputs: one batch that the model accepts.
+        example_inputs: one batch that the model accepts, a tuple or one tensor.
 
     Raises:
-        StageError: the model cannot be traced, has a range that is not known, or holds inf or nan.
+        StageError: the model cannot be traced, has a range that is not known, or holds inf or nan; MC420, a batch norm
+            took the place of one that a weight was trained as folded with.
+        UsageError: MC429, the model does not take the example inputs.
     """
+    check_model(model)
+    example_inputs = example_tuple(example_inputs)
+    refuse_replaced(model)
     fused = copy.deepcopy(model)
     traced = trace(fused)
     probe = _Probe(model, example_inputs)
@@ -141,7 +148,7 @@ class _Probe:
             if isinstance(module, _PROBED)
         ]
         try:
-            with in_eval_mode(model), torch.inference_mode():
+            with in_eval_mode(model), torch.inference_mode(), fitting(model, "the example inputs", example_inputs):
                 self.output = model(*example_inputs)
         finally:
             for handle in handles:

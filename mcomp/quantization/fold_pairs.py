@@ -10,8 +10,10 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from mcomp.quantization.config import OFF
+from mcomp.quantization.dataflow import call_name
 from mcomp.quantization.folded import FOLDED, FoldedLayer
 from mcomp.quantization.layers import QuantizedLayer
+from mcomp.quantization.operands import signature
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 Trouble = Callable[[fx.Node], str]
@@ -86,6 +88,12 @@ def _attach(node: fx.Node, modules: dict[str, nn.Module], folds: dict[str, Fold]
         if not why:
             folds.setdefault(str(before.target), Fold(str(before.target))).behind = name
         return why
+    multiplies = signature(before)
+    if multiplies is not None and multiplies.weight is not None:
+        return (
+            f"the function `{call_name(before)}` stands before it, which no layer calls: "
+            "its weight stays as it is, for whoever else reads it"
+        )
     return _attach_in_front(node, modules, folds, trouble)
 
 

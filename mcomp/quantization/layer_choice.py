@@ -23,7 +23,7 @@ class Choice:
     """What one weight or tensor gets.
 
     Attributes:
-        scheme: by name.
+        scheme: by name; ``float`` for none.
         bits: 32 for float.
         per_channel: of a weight: a scale per output channel.
         options: of the scheme, complete.
@@ -38,6 +38,11 @@ class Choice:
     def off(self) -> bool:
         """Whether it stays float."""
         return self.bits == OFF
+
+    @property
+    def why_off(self) -> str:
+        """Why a weight with this choice stays float."""
+        return "scheme float" if self.scheme == FLOAT else "w_bits is 32"
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def choice_of(config: QuantizeConfig, own: Mapping[str, Any], side: str) -> Choi
     usual = config.scheme if side == "w" else config.a_scheme or config.scheme
     name = own.get("a_scheme", own.get("scheme", usual)) if side == "a" else own.get("scheme", usual)
     if name == FLOAT:
-        return Choice(usual, OFF)
+        return Choice(FLOAT, OFF)
     rules = SCHEMES[name]
     inherits = name == usual
     default = rules.default_bits[0 if side == "w" else 1]

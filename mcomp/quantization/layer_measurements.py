@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_map
 
 from mcomp.errors import StageError
 from mcomp.quantization.bypass import bypassed
-from mcomp.quantization.calibration import Batch, quantizers
+from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.config import OFF
+from mcomp.quantization.inputs import Batch, check_batches, fitting, inputs_of
 from mcomp.quantization.noise import Noise
 from mcomp.quantization.restoration import float_twin
 from mcomp.quantization.summary import text_table
@@ -94,7 +95,9 @@ def layer_report(model: nn.Module, batches: Iterable[Batch]) -> LayerReport:
 
     Raises:
         StageError: MC422, the model is not quantised; MC423, a quantiser has no range, or there was no batch.
+        UsageError: MC429, the batches are none, or the model does not take one.
     """
+    check_batches(batches)
     found = units(model)
     if not found:
         raise StageError(
@@ -108,9 +111,10 @@ def layer_report(model: nn.Module, batches: Iterable[Batch]) -> LayerReport:
     samples = 0
     try:
         model.eval()
-        for batch in batches:
-            inputs = (batch if isinstance(batch, Tensor) else batch[0]).to(device)
-            watched.run(inputs)
+        for place, batch in enumerate(batches, start=1):
+            inputs = inputs_of(batch).to(device)
+            with fitting(model, f"batch {place}", [inputs]):
+                watched.run(inputs)
             samples += len(inputs)
     finally:
         watched.close()

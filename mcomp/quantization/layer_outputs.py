@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mcomp.quantization.calibration import Batch, run_batches
+from mcomp.quantization.calibration import run_batches
+from mcomp.quantization.inputs import Batch
 from mcomp.quantization.layers import QuantizedLayer
 
 BatchNorm = nn.modules.batchnorm._BatchNorm

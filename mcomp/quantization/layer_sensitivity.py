@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mcomp.errors import UsageError
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.bypass import bypassed
-from mcomp.quantization.calibration import Batch
 from mcomp.quantization.config import OFF
 from mcomp.quantization.conversion import quantize
+from mcomp.quantization.inputs import Batch, check_batches, check_model, fitting, inputs_of
 from mcomp.quantization.noise import Noise
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.restoration import float_twin
@@ -111,7 +111,9 @@ def sensitivity(
         UsageError: there is no batch, or options for a model that is quantised already.
         StageError: as :func:`mcomp.quantization.quantize`; a quantiser has no range.
     """
-    shown = list(batches) if accuracy else [_inputs(batch) for batch, _ in zip(batches, range(1), strict=False)]
+    check_model(model)
+    check_batches(batches)
+    shown = list(batches) if accuracy else [inputs_of(batch) for batch, _ in zip(batches, range(1), strict=False)]
     if not shown:
         raise UsageError("sensitivity needs at least one batch", code="MC427", hint="pass inputs, or pairs with labels")
     if not quantising_modules(model):
@@ -152,7 +154,9 @@ class _Outcome:
         outputs, noise, right, count = [], Noise(), 0, 0
         for index, batch in enumerate(batches):
             labels = () if isinstance(batch, Tensor) else batch[1:]
-            output = _run(model, _inputs(batch).to(device), keep)
+            inputs = inputs_of(batch).to(device)
+            with fitting(model, f"batch {index + 1}", [inputs]):
+                output = _run(model, inputs, keep)
             if plain is None:
                 outputs.append(output)
             else:
@@ -161,10 +165,6 @@ class _Outcome:
                 right += int((output.argmax(1).cpu() == labels[0].cpu()).sum())
                 count += len(output)
         return cls(outputs, noise, 100 * right / count if count else None)
-
-
-def _inputs(batch: Batch) -> Tensor:
-    return batch if isinstance(batch, Tensor) else batch[0]
 
 
 def _run(model: nn.Module, inputs: Tensor, keep: Sequence[Quantizer] | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class QuantizedLayer(QuantizedWeight):
     ) -> None:
         if not self.reads_numbers and a_bits not in (None, OFF):
             raise UsageError(f"{type(self).__name__} reads indices", code="MC427", hint="leave `a_bits` out")
-        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
+        written, rest = Written.of(type(self), (scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
         super().__init__(*args, **rest)
         device = self.weight.device
         makes_input = self.reads_numbers and (weight_quantizer is None or a_bits is not None)
@@ -136,9 +137,19 @@ class QuantConv3d(_QuantConv, nn.Conv3d):
 
 
 class _QuantConvTranspose(QuantizedLayer):
-    """The weight is ``[in, out / groups, ...]``: a grid belongs to an output channel of all groups."""
+    """The weight is ``[in, out / groups, ...]``: a grid belongs to the output channels at one place of all groups.
+
+    A runtime's scales lie along one axis of the weight, and output channels of several groups along none.
+    """
 
     channel_axis = 1
+
+    def integer_weight(self) -> IntegerWeight:
+        """As of any layer; where groups share scales it says so."""
+        found, groups = super().integer_weight(), int(getattr(self, "groups", 1))
+        if groups == 1 or found.scale.numel() == 1 < found.values.shape[1]:
+            return found
+        return replace(found, why=f"{found.why}, scales shared by its {groups} groups")
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The transposed convolution with the quantised weight."""

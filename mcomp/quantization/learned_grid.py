@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcomp.quantization.fake_quantize import Inside, snap
+from mcomp.quantization.fake_quantize import Inside, pass_inside, snap
 from mcomp.quantization.pieces import arithmetic_dtype, gradient_buffer, laid_out_like, matching
+
+#: On a grid of fewer levels, a sum of ``g * y`` less one of ``g * x`` is as good as one of ``g * (y - x)``, and takes
+#: a pass less: what float32 loses is far below the rounding that is summed.
+_COARSE = 1 << 9
 
 
 @dataclass
@@ -63,17 +67,33 @@ def grid_gradients(
     """
     kind = arithmetic_dtype(x)
     grad, passed = gradient_buffer(grad, x, x.dtype, grid.spent and not of_ends)
-    value, bound, outside = torch.zeros(3, dtype=kind, device=x.device).unbind()
+    coarse = grid.high - grid.low < _COARSE
+    values, bounds, outside = list[Tensor](), list[Tensor](), list[Tensor]()
     for source, upstream, target, result in matching(x, grad, passed, x if y is None else laid_out_like(y, x)):
-        own, g = source.to(kind), upstream.to(kind).reshape(-1)
+        own, g = source.to(kind), upstream.to(kind)
         level = result if y is not None else snap(own, grid.scale, grid.low, grid.high)
-        if of_scale:  # first: `target` may be `upstream`
-            off = torch.ops.aten.hardtanh_backward(own, own, *grid.inside)  # x itself where it is inside, else 0
-            value = value + torch.dot(g, torch.sub(level, off, out=off).reshape(-1))
+        if of_scale and coarse:  # before `target` is written: that may be `upstream`
+            values.append(_dot(g, level))
+        elif of_scale:
+            off = pass_inside(own, own, grid.inside)  # x itself where it is inside, else 0
+            values.append(_dot(g, torch.sub(level, off, out=off)))
         if of_ends and passed is grad:
             g = g.clone()
-        torch.ops.aten.hardtanh_backward(upstream, source, *grid.inside, grad_input=target)
+        kept = pass_inside(upstream, source, grid.inside, out=target).to(kind)
+        if of_scale and coarse:
+            values[-1].sub_(_dot(kept, own))
         if of_ends:
-            stopped = g - target.to(kind).reshape(-1)
-            bound, outside = bound + torch.dot(stopped, level.reshape(-1)), outside + stopped.sum()
-    return GridGradients(passed, value, bound, outside)
+            stopped = g - kept
+            bounds.append(_dot(stopped, level))
+            outside.append(stopped.sum())
+    return GridGradients(passed, *(_total(each, x) for each in (values, bounds, outside)))
+
+
+def _total(sums: list[Tensor], like: Tensor) -> Tensor:
+    if len(sums) > 1:
+        return torch.stack(sums).sum()
+    return sums[0] if sums else torch.zeros((), dtype=arithmetic_dtype(like), device=like.device)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.reshape(-1), b.reshape(-1))

@@ -14,12 +14,13 @@ from torch import fx, nn
 
 from mcomp import surgery
 from mcomp.quantization.config import OFF
-from mcomp.quantization.dataflow import call_name, moves_values, nonnegative_nodes
+from mcomp.quantization.dataflow import call_name, moves_values
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.quantizers.lsq import LSQuantizer
+from mcomp.quantization.signs import nonnegative_nodes
 from mcomp.quantization.tracing import TracedModel, trace
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-#: Elements of one piece: 512 KiB of float32, what a core's own cache holds beside the result.
-PIECE = 1 << 17
+#: Elements of one piece: 1 MiB of float32. A few of those stay in the cache, and starting an operation costs little
+#: beside one.
+PIECE = 1 << 18
 _DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Work = Callable[[Tensor, Tensor], object]
@@ -36,21 +37,20 @@ def elementwise(x: Tensor, work: Work) -> Tensor:
 
 
 def pieces(x: Tensor) -> Iterator[Tensor]:
-    """Views that cover ``x`` in the order of memory; a tensor with gaps is one piece."""
-    if x.numel() <= PIECE:
-        return iter((x,))
+    """Flat views that cover ``x`` in the order of memory; a tensor with gaps is one piece, as it is."""
     if x.is_contiguous():
-        return iter(torch.split(x.view(-1), PIECE))
-    if x.dim() in _DENSE and x.is_contiguous(memory_format=_DENSE[x.dim()]):
-        return iter(torch.split(x.movedim(1, -1).view(-1), PIECE))
-    return iter((x,))
+        flat = x.view(-1)
+    elif x.dim() in _DENSE and x.is_contiguous(memory_format=_DENSE[x.dim()]):
+        flat = x.movedim(1, -1).view(-1)
+    else:
+        return iter((x,))
+    return iter((flat,) if x.numel() <= PIECE else torch.split(flat, PIECE))
 
 
 def matching(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of tensors of one shape that cover the same elements; whole where memory is laid out differently."""
     first = tensors[0]
-    whole = first.device.type != "cpu" or first.numel() <= PIECE
-    if whole or any(each.stride() != first.stride() for each in tensors):
+    if first.device.type != "cpu" or any(each.stride() != first.stride() for each in tensors):
         return iter((tensors,))
     return zip(*(pieces(each) for each in tensors), strict=True)
 
@@ -79,11 +79,12 @@ def gradient_buffer(grad: Tensor, like: Tensor, dtype: torch.dtype, spent: bool)
     return source, torch.empty_like(like, dtype=dtype)
 
 
-def rows(x: Tensor) -> Iterator[tuple[int, int]]:
-    """Bounds along axis 0 of pieces that fit the cache, one row at least."""
-    count = x.shape[0] if x.dim() else 1
-    step = max(1, PIECE * count // max(x.numel(), 1)) if x.device.type == "cpu" else max(count, 1)
-    return ((start, min(start + step, count)) for start in range(0, count, step))
+def rows(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Matching views along axis 0 of tensors of as many rows, which fit the cache; one row at least."""
+    if x.device.type != "cpu" or x.numel() <= PIECE:
+        return iter(((x, *others),))
+    step = max(1, PIECE * x.shape[0] // x.numel())
+    return zip(*(torch.split(each, step) for each in (x, *others)), strict=True)
 
 
 def _fill(source: Tensor, target: Tensor, kind: torch.dtype, work: Work) -> None:

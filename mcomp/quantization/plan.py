@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from mcomp.quantization.aliases import in_place, overwritten, seen_elsewhere
 from mcomp.quantization.config import QuantizeConfig
-from mcomp.quantization.dataflow import call_name, is_relu, moves_values, nonnegative_nodes, source
+from mcomp.quantization.dataflow import call_name, is_relu, moves_values, source
 from mcomp.quantization.detours import Detour
 from mcomp.quantization.layer_choice import Choice, Layer, check_patterns, choose, ends_left_float, layers_in_order
 from mcomp.quantization.layers import QUANTIZED
@@ -19,6 +19,7 @@ from mcomp.quantization.out_of_sight import WEIGHTED, out_of_sight
 from mcomp.quantization.parameter_plan import ParameterPlan, plan_parameter
 from mcomp.quantization.quantizer_factory import scales_inputs
 from mcomp.quantization.recurrent import QUANTIZED_RECURRENT
+from mcomp.quantization.signs import nonnegative_nodes
 
 
 @dataclass
@@ -29,6 +30,7 @@ class TensorPlan:
         readers: the layers that asked for it.
         asked: what each of them asked for.
         floats: readers that are to stay float, input included.
+        written: those of them that read the quantised tensor all the same, for it is overwritten in place.
     """
 
     node: fx.Node
@@ -37,6 +39,7 @@ class TensorPlan:
     readers: list[str] = field(default_factory=list)
     asked: dict[str, Choice] = field(default_factory=dict)
     floats: list[Detour] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
 
     @property
     def overruled(self) -> tuple[str, ...]:
@@ -46,7 +49,10 @@ class TensorPlan:
             return choice.scheme, choice.bits, dict(choice.options)
 
         lost = {name: choice for name, choice in self.asked.items() if grid(choice) != grid(self.choice)}
-        return tuple(f"`{name}` asked for {choice.bits} bits by {choice.scheme}" for name, choice in lost.items())
+        return (
+            *(f"`{name}` asked for {choice.bits} bits by {choice.scheme}" for name, choice in lost.items()),
+            *(f"`{name}` asked for a float input, which is overwritten in place" for name in self.written),
+        )
 
 
 @dataclass
@@ -80,6 +86,16 @@ class Plan:
     float_layers: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _FloatRead:
+    """What a float layer reads, and whether its input was ``asked`` to be float too."""
+
+    layer: str
+    reader: fx.Node
+    argument: fx.Node
+    asked: bool
+
+
 def make_plan(traced: fx.GraphModule, model: nn.Module, config: QuantizeConfig) -> Plan:
     """Decide for every layer. ``model`` is the module the graph came from, to name layers the graph cannot show.
 
@@ -96,7 +112,7 @@ class _Planner:
         self.nonnegative = nonnegative_nodes(traced.graph, self.modules)
         self.tensors: dict[fx.Node, TensorPlan] = {}
         self.made = Plan()
-        self.floats: list[tuple[fx.Node, fx.Node]] = []
+        self.floats: list[_FloatRead] = []
 
     def plan(self) -> Plan:
         calls = self._layer_calls()
@@ -111,7 +127,7 @@ class _Planner:
         for name, nodes in {**calls, **functions}.items():
             layer = self.modules[name] if name in calls else None
             reason = why_float(layers[name], layer, self.config)
-            self._leave_input(nodes, layer, layers[name])
+            self._leave_input(nodes, layer, layers[name], reason)
             if reason:
                 self.made.float_layers[name] = reason
             elif layer is not None:
@@ -123,8 +139,8 @@ class _Planner:
                 for path in weight.paths(self.modules) if weight is not None else ():
                     read[path] = name
         self.made.float_layers.update(out_of_sight(self.model, self.traced, read))
-        for reader, argument in self.floats:
-            self._read_float(reader, argument)
+        for reading in self.floats:
+            self._read_float(reading)
         self.made.tensors = sorted(self.tensors.values(), key=lambda tensor: order[tensor.node])
         return self.made
 
@@ -167,7 +183,7 @@ class _Planner:
         if plan.weights.off:
             reading = not plan.activations.off and not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
             more = f"; its input is quantised to {plan.activations.bits} bits" if reading else ""
-            self.made.float_layers[plan.name] = f"w_bits is 32{more}"
+            self.made.float_layers[plan.name] = f"{plan.weights.why_off}{more}"
         self.made.layers.append(plan)
         if scales_inputs(layer, plan.activations) and not plan.weights.off:  # it reads the tensor itself, for its size
             reads = [
@@ -191,7 +207,7 @@ class _Planner:
             weight.choice = plan.weights
             self.made.parameters.append(weight)
         elif weight is not None:
-            self.made.float_layers[plan.name] = "w_bits is 32"
+            self.made.float_layers[plan.name] = plan.weights.why_off
         for node in plan.nodes:
             found = signature(node)
             assert found is not None
@@ -203,10 +219,11 @@ class _Planner:
                     # beside a weight the whole tensor is one operand; of a product, each part has a grid of its own
                     self._read(source(each, self.modules, whole=found.weight is not None), plan)
 
-    def _leave_input(self, nodes: list[fx.Node], module: nn.Module | None, layer: Layer) -> None:
-        """Note what a layer reads that is to stay float, input included, though others may quantise the tensor."""
+    def _leave_input(self, nodes: list[fx.Node], module: nn.Module | None, layer: Layer, reason: str) -> None:
+        """Note what a layer reads that stays float, though others may quantise the tensor."""
         skipped = any(layer.matches(pattern) for pattern in self.config.skip)
-        if not skipped and not choose(self.config, layer)[1].off:
+        asked = skipped or choose(self.config, layer)[1].off
+        if not asked and not reason:
             return
         for node in nodes:
             found = signature(node)
@@ -214,16 +231,21 @@ class _Planner:
             if module is None and found is not None:
                 places = [*found.inputs, *([found.weight] if found.weight else [])]
                 reads = [each for place in places if isinstance(each := operand(node, place), fx.Node)]
-            self.floats += [(node, each) for each in reads]
+            self.floats += [_FloatRead(layer.name, node, each, asked) for each in reads]
 
-    def _read_float(self, reader: fx.Node, argument: fx.Node) -> None:
-        origin = argument
+    def _read_float(self, read: _FloatRead) -> None:
+        origin = read.argument
         while origin not in self.tensors:
             if not moves_values(origin, self.modules) or not origin.all_input_nodes:
                 return
             origin = origin.all_input_nodes[0]
-        if not overwritten(origin, self.modules):  # what is written there is written to the quantised tensor alone
-            self.tensors[origin].floats.append(Detour(reader, argument, origin))
+        tensor = self.tensors[origin]
+        if not read.asked:
+            self.made.float_layers[read.layer] += f"; its input is quantised, as `{tensor.readers[0]}` reads it too"
+        elif overwritten(origin, self.modules):  # what is written there is written to the quantised tensor alone
+            tensor.written.append(read.layer)
+        else:
+            tensor.floats.append(Detour(read.reader, read.argument, origin))
 
     def _read(self, made_by: fx.Node, plan: LayerPlan) -> None:
         if made_by not in self.tensors:

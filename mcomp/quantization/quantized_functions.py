@@ -47,7 +47,7 @@ class QuantizedFunction(nn.Module):
         levels: int = 255,
         **kwargs: Any,
     ) -> None:
-        written, rest = Written.of((scheme, None), (None, a_bits), levels, None, kwargs)
+        written, rest = Written.of(type(self), (scheme, None), (None, a_bits), levels, None, kwargs)
         super().__init__(*args, **rest)
         quantizer = output_quantizer or written.activation(self.nonnegative)
         self.register_module("output_quantizer", quantizer)

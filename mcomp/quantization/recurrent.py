@@ -37,7 +37,7 @@ class _Recurrent(nn.Module):
         per_channel: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        written, rest = Written.of((scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
+        written, rest = Written.of(type(self), (scheme, a_scheme), (w_bits, a_bits), levels, per_channel, kwargs)
         super().__init__(*args, **rest)
         _read_through(self, written.weight, written.activation(not signed_input))
 

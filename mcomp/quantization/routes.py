@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mcomp.errors import StageError
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.config import QuantizeConfig, Route
+from mcomp.quantization.inputs import fitting
 from mcomp.quantization.modules import relative_error
 from mcomp.quantization.out_of_sight import hidden_from_graph
 from mcomp.quantization.plan import make_plan
@@ -90,7 +91,8 @@ def graph_again(route: Route, model: nn.Module, example_inputs: tuple[Tensor, ..
 def _prove_same(model: nn.Module, traced: TracedModel, example_inputs: tuple[Tensor, ...]) -> None:
     """Refuse a graph that computes something else than the module, e.g. because it froze a Python branch."""
     with in_eval_mode(model), in_eval_mode(traced), torch.inference_mode():
-        expected = model(*example_inputs)
+        with fitting(model, "the example inputs", example_inputs):
+            expected = model(*example_inputs)
         try:
             found = traced.forward(*example_inputs)  # calling it would write the line of an error to the terminal
         except Exception as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mcomp.quantization.integers import along_first
 from mcomp.quantization.pieces import gradient_buffer, rows
 
 #: Dividing a weight by its filter's scale is safe above; its square times a gradient stays a normal float.
@@ -32,17 +33,20 @@ def through_scale(
         spent: whether ``grad`` may be written over.
     """
     grad, passed = gradient_buffer(grad, quantised, quantised.dtype, spent)
-    others = tuple(range(1, quantised.dim()))
     divides = scale.device.type == "cpu" and quantised.dtype == torch.float32 and bool((scale > _SMALL).all())
-    shape = (-1, *[1] * (quantised.dim() - 1))
-    for start, end in rows(quantised):  # a few filters at a time, while they are in the cache
-        own, upstream = quantised[start:end], grad[start:end].float()
-        a, n = scale[start:end], count[start:end]
+    share = 1 / (scale.square() * count if divides else count)
+    along = (along_first(each, quantised.dim()) for each in (scale, share))
+    for own, upstream, target, a, part in rows(quantised, grad, passed, *along):  # while they are in the cache
+        g = upstream.float()
         codes = own if divides else signs(own.float())
-        pull = (upstream * codes).sum(others) if others else upstream * codes
-        pull = pull / (a.square() * n) if divides else pull / n
-        target = passed[start:end] if passed.dtype == torch.float32 else torch.empty_like(upstream)
-        torch.mul(upstream, a.view(shape), out=target).addcmul_(codes, pull.view(shape))
-        if target.dtype != passed.dtype:
-            passed[start:end] = target
+        pull = sum_per_filter(g * codes).mul_(part)
+        made = target if target.dtype == g.dtype else torch.empty_like(g)
+        torch.mul(g, a, out=made).addcmul_(codes, pull)
+        if made is not target:
+            target.copy_(made)
     return passed
+
+
+def sum_per_filter(x: Tensor) -> Tensor:
+    """Sums of ``[filters, ...]``, with as many dimensions."""
+    return x.sum(tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else x.clone()

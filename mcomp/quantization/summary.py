@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mcomp import surgery
-from mcomp.quantization.calibration import quantizers
+from mcomp.quantization.calibration import quantizers, refuse_float
 from mcomp.quantization.config import OFF
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.integers import IntegerWeight
@@ -59,8 +59,15 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-def decision_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of :func:`describe` as text, a line each under a line of titles."""
+def decision_table(model: nn.Module | list[dict[str, Any]]) -> str:
+    """What :func:`describe` says of a quantised model, or rows of it, as text: a line each under a line of titles.
+
+    Raises:
+        StageError: MC422, the model was never quantised.
+    """
+    if isinstance(model, nn.Module):
+        refuse_float(model, "tell of")
+    rows = describe(model) if isinstance(model, nn.Module) else model
     lines = [["tensor", "kind", "scheme", "bits", "range", "observer", "read by", "why"]]
     for row in rows:
         low, high = row["low"], row["high"]

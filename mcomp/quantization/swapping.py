@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from mcomp.errors import StageError
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.config import QuantizeConfig
+from mcomp.quantization.inputs import fitting
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.layer_choice import check_patterns, choose, layers_in_order
 from mcomp.quantization.modules import replace_module
@@ -44,7 +45,8 @@ class Run:
 def watch(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Run:
     """Run ``model`` once in eval mode and see which layers and functions multiply."""
     run = Run()
-    with in_eval_mode(model), torch.no_grad(), _watching(model, run):
+    fits = fitting(model, "the example inputs", example_inputs)
+    with in_eval_mode(model), torch.no_grad(), fits, _watching(model, run):
         model(*example_inputs)
     return run
 
@@ -87,7 +89,7 @@ def swap(model: nn.Module, config: QuantizeConfig, reached: Mapping[str, int]) -
         if not reason and name not in reached:
             reason = "the example inputs do not reach it"
         if not reason and weights.off and not isinstance(module, nn.MultiheadAttention):
-            reason = "w_bits is 32"
+            reason = weights.why_off
         if reason:
             why[name] = reason
             continue

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from mcomp.errors import StageError
 from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
+from mcomp.quantization.attention_dropout import follow_mode, training_chances
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.plain_forward import PLAIN, make_plain
@@ -89,7 +90,9 @@ def trace(model: nn.Module, inputs: int | None = None) -> TracedModel:
     model.eval()
     try:
         make_plain(model)
-        graph = _Tracer().trace(model, _defaults(model, inputs))
+        defaults = _defaults(model, inputs)
+        graph = _Tracer().trace(model, defaults)
+        chances = training_chances(model, graph, lambda: _Tracer().trace(model.train(), defaults))
     except Exception as error:  # whatever the user's forward raises when it meets a symbol
         raise _refusal(model, error) from error
     finally:
@@ -98,6 +101,7 @@ def trace(model: nn.Module, inputs: int | None = None) -> TracedModel:
     _drop_defaults(graph)
     traced = TracedModel(model, graph, class_name=type(model).__name__)
     _revive_dropout(traced)
+    follow_mode(traced, traced.graph, chances)
     traced.recompile()
     return traced
 

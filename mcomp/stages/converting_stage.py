@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import plural
+from mcomp.quantization.schemes import OFF
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageResult, Surroundings
 from mcomp.stages.forecast import Forecast
-from mcomp.stages.quantization_options import QuantizationOptions, converted, override_findings, unmatched_layers
+from mcomp.stages.quantization_options import (
+    LayerChoice,
+    QuantizationOptions,
+    converted,
+    override_findings,
+    unmatched_layers,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,8 +37,8 @@ class ConvertingStage(Stage):
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """Warn of an override that the skip list hides; a file of overrides must be one."""
-        return override_findings(options)
+        """Warn of an override that the skip list hides; a file of overrides must be one, and ranges be held."""
+        return [*override_findings(options), *_ranges_not_held(options, around)]
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
@@ -48,6 +56,30 @@ class ConvertingStage(Stage):
             return made
 
         return incoming.through(change)
+
+
+def _ranges_not_held(options: QuantizationOptions, around: Surroundings) -> list[Finding]:
+    """A fault for every place that asks for ranges at run time though a stage follows whose file holds them."""
+    following = itertools.takewhile(lambda stage: stage not in _CONVERTING, around.after)
+    target = next((stage for stage in following if stage in _HOLD_RANGES), None)
+    if target is None:
+        return []
+    asked: dict[tuple[str, ...], QuantizationOptions | LayerChoice] = {(): options}
+    asked |= {("overrides", pattern): own for pattern, own in options.overrides.items()}
+    return [
+        Finding(
+            f"`dynamic` finds activation ranges at run time, and the file of `{target}` holds constant ones",
+            option=(*place, "a_scheme" if own.a_scheme is not None else "scheme"),
+            hint="take another scheme for activations, `a_scheme: iao` say, or leave that stage out",
+        )
+        for place, own in asked.items()
+        if (own.a_scheme or own.scheme) == "dynamic" and own.a_bits != OFF
+    ]
+
+
+#: Stages whose files hold every range, and those that decide anew how activations are quantised.
+_HOLD_RANGES = ("onnx_int8", "trt_int8")
+_CONVERTING = ("quantize", "calibrate")
 
 
 def calibrated(ctx: StageContext, model: nn.Module, options: QuantizationOptions) -> nn.Module:
@@ -88,7 +120,13 @@ def converted_result(model: nn.Module, metrics: Metrics) -> StageResult:
     from mcomp.quantization import describe
     from mcomp.quantization.calibration import quantizers
     from mcomp.quantization.quantizers import BinaryActivation
-    from mcomp.quantization.summary import conversion_route, float_layers, overruled, quantized_layers
+    from mcomp.quantization.summary import (
+        conversion_route,
+        float_layers,
+        overruled,
+        quantising_modules,
+        quantized_layers,
+    )
 
     floats = float_layers(model)
     route, why_route = conversion_route(model)
@@ -99,5 +137,7 @@ def converted_result(model: nn.Module, metrics: Metrics) -> StageResult:
         notes.insert(0, f"no graph of the network was found, so each layer was converted by itself ({why_route})")
         if any(isinstance(module, BinaryActivation) for module in model.modules()):
             notes.insert(1, "no ReLU gave way to a sign: what a layer reads behind one has the sign 1 everywhere")
+    if not quantising_modules(model):
+        notes.insert(0, "32 bits throughout: nothing is quantised")
     counts: Metrics = {"layers_quantized": len(quantized_layers(model)), "layers_float": len(floats)}
     return StageResult(model=model, metrics={**metrics, **counts}, notes=notes, details={"tensors": describe(model)})

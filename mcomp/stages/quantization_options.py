@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from mcomp.errors import UsageError
+from mcomp.errors import UsageError, plural
 from mcomp.options import Options
 from mcomp.quantization.override_file import read_overrides
-from mcomp.quantization.scheme_checks import check_override
-from mcomp.quantization.schemes import FLOAT, OFF, SCHEMES, USUAL_BITS, Scheme
+from mcomp.quantization.scheme_checks import check_override, listed_bits, override_faults
+from mcomp.quantization.schemes import FLOAT, OFF, SCHEMES, Scheme
 from mcomp.stages.base import Finding, StageOptions, Surroundings
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import faults_at
@@ -236,11 +236,10 @@ def _wrong_bits(options: QuantizationOptions) -> Faults:
         theirs = (own.scheme or schemes[0], own.a_scheme or own.scheme or schemes[1])
         found = _bits_beyond(theirs, (own.w_bits, own.a_bits))
         faults.update({("overrides", pattern, *place): text for place, text in found.items()})
-        if not found:
-            try:
-                check_override(pattern, own.model_dump(exclude_none=True), schemes)
-            except UsageError as error:
-                faults[("overrides", pattern)] = f"{error.message}; {error.hint}"
+        rest = own.model_dump(exclude_none=True, exclude={name for (name,) in found})
+        others = override_faults(pattern, rest, schemes)
+        if others:
+            faults[("overrides", pattern)] = "; ".join(f"{text}; {hint}" for text, hint in others)
     return faults
 
 
@@ -253,7 +252,9 @@ def _bits_beyond(schemes: tuple[str, str], bits: tuple[int | None, int | None]) 
             continue
         offered = SCHEMES[scheme].weight_bits if option == "w_bits" else SCHEMES[scheme].activation_bits
         if asked not in offered:
-            faults[(option,)] = f"`{scheme}` has no {what} of {asked} bits; use {_listed(offered)}, or 32 for off"
+            faults[(option,)] = (
+                f"`{scheme}` has no {what} of {plural(asked, 'bit')}; use {listed_bits(offered)}, or 32 for off"
+            )
     return faults
 
 
@@ -266,7 +267,7 @@ def _wrong_options(options: QuantizationOptions) -> Faults:
     if options.per_channel and rules.per_channel is None:
         having = ", ".join(f"`{name}`" for name, each in SCHEMES.items() if each.per_channel is not None)
         faults[("per_channel",)] = f"scheme `{options.scheme}` has no scale per channel to choose; {having} have"
-    elif options.per_channel and options.variant not in (None, "int_exact"):
+    elif options.per_channel and "variant" in rules.options and options.variant not in (None, "int_exact"):
         faults[("per_channel",)] = (
             "per_channel needs variant int_exact: the other formulas have one scale by definition"
         )
@@ -278,7 +279,3 @@ def _own_options(rules: Scheme, name: str) -> str:
     own = ", ".join(f"`{each}`" for each in rules.options)
     whose = next(other for other, each in SCHEMES.items() if name in each.options)
     return f"it is one of `{whose}`; " + (f"this one has {own}" if own else "this one has none of its own")
-
-
-def _listed(offered: tuple[int, ...]) -> str:
-    return "2..16" if offered == USUAL_BITS else " or ".join(str(bits) for bits in offered if bits != OFF)

@@ -32,7 +32,9 @@ BUILT_IN = (
     "bn_fuse",
     "evaluate",
     "export",
+    "packed",
     "onnx_int8",
+    "openvino_int8",
     "trt_int8",
 )
 

@@ -33,7 +33,9 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "bn_fuse": ({}, []),
     "evaluate": ({}, []),
     "export": ({"formats": ["torchscript"]}, ["quantize", "bn_fuse"]),
+    "packed": ({}, ["quantize"]),
     "onnx_int8": ({}, ["quantize", "bn_fuse"]),
+    "openvino_int8": ({}, ["quantize", "bn_fuse"]),
     "trt_int8": ({}, ["quantize", "bn_fuse"]),
 }
 

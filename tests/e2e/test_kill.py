@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcomp.store import Store
+from mcomp.store.snapshot import load_snapshot
 from tests.e2e.nursery import Nursery
 
 SEED = 20240617
@@ -112,3 +113,44 @@ def test_no_moment_of_death_changes_a_bit(
         number += 1
     with capsys.disabled():
         print(f"\n{way}: {killed} kills over {number} runs (seed {SEED}), spread over tenths of a run: {spread}")
+
+
+BEFORE = """\
+version: 1
+name: learned
+model: {name: lenet}
+data: {name: digits, image_size: 16, batch_size: 64}
+stages:
+  - train: {epochs: 1}
+"""
+#: Steps that are learned, by an optimiser with moments of its own: all of it has to come back.
+LEARNED = f"""{BEFORE}\
+  - quantize: {{scheme: lsq, w_bits: 3, a_bits: 3, optimizer: adam, lr: 0.002, epochs: 2, calibration_samples: 64,
+               checkpoint_every: {{epochs: 1, steps: 5}}}}
+"""
+
+
+def steps_into_an_epoch(store: Path) -> int:
+    """How many steps of its epoch the only training under way had done at its last snapshot; 0 between two epochs."""
+    (folder,) = (store / "work").iterdir()
+    held = load_snapshot(folder)
+    return 0 if held is None else int(held["step"])
+
+
+def test_learned_steps_come_back_bit_for_bit_from_the_middle_of_an_epoch(nursery: Nursery, tmp_path: Path) -> None:
+    recipe = tmp_path / "learned.yaml"
+    recipe.write_text(LEARNED)
+    whole = nursery.run("apply", str(recipe), "--store", str(tmp_path / "whole"), "--json")
+    assert whole["code"] == 0, whole["out"]
+    before, store = tmp_path / "before.yaml", tmp_path / "part"
+    before.write_text(BEFORE)
+    words = ("apply", str(recipe), "--store", str(store), "--json")
+    trained = nursery.run("apply", str(before), *words[2:])
+    assert trained["code"] == 0, trained["out"]
+    left = whole["steps"] - trained["steps"]
+    killed = nursery.run(*words, die_at=3 * left // 8)
+    assert killed["code"] == -9
+    assert steps_into_an_epoch(store) % 5 == 0 < steps_into_an_epoch(store)
+    resumed = nursery.run(*words)
+    assert resumed["code"] == 0, resumed["out"]
+    assert artifacts(resumed["out"]) == artifacts(whole["out"])

@@ -69,4 +69,6 @@ def test_a_network_is_quantised_without_training_and_delivered(tmp_path: Path) -
     )
     stages = applied(recipe, tmp_path / "store")
     assert stages["calibrate"]["metrics"]["top1"] > stages["train"]["metrics"]["top1"] - 5
-    assert abs(stages["onnx_int8"]["metrics"]["top1"] - stages["bn_fuse"]["metrics"]["top1"]) <= 0.5
+    # 8 bits for what layers make, where the file's kernels end in integers, move a few of 360 images
+    assert abs(stages["onnx_int8"]["metrics"]["top1"] - stages["bn_fuse"]["metrics"]["top1"]) <= 1
+    assert stages["onnx_int8"]["metrics"]["agreement"] >= 99

@@ -22,7 +22,7 @@ name: resume
 model: {name: lenet}
 data: {name: digits, image_size: 16, batch_size: 16}
 stages:
-  - train: {epochs: 30}
+  - train: {epochs: 16}
   - prune: {ratio: 0.3, importance: l1}
 """
 
@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 def test_a_second_process_waits_and_computes_nothing_twice(tmp_path: Path) -> None:
     recipe, store = tmp_path / "long.yaml", tmp_path / "store"
-    recipe.write_text(RECIPE.replace("epochs: 30", "epochs: 90"))  # long enough for two more processes to start
+    recipe.write_text(RECIPE.replace("epochs: 16", "epochs: 45"))  # long enough for two more processes to start
     with start(recipe, store) as first, ThreadPoolExecutor(1) as reader:
         wait_for_epoch(first, 1)
         finished = reader.submit(first.communicate, timeout=400)  # a pipe that nobody reads fills up and stops it

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mcomp.deploy.formats.base import Format, Written, first_output
 from mcomp.deploy.formats.names import WEIGHT_BITS
 from mcomp.deploy.formats.plain_model import plain_model
-from mcomp.errors import StageError, UsageError, plural
+from mcomp.errors import StageError, UsageError
 from mcomp.quantization.modules import relative_error
 from mcomp.quantization.summary import quantising_modules
 from mcomp.suggest import did_you_mean
@@ -83,11 +83,7 @@ def export(
         StageError: MC447, the format cannot express the network; MC448, the file answers differently.
     """
     chosen = find_format(format)
-    if weight_bits is not None and weight_bits not in WEIGHT_BITS.get(format, ()):
-        offered = ", ".join(map(str, WEIGHT_BITS.get(format, ()))) or "none: leave `weight_bits` out"
-        raise UsageError(
-            f"`{format}` stores no weights of {plural(weight_bits, 'bit')}", code="MC446", hint=f"it has {offered}"
-        )
+    check_bits(format, weight_bits)
     chosen.require()
     inputs = tuple(
         x.detach().cpu() for x in ([example_inputs] if isinstance(example_inputs, Tensor) else example_inputs)
@@ -126,6 +122,18 @@ def find_format(name: str) -> Format:
     module, held = FORMATS[name]
     made: Format = getattr(importlib.import_module(f"mcomp.deploy.formats.{module}"), held)()
     return made
+
+
+def check_bits(name: str, weight_bits: int | None) -> None:
+    """Refuse bits that the format does not store weights in.
+
+    Raises:
+        UsageError: MC446.
+    """
+    offered = WEIGHT_BITS.get(name, ())
+    if weight_bits is not None and weight_bits not in offered:
+        listed = f"it has {', '.join(map(str, offered))}" if offered else "leave the bits out: it has no such thing"
+        raise UsageError(f"`{name}` stores no weights in {weight_bits} bits", code="MC446", hint=listed)
 
 
 def _reference(model: nn.Module, chosen: Format, inputs: tuple[Tensor, ...]) -> tuple[str, Tensor]:

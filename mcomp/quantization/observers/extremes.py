@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mcomp.errors import StageError
-from mcomp.quantization.pieces import pieces
+from mcomp.quantization.pieces import pieces, rows
 
 
 def extremes(x: Tensor, axis: int | None = None) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,9 @@ def extremes(x: Tensor, axis: int | None = None) -> tuple[Tensor, Tensor]:
     others = [dim for dim in range(x.dim()) if dim != axis % x.dim()]
     if not others:
         return x.float(), x.float()
-    return x.amin(others).float(), x.amax(others).float()
+    ends = [(part.amin(others), part.amax(others)) for (part,) in (rows(x) if others[0] else [(x,)])]
+    low, high = ends[0] if len(ends) == 1 else (torch.cat(each) for each in zip(*ends, strict=True))
+    return low.float(), high.float()
 
 
 def relu_extremes(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -248,9 +248,9 @@ class AffineQuantizer(HeldRangeQuantizer):
         kind = arithmetic_dtype(x)
         others = tuple(range(1, x.dim()))
         scales = []
-        for start, end in rows(x) if x.numel() else ():
-            source = x[start:end].to(kind)
-            target = result[start:end] if x.dtype == kind else torch.empty_like(source)
+        for part, made in rows(x, result) if x.numel() else ():
+            source = part.to(kind)
+            target = made if x.dtype == kind else torch.empty_like(source)
             low, high = (source.amin(others), source.amax(others)) if others else (source, source)
             if self.symmetric:
                 scales.append(self._symmetric_scale(low, high))
@@ -262,8 +262,8 @@ class AffineQuantizer(HeldRangeQuantizer):
                 scale, zero = along_first(found, x.dim()), along_first(zero, x.dim())
                 torch.div(source, scale, out=target).round_().add_(zero)
                 target.clamp_(self.qmin, self.qmax).sub_(zero).mul_(scale)
-            if target.dtype != x.dtype:
-                result[start:end] = target
+            if target is not made:
+                made.copy_(target)
         if x.device.type == "cpu" and scales and not float(torch.cat(scales).amax()) < float("inf"):
             refuse_not_finite(*extremes(x, 0), self.name)
         return result

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.errors import StageError
+from mcomp.errors import StageError, UsageError
+from mcomp.quantization.across_ranks import several_ranks
 from mcomp.quantization.config import OFF
 from mcomp.quantization.fake_quantize import fake_quantize
 from mcomp.quantization.integers import IntegerWeight, QParams, along_first
@@ -125,6 +126,7 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The quantised tensor, in the type and memory format of ``x``; an empty one passes as it is."""
         if self.bits == OFF or not x.numel():
+            self._refuse_silence()
             return x
         if self._calibrator is not None:
             x = F.relu(x) if self.relu else x
@@ -223,6 +225,17 @@ class Quantizer(nn.Module):
                 device = next((each.device for each in [*self.parameters(), *self.buffers()]), given.device)
                 self.register_buffer(name, torch.empty_like(given, device=device if own is None else own.device))
         self._become(constant="range_frozen" in self._buffers)
+
+    def _refuse_silence(self) -> None:
+        """Refuse an empty batch of one rank whose share in a common range the other ranks would wait for."""
+        asks = self.training and not self.constant and not self.dynamic and self._calibrator is None
+        if self.bits != OFF and asks and several_ranks():
+            raise UsageError(
+                f"rank {torch.distributed.get_rank()} trains on an empty batch, seen at `{self.name or 'a tensor'}`",
+                code="MC429",
+                why="ranges are those of all ranks together, and the others wait for this one's",
+                hint="give every rank a batch, `drop_last=True` in the sampler say, or freeze the ranges first",
+            )
 
     def _become(self, *, constant: bool) -> None:
         if constant != self._constant:

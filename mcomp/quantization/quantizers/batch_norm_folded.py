@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mcomp.errors import StageError
-from mcomp.quantization.batch_statistics import batch_statistics
-from mcomp.quantization.fake_quantize import masked, straight_through
+from mcomp.quantization.batch_statistics import BatchStatistics, normalised
+from mcomp.quantization.fake_quantize import Inside, inside_bounds, pass_inside, straight_through
 from mcomp.quantization.integers import MIN_SCALE, IntegerWeight, QParams, along_first
 from mcomp.quantization.observers import extremes
 from mcomp.quantization.observers.extremes import refuse_not_finite
-from mcomp.quantization.pieces import rows
+from mcomp.quantization.pieces import gradient_buffer, rows
 from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
 
@@ -48,9 +49,11 @@ class BatchNormFoldedWeight(Quantizer):
     * ``correction``: ``conv(x, Q(W * c)) * sqrt(v_running + eps) / sqrt(v_batch + eps)``, ``v`` the running variance,
     * ``batch``: ``conv(x, Q(W * c))`` with ``v = v_batch``,
 
-    both plus ``beta - m * gamma / sqrt(v_batch + eps)``. That takes a second convolution. The rounding passes the
-    gradient straight through to ``W``, ``gamma`` and ``v_batch`` where nothing is clipped. The range is that of the
-    weight folded with running statistics in both. Nothing is divided by gamma.
+    both plus ``beta - m * gamma / sqrt(v_batch + eps)``. The range is that of the weight folded with running statistics
+    in both. That takes a second convolution, forward only: the gradients are those of the batch norm of the float
+    convolution, with the rounding passed straight through. So ``gamma`` and ``beta`` get what they get without
+    quantisation, ``W`` does too but 0 where it is clipped, and what the layer reads gets its gradient through the
+    weight that was multiplied with. Nothing is divided by gamma.
 
     With a scale per output channel, folding changes integers at most in sign: ``correction`` then trains what training
     without it does, with a single convolution and the statistics of what that convolution makes. A channel with
@@ -84,7 +87,7 @@ class BatchNormFoldedWeight(Quantizer):
         self.freeze_after = freeze_after
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # mirrors `steps`, so that a forward pass never waits for the device
-        self._awaited: RemovableHandle | None = None
+        self._awaited: list[RemovableHandle] = []
 
     @property
     def symmetric(self) -> bool:
@@ -114,19 +117,21 @@ class BatchNormFoldedWeight(Quantizer):
             return False
         counts = self.norm.training
         two = (self.folding == "batch" or self.inner.channel_axis is None) and self._calibrator is None
-        if two or self.freeze_after:
-            if missed:
-                raise StageError(
-                    f"the batch norm that `{self.name or 'a layer'}` was folded with no longer runs behind it",
-                    code="MC420",
-                    why="another module took its place, as `convert_sync_batchnorm` does",
-                    hint="quantise the model once its batch norms are what they shall be, or leave `fold_bn` out",
-                )
-            self._await(lambda output: output)
+        if (two or self.freeze_after) and missed:
+            raise StageError(
+                f"the batch norm that `{self.name or 'a layer'}` was folded with no longer runs behind it",
+                code="MC420",
+                why="another module took its place, as `convert_sync_batchnorm` does",
+                hint="quantise the model once its batch norms are what they shall be, or leave `fold_bn` out",
+            )
         if self.freeze_after and counts:
             self._steps += 1
             self.steps += 1
-        return two and counts
+        if two and counts:
+            return True
+        if two or self.freeze_after:
+            self._await(lambda output: output)
+        return False
 
     def outputs(
         self, weight: Tensor, axis: int, bias: Tensor | None, convolution: Callable[[Tensor], Tensor]
@@ -139,32 +144,19 @@ class BatchNormFoldedWeight(Quantizer):
             bias: of the layer.
             convolution: of the batch with a weight and the bias, ``[batch, outputs, ...]``.
         """
-        assert self.norm.running_var is not None
-        made = convolution(weight)
-        mean, variance = batch_statistics(made)
-        gamma, eps = self.norm.weight, self.norm.eps
-        root = (variance + eps).rsqrt()
-        of_batch = root if gamma is None else root * gamma.float()
-        if self.folding == "batch":
-            factor, ratio = of_batch, torch.ones_like(root)
-        else:
-            running = (self.norm.running_var.float() + eps).rsqrt()
-            factor, ratio = running if gamma is None else running * gamma.float(), root / running
-        first = weight.movedim(axis, 0)
-        folded = self.folded(first.detach(), first * along_first(factor, first.dim()).to(weight.dtype))
-        shift = -mean * of_batch if self.norm.bias is None else self.norm.bias.float() - mean * of_batch
-        if bias is not None:  # in `mean`, and in the product with `folded` too, where it is not multiplied by `factor`
-            shift = shift + bias.float() * (of_batch - ratio)
+        with torch.no_grad():
+            made = convolution(weight)
+            seen = BatchStatistics.of(made)
+            of_batch = self._factor(seen.variance)
+            beta = torch.zeros_like(of_batch) if self.norm.bias is None else self.norm.bias.float()
+            shift = torch.addcmul(beta, seen.mean, of_batch, value=-1)
+            if bias is not None:  # in the mean, and in the product too, where no factor is multiplied with it
+                shift += bias.float() * (of_batch - 1)
+        folded: Tensor = _FoldedWeight.apply(weight.movedim(axis, 0), self, seen.variance, of_batch)
         product = convolution(folded.movedim(0, axis))
-        across = (1, -1, *[1] * (product.dim() - 2))
-        normalised = torch.addcmul(shift.view(across), product, ratio.view(across)).to(product.dtype)
-        self._await(lambda _output: normalised)
+        answer = normalised(product, shift, seen, self.norm.eps, self.norm.weight, self.norm.bias)
+        self._await(lambda _output: answer, seen if seen.count > 1 else None)
         return made
-
-    def folded(self, weight: Tensor, product: Tensor) -> Tensor:
-        """``Q(W * c)`` of ``product``, in the range of ``weight`` as the running statistics fold it."""
-        quantised: Tensor = _QuantiseFolded.apply(product, self, self._fold(weight))
-        return quantised
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The weight to multiply with, ``Q(W * c) / c`` with running statistics, ``[outputs, ...]``."""
@@ -174,7 +166,8 @@ class BatchNormFoldedWeight(Quantizer):
         """Centred integers of ``W``, 0 in dead channels, and their scale ``[outputs]``: ``scale(W * c) / |c|``."""
         fold = self._fold(x)
         factor = torch.where(fold.alive, fold.factor, 1.0)
-        levels = self._levels(x * along_first(fold.factor, x.dim()), fold, slice(None))
+        scale, zero = along_first(fold.scale, x.dim()), along_first(fold.zero, x.dim())
+        levels = self._levels((x * along_first(fold.factor, x.dim())).div_(scale), zero)
         scale = torch.where(fold.alive, fold.scale / factor.abs(), 1.0)
         return levels.mul_(along_first(factor.sign(), x.dim())), scale
 
@@ -207,17 +200,20 @@ class BatchNormFoldedWeight(Quantizer):
         """Folding, and when it freezes."""
         return f"folding={self.folding}, freeze_after={self.freeze_after}"
 
+    def _running_variance(self) -> Tensor:
+        assert self.norm.running_var is not None
+        return self.norm.running_var.float()
+
     def _factor(self, variance: Tensor) -> Tensor:
-        factor = (variance.float() + self.norm.eps).rsqrt()
+        factor = (variance + self.norm.eps).rsqrt()
         return factor if self.norm.weight is None else factor * self.norm.weight.detach().float()
 
     def _fold(self, x: Tensor) -> _Fold:
-        assert self.norm.running_var is not None
-        factor = self._factor(self.norm.running_var)
+        factor = self._factor(self._running_variance())
         alive = factor.abs() > MIN_SCALE
         factor = torch.where(alive, factor, 0.0)
-        ends = [end.reshape(len(x)) * factor for end in extremes(x, 0)]
-        low, high = torch.minimum(*ends), torch.maximum(*ends)
+        one, other = (end.reshape(-1) * factor for end in extremes(x, 0))
+        low, high = torch.minimum(one, other), torch.maximum(one, other)
         if x.device.type == "cpu":
             refuse_not_finite(low, high, self.name)
         if self.inner.channel_axis is None:
@@ -229,10 +225,12 @@ class BatchNormFoldedWeight(Quantizer):
         """``Q(W * c) / c``."""
         result = torch.empty_like(x)
         back = fold.scale / torch.where(fold.alive, fold.factor, 1.0)
-        for start, end in rows(x):  # a few channels at a time, while they are in the cache
-            part = slice(start, end)
-            folded = x[part].float() * along_first(fold.factor[part], x.dim())
-            result[part] = self._levels(folded, fold, part).mul_(along_first(back[part], x.dim()))
+        along = (along_first(each, x.dim()) for each in (fold.factor, fold.scale, fold.zero, back))
+        for source, target, c, scale, zero, out in rows(x, result, *along):  # while they are in the cache
+            own = _float_like(target)
+            self._levels(torch.mul(source, c, out=own).div_(scale), zero).mul_(out)
+            if own is not target:
+                target.copy_(own)
         if not self.training:
             return result
         meant = fold.alive if self.inner.channel_axis is None else fold.alive & (fold.scale > MIN_SCALE)
@@ -242,27 +240,27 @@ class BatchNormFoldedWeight(Quantizer):
 
     def _came(self) -> bool:
         """Await no output any more; whether one was awaited."""
-        handle, self._awaited = self._awaited, None
-        if handle is not None:
-            handle.remove()
-        return handle is not None
+        awaited = bool(self._awaited)
+        while self._awaited:
+            self._awaited.pop().remove()
+        return awaited
 
-    def _await(self, answer: Callable[[Tensor], Tensor]) -> None:
-        """Let ``answer`` replace the next output of the batch norm."""
+    def _await(self, answer: Callable[[Tensor], Tensor], seen: BatchStatistics | None = None) -> None:
+        """Let ``answer`` replace the next output of the batch norm, and samples of ``seen`` its input."""
 
         def replace(_norm: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             self._came()
             return answer(output)
 
         self._came()
-        self._awaited = self.norm.register_forward_hook(replace)
+        self._awaited.append(self.norm.register_forward_hook(replace))
+        if seen is not None:
+            assert self.norm.running_var is not None
+            samples = seen.samples(self.norm.running_var.dtype)
+            self._awaited.append(self.norm.register_forward_pre_hook(lambda _norm, _inputs: (samples,)))
 
-    def _levels(self, folded: Tensor, fold: _Fold, part: slice, inside: Tensor | None = None) -> Tensor:
-        scale, zero = (along_first(each[part], folded.dim()) for each in (fold.scale, fold.zero))
-        grid = folded.div_(scale)
-        if inside is not None:
-            level = torch.clamp(grid, self.qmin - zero, self.qmax - zero)
-            inside.copy_(torch.eq(grid, level, out=level))  # to floats first: it is faster
+    def _levels(self, grid: Tensor, zero: Tensor) -> Tensor:
+        """Centred integers of a folded weight that was divided by its scale, in its place."""
         grid.round_()
         if not self.inner.symmetric:
             return grid.add_(zero).clamp_(self.qmin, self.qmax).sub_(zero)
@@ -273,24 +271,52 @@ class BatchNormFoldedWeight(Quantizer):
         self._steps = 0 if self.steps.is_meta else int(self.steps)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_awaited": None}
+        return {**self.__dict__, "_awaited": []}
 
 
-class _QuantiseFolded(torch.autograd.Function):
+class _FoldedWeight(torch.autograd.Function):
+    """What multiplies the batch in :meth:`BatchNormFoldedWeight.outputs`; it stands for ``weight * of_batch``."""
+
     @staticmethod
-    def forward(ctx: Any, folded: Tensor, quantizer: BatchNormFoldedWeight, fold: _Fold) -> Tensor:
-        clips = quantizer.folding == "batch"  # the range is that of the running fold
-        mask = torch.empty_like(folded, dtype=torch.bool) if clips else None
-        result = torch.empty_like(folded)
-        for start, end in rows(folded):  # a few channels at a time, while they are in the cache
-            part = slice(start, end)
-            inside = None if mask is None else mask[part]
-            own = folded[part].to(torch.float32, copy=True)
-            result[part] = quantizer._levels(own, fold, part, inside).mul_(along_first(fold.scale[part], own.dim()))
-        ctx.save_for_backward(mask)
-        return result
+    def forward(
+        ctx: Any, weight: Tensor, quantizer: BatchNormFoldedWeight, variance: Tensor, of_batch: Tensor
+    ) -> Tensor:
+        fold, factor = quantizer._fold(weight), of_batch
+        back = fold.scale
+        if quantizer.folding == "correction":
+            running = quantizer._running_variance()
+            factor = quantizer._factor(running)
+            back = back * ((running + quantizer.norm.eps) / (variance + quantizer.norm.eps)).sqrt()
+        along = [along_first(each, weight.dim()) for each in (factor / fold.scale, fold.zero, back)]
+        made = torch.empty_like(weight)
+        for source, target, c, zero, out in rows(weight, made, *along):  # while they are in the cache
+            own = _float_like(target)
+            quantizer._levels(torch.mul(source, c, out=own), zero).mul_(out)
+            if own is not target:
+                target.copy_(own)
+        ctx.save_for_backward(weight, *along[:2], along_first(of_batch, weight.dim()))
+        ctx.clips = quantizer.folding == "batch"  # the range is that of the running fold
+        ctx.centred, ctx.inside = quantizer.inner.symmetric, _ends(quantizer.qmin, quantizer.qmax)
+        return made
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        (mask,) = ctx.saved_tensors
-        return grad if mask is None else masked(grad, mask), None, None
+        weight, *along = ctx.saved_tensors
+        grad, passed = gradient_buffer(grad, weight, weight.dtype, spent=True)
+        for own, upstream, target, c, zero, of_batch in rows(weight, grad, passed, *along):
+            g = torch.mul(upstream.float(), of_batch, out=_float_like(target))
+            if ctx.clips:
+                grid = own.float() * c
+                pass_inside(g, grid if ctx.centred else grid.add_(zero), ctx.inside, out=g)
+            if g.dtype != target.dtype:
+                target.copy_(g)
+        return passed, None, None, None
+
+
+@cache
+def _ends(qmin: int, qmax: int) -> Inside:
+    return inside_bounds(1.0, qmin, qmax)
+
+
+def _float_like(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float32 else torch.empty_like(x, dtype=torch.float32)

@@ -17,7 +17,7 @@ from mcomp.quantization.integers import MIN_SCALE, QParams, along_first
 from mcomp.quantization.pieces import elementwise, matching, rows
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.quantizers.weight import WeightQuantizer
-from mcomp.quantization.scaled_signs import through_scale
+from mcomp.quantization.scaled_signs import sum_per_filter, through_scale
 
 Estimator = Literal["saturate_ste", "ste", "soft_ste"]
 BinaryCodes = Literal["pm1", "01"]
@@ -129,10 +129,10 @@ def _by_filter(weight: Tensor, write: Callable[[Tensor, Tensor], object]) -> tup
     """
     made = torch.empty_like(weight)
     scales = []
-    for start, end in rows(weight):
-        positive, scale = _binarise(weight[start:end], made[start:end])
-        write(positive, along_first(scale, weight.dim()))
-        scales.append(scale)
+    for part, out in rows(weight, made):
+        scale = _binarise(part, out)
+        write(out, scale)
+        scales.append(scale.flatten())
     return made, torch.cat(scales)
 
 
@@ -144,25 +144,28 @@ def _values_of(positive: Tensor, scale: Tensor) -> None:
     positive.mul_(2 * scale).sub_(scale)
 
 
-def _binarise(weight: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """1 for the sign +1 and 0 for -1, written to ``out``, and the scale ``[filters]``."""
-    centred = _centred(weight) if weight.dim() > 1 and weight.shape[1] > 1 else weight
-    magnitude = torch.abs(centred, out=out).clamp_(max=1)
-    scale = magnitude.mean(tuple(range(1, weight.dim()))) if weight.dim() > 1 else magnitude.clone()
-    return torch.ge(centred, 0.0, out=out), scale  # from a comparison, which unlike sign() has two answers
+def _binarise(weight: Tensor, out: Tensor) -> Tensor:
+    """Write 1 for the sign +1 and 0 for -1 to ``out``; the scale, one per filter, in as many dimensions."""
+    centred = _centre(weight, out) if weight.dim() > 1 and weight.shape[1] > 1 else out.copy_(weight)
+    total = sum_per_filter(centred.clamp_(-1, 1))
+    negative = centred.clamp_(max=0)  # in place throughout: a further tensor would have to be fetched
+    scale = total.sub_(sum_per_filter(negative), alpha=2).div_(max(math.prod(weight.shape[1:]), 1))
+    negative.ge_(0.0)  # a comparison, which unlike sign() has two answers
+    return scale
 
 
-def _centred(weight: Tensor) -> Tensor:
-    """``weight`` less its mean over the inputs at each kernel position."""
+def _centre(weight: Tensor, out: Tensor) -> Tensor:
+    """Write ``weight`` less its mean over the inputs at each kernel position."""
     mean = weight.mean(1, keepdim=True)
     inputs, positions = weight.shape[1], math.prod(weight.shape[2:])
     tile = math.gcd(inputs, _TILE)
-    if not weight.is_contiguous() or tile == 1 or positions == 1:
-        return weight - mean
+    if not (weight.is_contiguous() and out.is_contiguous()) or tile == 1 or positions == 1:
+        return torch.sub(weight, mean, out=out)
     # a kernel's few positions are too short a row to subtract fast: some inputs' at once
-    rows = weight.view(len(weight), inputs // tile, tile * positions)
+    shape = (len(weight), inputs // tile, tile * positions)
     tiled = mean.view(-1, 1, 1, positions).expand(-1, 1, tile, -1).reshape(-1, 1, tile * positions)
-    return (rows - tiled).view_as(weight)
+    torch.sub(weight.view(shape), tiled, out=out.view(shape))
+    return out
 
 
 def _signs(codes: Tensor) -> Tensor:
@@ -210,7 +213,7 @@ class _Sign(torch.autograd.Function):
             return _sign(x, qmin)
         binary, mask = torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
         for source, target, inside in matching(x, binary, mask):
-            inside.copy_(torch.lt(source.abs(), 1.0, out=torch.empty_like(source)))  # to floats first: it is faster
+            inside.copy_(torch.abs(source, out=target).lt_(1.0))  # to floats first: it is faster
             _compare(source, target, qmin)
         ctx.save_for_backward(mask)
         return binary

@@ -207,10 +207,9 @@ def _linear_per_channel(weight: Tensor, top: int) -> Tensor:
     """As :func:`_linear`, a few output channels at a time, while they are in the cache."""
     weight = weight.float()
     result = torch.empty_like(weight)
-    for start, end in rows(weight):
-        source = weight[start:end]
+    for source, target in rows(weight, result):
         largest = along_first(_largest(source, top, True), weight.dim())
-        _round_to(source, largest, top, result[start:end]).mul_(largest / top)
+        _round_to(source, largest, top, target).mul_(largest / top)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from mcomp.quantization.integers import MIN_SCALE, along_first
 from mcomp.quantization.pieces import rows
 from mcomp.quantization.quantizers.weight import WeightQuantizer
-from mcomp.quantization.scaled_signs import through_scale
+from mcomp.quantization.scaled_signs import sum_per_filter, through_scale
 
 
 class TernaryWeight(WeightQuantizer):
@@ -56,11 +57,11 @@ def _by_filter(weight: Tensor, write: Callable[[Tensor, Tensor], object]) -> tup
     """
     made = torch.empty_like(weight)
     scales, counts = [], []
-    for start, end in rows(weight):
-        signs, scale, count = _ternarise(weight[start:end], made[start:end])
-        write(signs, along_first(scale, weight.dim()))
-        scales.append(scale)
-        counts.append(count)
+    for part, out in rows(weight, made):
+        scale, count = _ternarise(part, out)
+        write(out, scale)
+        scales.append(scale.flatten())
+        counts.append(count.flatten())
     return made, torch.cat(scales), torch.cat(counts)
 
 
@@ -72,19 +73,17 @@ def _values_of(signs: Tensor, scale: Tensor) -> None:
     signs.mul_(scale)
 
 
-def _ternarise(weight: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Kept signs, written to ``out``, the scale and the number of those kept, ``[filters]``."""
-    magnitude = torch.abs(weight, out=out)
-    threshold = 0.7 * _per_filter(magnitude, torch.mean)
-    kept = torch.gt(magnitude, along_first(threshold, weight.dim()), out=torch.empty_like(magnitude))
-    count = _per_filter(kept, torch.sum).clamp_(min=1)  # a filter of zeros becomes zeros, not NaN
-    scale = _per_filter(magnitude.mul_(kept), torch.sum) / count
-    return torch.sign(weight, out=magnitude).mul_(kept), scale, count
-
-
-def _per_filter(x: Tensor, reduce: Any) -> Tensor:
-    reduced: Tensor = reduce(x, tuple(range(1, x.dim()))) if x.dim() > 1 else x.clone()
-    return reduced
+def _ternarise(weight: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the kept signs to ``out``; the scale and the number of those kept, in as many dimensions."""
+    excess = torch.abs(weight, out=out)
+    threshold = sum_per_filter(excess).div_(max(math.prod(weight.shape[1:]), 1)).mul_(0.7)
+    above = sum_per_filter(excess.sub_(threshold).clamp_(min=0))  # in place: every further tensor is one to fetch
+    kept = excess.gt_(0)
+    count = sum_per_filter(kept)
+    kept.mul_(torch.sign(weight))
+    above.addcmul_(threshold, count)
+    count.clamp_(min=1)  # a filter of zeros becomes zeros, not NaN
+    return above.div_(count), count
 
 
 class _Ternarise(torch.autograd.Function):

@@ -43,7 +43,7 @@ def _plain_yes(value: Any) -> Any:
 class Calibrate(ConvertingStage):
     """Quantise without training: activation ranges from data, and what can be done for the weights beside it."""
 
-    name, version = "calibrate", 4
+    name, version = "calibrate", 7
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},
@@ -104,6 +104,8 @@ class Calibrate(ConvertingStage):
             )
             metrics["weights_moved"] = sum(row.moved for row in rows)
             notes += [f"`{row.layer}` is rounded to the nearest level: {row.why}" for row in rows if row.why]
+            if metrics["weights_moved"]:
+                notes.append(_LEARNED)
         if options.bias_correction:
             ctx.report("status", text="correcting biases")
             left = correct_bias(model, source, sample).left
@@ -133,6 +135,12 @@ class Calibrate(ConvertingStage):
     def _sample(self, ctx: StageContext, images: int) -> list[Tensor]:
         sample = ctx.require_data().train.subset(images, seed=ctx.seed)
         return [inputs for inputs, _ in sample.batches(device=ctx.device)]
+
+
+_LEARNED = (
+    "the float weights are those that learned rounding left, on their grid: the report of each layer compares with "
+    "them, and a later `quantize` starts from them; the float network stands in the stage before this one"
+)
 
 
 def _said(found: Equalized) -> str:

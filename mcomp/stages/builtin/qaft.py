@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class QAFT(TrainingStage):
     """Train the weights of a quantised network on, its ranges and batch norm statistics frozen, at a small rate."""
 
-    name, version = "qaft", 2
+    name, version = "qaft", 3
     traits = Traits(requires={"quantized", "bn"}, metrics=TRAINING_METRICS | {"top1_before_training"})
 
     class Options(TrainSettings, Taught, StageOptions):

@@ -30,7 +30,7 @@ class Quantize(ConvertingStage):
     A model that is quantised already is quantised anew, from the float weights that its training went on with.
     """
 
-    name, version = "quantize", 7
+    name, version = "quantize", 10
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},
@@ -76,5 +76,18 @@ class Quantize(ConvertingStage):
         history = fit_in(ctx, model, options).history if options.epochs else []
         after = ctx.evaluate(model) if options.epochs else before
         result = converted_result(model, {**after, "top1_before_training": before["top1"]})
+        result.notes += (
+            lower_than_before(float(before["top1"]), float(after["top1"]), options.lr) if options.epochs else []
+        )
         result.details.update(history=history, **measured_layers(ctx, model, options.sensitivity))
         return result
+
+
+def lower_than_before(before: float, after: float, lr: float) -> list[str]:
+    """A note where training cost accuracy that calibrated ranges alone had; figures in percent."""
+    if after >= before:
+        return []
+    return [
+        f"training ended at {after:.2f} % top-1, below the {before:.2f} % of calibrated ranges alone: "
+        f"lower `lr` ({lr:g}), train for more epochs, or calibrate only (`epochs: 0`)"
+    ]

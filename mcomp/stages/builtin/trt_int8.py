@@ -46,7 +46,7 @@ class BatchRange(BaseOptions):
 class TrtInt8(Stage):
     """Write an INT8 file for TensorRT, check it in ONNX Runtime, and build the engine where a GPU answers."""
 
-    name, version = "trt_int8", 4
+    name, version = "trt_int8", 6
     traits = Traits(
         conflicts={"engine"},
         provides={"engine"},

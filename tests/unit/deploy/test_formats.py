@@ -123,7 +123,7 @@ def test_names_bits_and_packages_are_checked(tmp_path: Path, monkeypatch: pytest
     model, x = Residual().eval(), images(2)
     with pytest.raises(UsageError, match="did you mean `openvino`"):
         export(model, x, tmp_path / "model", "openvin")
-    with pytest.raises(UsageError, match="no weights of 4 bits"):
+    with pytest.raises(UsageError, match="no weights in 4 bits"):
         export(model, x, tmp_path / "model", "pt2", weight_bits=4)
     monkeypatch.setattr("mcomp.deploy.formats.base.missing_packages", lambda name: ["ncnn", "pnnx"])
     with pytest.raises(BackendMissingError, match="pip install ncnn pnnx"):

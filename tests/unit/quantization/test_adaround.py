@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mcomp.quantization import adaptive_rounding, calibrate, quantize
 from mcomp.quantization.layers import QuantizedLayer
@@ -93,3 +94,21 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     for made in (first, second):
         adaptive_rounding(made, model, [x], iterations=50, seed=3)
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_a_weight_that_a_function_reads_is_named_as_not_rounded() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.matrix = nn.Parameter(torch.randn(5, 8, generator=torch.Generator().manual_seed(3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(self.conv(x).relu().mean((2, 3)), self.matrix)
+
+    model, x = Functional().eval(), images(16)
+    made = quantize(model, (x,), scheme="iao", w_bits=3, calibration=[x])
+    rows = {row.layer: row.why for row in adaptive_rounding(made, model, [x], iterations=5)}
+    assert rows["conv"] == ""
+    assert "a function" in rows["matrix"]
+    assert torch.equal(made.get_parameter("matrix"), model.matrix)

@@ -272,3 +272,35 @@ def test_transposed_and_one_dimensional_convolutions_fold_too(fold: str) -> None
         made.train()(batch(8, shape)).square().mean().backward()
         made.eval()
         assert fold_batch_norms(made, (batch(2, shape),)).error < 1e-5
+
+
+def synchronised(per_channel: bool, folding: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(warm(chain()))
+    return quantize(model, (batch(),), scheme="iao", fold_bn=folding, per_channel=per_channel, calibration=[batch()])
+
+
+@pytest.mark.parametrize(("per_channel", "folding"), [(True, "batch"), (False, "batch"), (False, "correction")])
+def test_statistics_of_one_process_are_not_folded_beside_those_of_all(per_channel: bool, folding: str) -> None:
+    with pytest.raises(StageError, match="SyncBatchNorm") as caught:
+        synchronised(per_channel, folding)
+    assert "correction" in caught.value.hint
+
+
+def test_running_statistics_fold_whoever_tracked_them() -> None:
+    torch.manual_seed(0)
+    plain = quantize(
+        warm(chain()), (batch(),), scheme="iao", fold_bn="correction", per_channel=True, calibration=[batch()]
+    )
+    shared = synchronised(per_channel=True, folding="correction")
+    assert torch.equal(shared.eval()(batch(seed=5)), plain.eval()(batch(seed=5)))
+    assert fold_batch_norms(shared, (batch(),)).error < 1e-5
+
+
+def test_a_batch_norm_that_was_replaced_after_quantising_is_missed_when_it_is_folded() -> None:
+    model = quantize(
+        warm(chain()), (batch(),), scheme="iao", fold_bn="correction", per_channel=True, calibration=[batch()]
+    )
+    replaced = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    with pytest.raises(StageError, match="no longer in the model"):
+        fold_batch_norms(replaced, (batch(),))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mcomp.errors import StageError
 from mcomp.quantization import quantize
-from mcomp.quantization.batch_statistics import batch_statistics
+from mcomp.quantization.batch_statistics import BatchStatistics
 from tests.unit.quantization.quantization_nets import batch
 from tests.unit.quantization.test_batch_norm_folding import Pair, converted, grid_by_hand, quantised_by_hand
 
@@ -23,26 +23,29 @@ every = pytest.mark.parametrize(("fold", "per_channel"), FLOAT_STATISTICS)
 GAMMAS = [0.0, 1e-3, 1e-2, 1.0, -0.7]
 
 
-def through(value: Tensor, quantised: Tensor, passes: Tensor) -> Tensor:
-    """``quantised`` with the gradient of ``value`` where it passes."""
-    kept = value * passes
-    return quantised.detach() + kept - kept.detach()
-
-
 def by_the_papers(pair: Any, x: Tensor, fold: str, per_channel: bool, k: int, symmetric: bool) -> Tensor:
-    conv, norm = pair.conv, pair.norm
-    unfolded = F.conv2d(x, conv.weight, conv.bias, padding=1)
-    mean, variance = unfolded.mean((0, 2, 3)), unfolded.var((0, 2, 3), correction=0)
-    of_batch = norm.weight / (variance + norm.eps).sqrt()
-    running = norm.weight / (norm.running_var + norm.eps).sqrt()
-    grid = grid_by_hand((conv.weight * running.view(-1, 1, 1, 1)).detach(), k, per_channel, symmetric)
-    folded = conv.weight * (of_batch if fold == "batch" else running).view(-1, 1, 1, 1)
-    ratio = folded.detach() / grid[0] + grid[1]
-    passes = (ratio >= grid[2]) & (ratio <= grid[3]) if fold == "batch" else torch.ones_like(ratio)
-    product = F.conv2d(x, through(folded, quantised_by_hand(folded.detach(), grid), passes), padding=1)
-    if fold == "correction":
-        product = product * ((norm.running_var + norm.eps) / (variance + norm.eps)).sqrt().view(1, -1, 1, 1)
-    return product + (norm.bias + (conv.bias - mean) * of_batch).view(1, -1, 1, 1)
+    """The papers' value, with the gradient of the batch norm whose rounding is passed straight through."""
+    conv, norm, across = pair.conv, pair.norm, (1, -1, 1, 1)
+    with torch.no_grad():
+        unfolded = F.conv2d(x, conv.weight, conv.bias, padding=1)
+        mean, variance = unfolded.mean((0, 2, 3)), unfolded.var((0, 2, 3), correction=0)
+        of_batch = norm.weight / (variance + norm.eps).sqrt()
+        running = norm.weight / (norm.running_var + norm.eps).sqrt()
+        grid = grid_by_hand(conv.weight * running.view(-1, 1, 1, 1), k, per_channel, symmetric)
+        factor = (of_batch if fold == "batch" else running).view(-1, 1, 1, 1)
+        quantised = quantised_by_hand(conv.weight * factor, grid)
+        product = F.conv2d(x, quantised, padding=1)
+        if fold == "correction":
+            product = product * ((norm.running_var + norm.eps) / (variance + norm.eps)).sqrt().view(across)
+        value = product + (norm.bias + (conv.bias - mean) * of_batch).view(across)
+        ratio = conv.weight * factor / grid[0] + grid[1]
+        passes = (ratio >= grid[2]) & (ratio <= grid[3]) if fold == "batch" else torch.ones_like(ratio)
+        read = torch.where(factor == 0, 0, quantised / factor)  # the weight that the quantised one stands for
+    learnt = torch.where(passes.bool(), conv.weight, conv.weight.detach())
+    through = F.conv2d(x, read, padding=1)
+    summed = F.conv2d(x.detach(), learnt, conv.bias, padding=1) + through - through.detach()
+    smooth = F.batch_norm(summed, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    return value + smooth - smooth.detach()
 
 
 @given(
@@ -154,13 +157,38 @@ def assert_noticed(made: Any) -> None:
     made.eval()(batch())
 
 
-def test_statistics_and_their_gradient_are_those_of_the_definition() -> None:
-    x = (torch.randn(5, 3, 4, 6, dtype=torch.float32) * 2 + 1).requires_grad_()
-    other = x.detach().double().requires_grad_()
-    up = torch.randn(3), torch.randn(3)
-    mean, variance = batch_statistics(x)
-    torch.autograd.backward((mean, variance), up)
-    expected = other.mean((0, 2, 3)), other.var((0, 2, 3), correction=0)
-    torch.autograd.backward(expected, (up[0].double(), up[1].double()))
-    torch.testing.assert_close((mean, variance), tuple(each.float() for each in expected), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(x.grad, other.grad.float(), rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_statistics_are_those_of_the_definition(layout: torch.memory_format, offset: float) -> None:
+    x = (torch.randn(5, 3, 40, 600) * torch.tensor([2, 0.1, 0]).view(-1, 1, 1) + offset).to(memory_format=layout)
+    found, exact = BatchStatistics.of(x), x.double()
+    torch.testing.assert_close(found.mean, exact.mean((0, 2, 3)).float(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found.variance, exact.var((0, 2, 3), correction=0).float(), rtol=1e-3, atol=1e-7)
+    half = BatchStatistics.of(x.bfloat16())
+    torch.testing.assert_close(half.mean, x.bfloat16().double().mean((0, 2, 3)).float(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
+def test_a_batch_norm_tracks_two_samples_as_it_would_the_batch(momentum: float | None) -> None:
+    x = torch.randn(4, 3, 5, 6) * 2 + 1
+    one, other = (nn.BatchNorm2d(3, momentum=momentum) for _ in range(2))
+    for _ in range(3):
+        one(x)
+        other(BatchStatistics.of(x).samples(torch.float32))
+    for name, expected in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], expected)
+
+
+def test_a_batch_of_one_value_is_refused_as_a_batch_norm_refuses_it() -> None:
+    made = converted([0.8, -1.1], "batch").train()
+    made.conv.padding = (0, 0)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        made(torch.ones(1, 3, 3, 3))
+
+
+def test_the_convolution_answers_with_what_its_float_weight_makes() -> None:
+    """Whoever reads it, a hook that distils features, say, sees the tensor that the batch norm normalises."""
+    made, seen = converted([0.8, -1.1], "batch").train(), []
+    made.conv.register_forward_hook(lambda _layer, _inputs, output: seen.append(output))
+    made(batch())
+    torch.testing.assert_close(seen[0], F.conv2d(batch(), made.conv.weight, made.conv.bias, padding=1).detach())

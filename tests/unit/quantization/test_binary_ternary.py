@@ -134,7 +134,7 @@ def test_the_input_scale_is_the_mean_over_channels_and_window(stride: int, paddi
 
 @pytest.mark.parametrize("quantizer", [BinaryWeight(), TernaryWeight()])
 def test_a_large_weight_is_quantised_filter_by_filter(quantizer: WeightQuantizer) -> None:
-    w, g = torch.randn(40, 64, 9, 9), torch.randn(40, 64, 9, 9)
+    w, g = torch.randn(40, 96, 9, 9), torch.randn(40, 96, 9, 9)
     leaf = w.clone().requires_grad_()
     found = quantizer(leaf)
     found.backward(g)

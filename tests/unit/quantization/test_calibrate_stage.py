@@ -51,10 +51,19 @@ def test_the_figures_and_notes_tell_what_was_done(trained: nn.Module, data: Any)
     done = calibrated(trained, data, w_bits=3, equalize=True, adaround={"iterations": 5})
     assert done.metrics["pairs_equalized"] >= 8
     assert done.metrics["weights_moved"] > 0
+    assert any("learned rounding left, on their grid" in note for note in done.notes)
     assert any("pairs of layers equalised" in note for note in done.notes)
     binary = mcomp.stages.calibrate(trained, data, scheme="wbwtab", a_bits=32, adaround=True, **ON_THE_CPU)
     assert binary.metrics["weights_moved"] == 0
+    assert not any("learned rounding left" in note for note in binary.notes)
     assert sum("rounded to the nearest level" in note for note in binary.notes) == binary.metrics["layers_quantized"]
+
+
+def test_thirty_two_bits_throughout_are_noted(trained: nn.Module, data: Any) -> None:
+    done = calibrated(trained, data, w_bits=32, a_bits=32)
+    assert done.notes[0] == "32 bits throughout: nothing is quantised"
+    assert done.metrics["layers_quantized"] == 0
+    assert "32 bits throughout" not in " ".join(calibrated(trained, data, w_bits=8).notes)
 
 
 def test_a_quantised_network_is_calibrated_from_its_latent_weights(trained: nn.Module, data: Any) -> None:

@@ -215,7 +215,7 @@ def test_layers_that_stay_float_are_named_with_the_reason() -> None:
     layers = {"first": nn.Conv2d(3, 4, 1), "own": Own(4, 4, 1), "hooked": nn.Conv1d(4, 4, 1), "aux": nn.Linear(3, 3)}
     layers["hooked"].register_forward_hook(lambda *_: None)
     model = Stepwise(lambda net, x: net.hooked(net.own(net.first(x))), **layers)
-    why = float_layers(quantize(model.eval(), (batch(),), route="symbolic"))
+    why = float_layers(quantize(model.eval(), (batch(),), route="symbolic", first_layer_float=False))
     assert why["own"] == "its weight goes into the function `sum`"
     assert why["hooked"] == "it has forward hooks"
     assert "eval mode" in why["aux"]

@@ -270,3 +270,27 @@ def test_a_network_of_another_type_folds_to_integers_and_computes_in_that_type(s
     assert fused.model(x).dtype == dtype
     # what one rounding of a product and one of a sum may differ, relative to the largest output
     assert fused.error <= (1e-6 if dtype == torch.float64 else 4 * torch.finfo(dtype).eps)
+
+
+class Functional(nn.Module):
+    """A convolution and a product that functions compute, each with a batch norm behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(4)))
+        self.matrix = nn.Parameter(torch.randn(5, 8, generator=torch.Generator().manual_seed(5)))
+        self.norm, self.last = nn.BatchNorm2d(8), nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(nn.functional.conv2d(x, self.kernel, padding=1)).relu()
+        return self.last(nn.functional.linear(x.mean((2, 3)), self.matrix))
+
+
+@pytest.mark.parametrize("prepare", [lambda model: model, lambda model: quantised(model, scheme="iao")])
+def test_a_batch_norm_behind_a_function_stays_and_the_function_is_named(prepare: Any) -> None:
+    model = prepare(warm(Functional()))
+    result = fold_batch_norms(model, (batch(),))
+    assert result.count == 0
+    assert "the function `conv2d` stands before it" in result.left["norm"]
+    assert "the function `linear` stands before it" in result.left["last"]
+    torch.testing.assert_close(result.model(batch(seed=5)), model(batch(seed=5)))

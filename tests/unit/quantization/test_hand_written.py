@@ -279,7 +279,7 @@ def test_what_a_scheme_does_not_offer_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         QuantLinear(3, 4, **wrong)
     assert caught.value.code == "MC427"
-    with pytest.raises(TypeError):
+    with pytest.raises(UsageError, match="no option `variants`"):
         QuantLinear(3, 4, variants="paper")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mcomp.errors import StageError
 from mcomp.quantization.integers import MIN_SCALE
+from mcomp.quantization.pieces import PIECE
 from mcomp.quantization.quantizers import LSQPlusQuantizer, LSQuantizer, PACTQuantizer
 from tests.unit.quantization.quantization_nets import bits, tensors
 from tests.unit.quantization.quantizer_formulas import F32, inside_by_hand, learned_by_hand, values_by_hand
@@ -128,12 +129,13 @@ def test_pact_values_and_both_gradients_follow_the_paper(x: Tensor, k: int, sign
 @settings(max_examples=20)
 @given(st.sampled_from(["expanded", "channels last", "transposed"]), st.booleans())
 def test_upstream_gradients_of_another_layout_are_matched_element_by_element(kind: str, last: bool) -> None:
-    x = torch.randn(3, 40, 60, 30)
+    x = torch.randn(3, 40, 60, 40)
+    assert x.numel() > PIECE
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     grad = {
         "expanded": torch.ones(()).expand(x.shape),
         "channels last": torch.randn(x.shape).contiguous(memory_format=torch.channels_last),
-        "transposed": torch.randn(40, 3, 60, 30).transpose(0, 1),
+        "transposed": torch.randn(40, 3, 60, 40).transpose(0, 1),
     }[kind]
     found = []
     for upstream, tensor in ((grad, x), (grad.contiguous(), x.contiguous())):
@@ -144,6 +146,22 @@ def test_upstream_gradients_of_another_layout_are_matched_element_by_element(kin
         found.append((leaf.grad, quantizer.scale.grad))
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("k", [2, 8, 9, 12])
+@pytest.mark.parametrize("half", [False, True])
+def test_the_gradient_of_the_scale_of_a_large_tensor_loses_nothing_that_matters(k: int, half: bool) -> None:
+    x, upstream = (torch.randn(3 * PIECE + 5).to(torch.bfloat16 if half else torch.float32) for _ in range(2))
+    quantizer = LSQuantizer(k, True, of_weight=True)
+    quantizer.set_range(-3, 3)
+    quantizer(x.requires_grad_()).backward(upstream)
+    step = float(quantizer.scale.detach())
+    ratio = x.detach().float().numpy() / F32(step)
+    level = np.clip(np.rint(ratio), -quantizer.qmax - 1, quantizer.qmax)
+    inside = (ratio > -quantizer.qmax - 1) & (ratio < quantizer.qmax)
+    parts = upstream.double().numpy() * (level - x.detach().double().numpy() / step * inside)
+    gain = math.sqrt(x.numel() * quantizer.qmax)
+    assert abs(float(quantizer.scale.grad) * gain - parts.sum()) < 1e-3 * np.linalg.norm(parts)
 
 
 def test_a_learned_scale_and_its_weights_fit_a_line() -> None:

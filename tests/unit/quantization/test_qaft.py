@@ -14,6 +14,9 @@ from mcomp.quantization import fold_batch_norms, freeze, quantize
 from mcomp.quantization.calibration import quantizers, weight_quantizers
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.recipe import Recipe
+from mcomp.stages.builtin.qaft import train_weights
+from tests.unit.quantization.quantization_nets import batch as pictures
+from tests.unit.quantization.quantization_nets import chain, warm
 
 ON_THE_CPU = {"device": "cpu", "precision": "fp32"}
 
@@ -171,6 +174,43 @@ def test_what_is_loaded_decides_whether_ranges_move(options: dict[str, Any], fro
     target.load_state_dict(moving.state_dict())
     assert same(grids(target), grids(moving))
     assert not still(target)
+
+
+@pytest.mark.parametrize("variant", ["paper", "micronet"])
+def test_a_published_dorefa_formula_has_levels_that_are_constants_before_and_after(variant: str) -> None:
+    model = converted({"scheme": "dorefa", "variant": variant}).eval()
+    with torch.no_grad():
+        before, expected = model(batch(1)), grids(model)
+        assert torch.equal(freeze(model)(batch(1)), before)
+    after = trained(model)
+    assert same(grids(after), expected)
+    layers = [each for each in after.modules() if isinstance(each, QuantizedLayer) and each.weight_quantizer.bits < 32]
+    for layer in layers:  # odd multiples of 1 / 255 and nothing else
+        odd = layer.quantized_weight().detach() * 255
+        assert torch.allclose(odd, ((odd - 1) / 2).round() * 2 + 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("folding", ["batch", "correction"])
+def test_a_folded_weight_trains_on_while_ranges_and_statistics_stand_still(folding: str, per_channel: bool) -> None:
+    options: dict[str, Any] = {"scheme": "iao", "fold_bn": folding, "per_channel": per_channel}
+    inputs = [pictures(12, seed=seed) for seed in range(4)]
+    model = quantize(warm(chain()), (inputs[0],), calibration=inputs, **options).eval()
+    with torch.no_grad():
+        before = model(inputs[1])
+        assert torch.equal(freeze(model)(inputs[1]), before)
+    held = {name: value.clone() for name, value in model.state_dict().items()}
+    train_weights(model)
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], 0.05)
+    for images in inputs:
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, held[name])}
+    assert "0.weight" in moved
+    assert not [name for name in moved if "running_" in name or "quantizer" in name]
+    # what is folded afterwards is what was trained: the range of each folded weight is its own
+    assert fold_batch_norms(model.eval(), (inputs[0],)).error < 1e-5
 
 
 @pytest.mark.parametrize("w_bits", [1, 2])

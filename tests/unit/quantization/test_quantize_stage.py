@@ -18,7 +18,8 @@ from mcomp.quantization.config import QuantizeConfig
 from mcomp.quantization.schemes import SCHEMES
 from mcomp.stages.base import StageContext, Surroundings
 from mcomp.stages.builtin.bn_fuse import BNFuse
-from mcomp.stages.builtin.quantize import Quantize
+from mcomp.stages.builtin.calibrate import Calibrate
+from mcomp.stages.builtin.quantize import Quantize, lower_than_before
 from mcomp.stages.quantization_options import OF_SCHEMES, converted
 from tests.unit.quantization.quantization_nets import Residual, batch, chain, warm
 
@@ -57,15 +58,21 @@ def test_options_that_do_not_exist_are_refused(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "place", "text"),
     [
-        ({"w_bits": 1}, ("w_bits",), "`dorefa` has no weights of 1 bits; use 2..16, or 32 for off"),
-        ({"scheme": "wbwtab", "a_bits": 8}, ("a_bits",), "`wbwtab` has no activations of 8 bits; use 1, or 32 for off"),
-        ({"scheme": "wbwtab", "w_bits": 4}, ("w_bits",), "use 1 or 2, or 32 for off"),
-        ({"overrides": {"fc*": {"scheme": "wbwtab", "a_bits": 8}}}, ("overrides", "fc*", "a_bits"), "use 1, or 32"),
+        ({"w_bits": 1}, ("w_bits",), "`dorefa` has no weights of 1 bit; use 2..16 bits, or 32 for off"),
+        (
+            {"scheme": "wbwtab", "a_bits": 8},
+            ("a_bits",),
+            "`wbwtab` has no activations of 8 bits; use 1 bit, or 32 for off",
+        ),
+        ({"scheme": "wbwtab", "w_bits": 4}, ("w_bits",), "use 1 or 2 bits, or 32 for off"),
+        ({"overrides": {"fc*": {"scheme": "wbwtab", "a_bits": 8}}}, ("overrides", "fc*", "a_bits"), "use 1 bit, or 32"),
         ({"overrides": {"fc*": {"ste": "ste"}}}, ("overrides", "fc*"), "holds unknown `ste`"),
-        ({"overrides": {"fc*": {"w_bits": 1}}}, ("overrides", "fc*", "w_bits"), "weights of 1 bits"),
+        ({"overrides": {"fc*": {"w_bits": 1}}}, ("overrides", "fc*", "w_bits"), "weights of 1 bit;"),
         ({"ste": "ste"}, ("ste",), "it is one of `wbwtab`; this one has `variant`, `tanh`"),
         ({"scheme": "pact", "observer": "mse"}, ("observer",), "it is one of `iao`; this one has none of its own"),
         ({"scheme": "lsq", "per_channel": True}, ("per_channel",), "`dorefa`, `iao`, `dynamic`, `pact` have"),
+        ({"scheme": "iao", "per_channel": True, "variant": "paper"}, ("variant",), "it is one of `dorefa`"),
+        ({"variant": "paper", "per_channel": True}, ("per_channel",), "needs variant int_exact"),
     ],
 )
 def test_a_fault_stands_at_its_option_and_says_what_the_scheme_has(
@@ -133,6 +140,52 @@ def test_an_override_that_skip_hides_is_pointed_at() -> None:
     options = Quantize.Options.model_validate({"skip": ["head*"], "overrides": {"head.0": {"w_bits": 4}}})
     (finding,) = Quantize.check(options, Surroundings())
     assert finding.option == ("overrides", "head.0")
+
+
+def test_all_faults_of_an_override_are_told() -> None:
+    own = {"w_bits": 1, "ste": "ste", "scheme": "lsq", "per_channel": True}
+    with pytest.raises(ValidationError) as caught:
+        Quantize.Options.model_validate({"a_bits": 33, "overrides": {"fc*": own}})
+    faults = {fault["loc"]: fault["msg"] for fault in caught.value.errors()}
+    assert faults.keys() == {("a_bits",), ("overrides", "fc*"), ("overrides", "fc*", "w_bits")}
+    assert "unknown `ste`" in faults["overrides", "fc*"]
+    assert "no `per_channel`" in faults["overrides", "fc*"]
+
+
+@pytest.mark.parametrize("target", ["onnx_int8", "trt_int8"])
+@pytest.mark.parametrize("stage", [Quantize, Calibrate])
+def test_ranges_at_run_time_are_refused_where_a_file_holds_them(stage: Any, target: str) -> None:
+    def places(after: tuple[str, ...], **options: Any) -> list[tuple[str | int, ...]]:
+        read = stage.Options.model_validate(options)
+        found = stage.check(stage.resolve(read, Surroundings(after=after)), Surroundings(after=after))
+        assert all(target in each.message and each.hint for each in found)
+        return [each.option for each in found]
+
+    assert places(("bn_fuse", target), scheme="dynamic") == [("scheme",)]
+    assert places((target,), scheme="iao", a_scheme="dynamic") == [("a_scheme",)]
+    assert places((target,), overrides={"fc": {"a_scheme": "dynamic"}}) == [("overrides", "fc", "a_scheme")]
+    assert places(("bn_fuse", "evaluate"), scheme="dynamic") == []
+    assert places(("calibrate", target), scheme="dynamic") == [], "they are found anew"
+    assert places((target,), scheme="dynamic", a_bits=32) == []
+    assert places((target,), scheme="iao") == []
+
+
+def test_the_recipe_is_refused_at_the_line_that_asks_for_ranges_at_run_time() -> None:
+    text = "version: 1\nmodel: {name: nin}\ndata: {name: digits}\nstages:\n"
+    text += "  - calibrate: {scheme: dynamic}\n  - onnx_int8\n"
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_text(text)
+    (fault,) = caught.value.diagnostics
+    assert (fault.line, fault.source_line[(fault.column or 0) - 1 :][:7]) == (5, "dynamic")
+    assert "`onnx_int8`" in fault.message
+
+
+def test_training_that_costs_accuracy_is_noted_and_training_that_does_not_is_not() -> None:
+    (note,) = lower_than_before(90.0, 88.5, 0.1)
+    assert "88.50 %" in note
+    assert "90.00 %" in note
+    assert "`lr` (0.1)" in note
+    assert lower_than_before(90.0, 90.0, 0.1) == []
 
 
 def test_importing_the_stages_costs_no_torch() -> None:

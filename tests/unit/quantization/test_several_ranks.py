@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from mcomp.quantization import quantize
+from mcomp.errors import UsageError
+from mcomp.quantization import freeze, quantize
+from mcomp.quantization.calibration import quantizers
+from mcomp.quantization.quantizers import base
 
 STEPS = 2
 TRIALS: dict[str, dict[str, Any]] = {
@@ -100,3 +103,21 @@ def test_the_first_range_of_the_input_is_that_of_one_process_with_both_batches(
     assert of_input
     for name in of_input:
         assert torch.allclose(ranks[0][f"{trial}, first step"][name].float(), expected[name].float(), rtol=1e-6), name
+
+
+@pytest.mark.parametrize("options", [{"scheme": "iao"}, {"scheme": "lsq"}], ids=str)
+def test_an_empty_batch_of_one_rank_is_refused_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    model = quantize(network(), (batch(0, 0),), calibration=[batch(0, 0)], **options).train()
+    (quantizer,) = (each for name, each in quantizers(model).items() if "input" in name)
+    nothing = batch(0, 0)[:0]
+    assert quantizer(nothing).shape == nothing.shape, "one process waits for nobody"
+    monkeypatch.setattr(base, "several_ranks", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    with pytest.raises(UsageError, match="rank 1 trains on an empty batch") as caught:
+        quantizer(nothing)
+    assert caught.value.code == "MC429"
+    assert quantizer.eval()(nothing).shape == nothing.shape, "a range that stands still asks nobody"
+    assert freeze(model).train() is model
+    assert quantizer(nothing).shape == nothing.shape

@@ -15,6 +15,7 @@ from mcomp.quantization import calibrate, conversion, describe, quantize, sensit
 from mcomp.quantization.bypass import bypassed
 from mcomp.quantization.calibration import quantizers
 from mcomp.quantization.modules import relative_error
+from mcomp.quantization.summary import float_layers
 from tests.unit.quantization.conversion_nets import Function
 
 
@@ -222,3 +223,62 @@ def test_a_layer_left_out_reads_what_was_written_over_the_tensor() -> None:
 
     model, x = network(forward), images()
     assert apart(model, quantize(model, (x,), scheme="iao", skip=["b"], route="symbolic"), x) < 1e-6
+
+
+def test_a_skipped_layer_of_an_overwritten_tensor_is_told_to_read_it_quantised() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.stem(x))
+        y = net.a(x) + net.b(x)
+        return ended(net, y + x.add_(1))
+
+    model, x = network(forward), images()
+    quantised = quantize(model, (x,), scheme="iao", route="symbolic", skip=["b"], calibration=[x])
+    (row,) = (row for row in describe(quantised) if row["kind"] == "activation" and "a" in row["readers"])
+    assert "`b` asked for a float input, which is overwritten in place" in row["why"]
+    assert float_layers(quantised)["b"] == "skip `b`"
+
+    def once(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.stem(x))
+        return ended(net, net.a(x) + net.b(x) + x)
+
+    untouched = quantize(network(once), (x,), scheme="iao", skip=["b"], calibration=[x])
+    assert all("asked for" not in row["why"] for row in describe(untouched))
+
+
+@pytest.mark.parametrize(
+    ("groups", "outputs", "per_channel"), [(1, 4, True), (2, 4, True), (4, 4, True), (2, 4, False)]
+)
+def test_groups_of_a_transposed_convolution_share_their_scales_and_the_table_says_so(
+    groups: int, outputs: int, per_channel: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(4, outputs, 2, groups=groups)).eval()
+    x = torch.randn(2, 4, 5, 5)
+    made: Any = quantize(model, (x,), scheme="iao", per_channel=per_channel, calibration=[x])
+    (row,) = (row for row in describe(made) if row["kind"] == "weight")
+    shared = groups > 1 and per_channel
+    assert ("scales shared by its" in row["why"]) is shared
+    weight = model[0].weight.detach()
+    # one grid for each entry of axis 1, whatever the group
+    peaks = weight.abs().amax((0, 2, 3)) if per_channel else weight.abs().amax().expand(1)
+    torch.testing.assert_close(made.get_submodule("0").integer_weight().scale, peaks / 127)
+
+
+def test_a_first_or_last_layer_left_float_is_told_who_quantises_its_input() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        pooled = (net.a(net.stem(x)) + net.side(x)).mean((2, 3))
+        return net.head(pooled) * net.gate(pooled)
+
+    torch.manual_seed(0)
+    layers: dict[str, nn.Module] = {"stem": nn.Conv2d(3, 8, 1), "side": nn.Conv2d(3, 8, 1), "a": nn.Conv2d(8, 8, 1)}
+    model = Function(forward, **layers, gate=nn.Linear(8, 5), head=nn.Linear(8, 5)).eval()
+    ends: dict[str, Any] = {"first_layer_float": True, "last_layer_float": True}
+    quantised = quantize(model, (images(),), scheme="iao", **ends, calibration=[images()])
+    why = float_layers(quantised)
+    assert why["stem"] == "first layer (first_layer_float); its input is quantised, as `side` reads it too"
+    assert why["gate"] == "last layer (last_layer_float); its input is quantised, as `head` reads it too"
+    nobody_else = float_layers(quantize(network(shortcut), (images(),), scheme="iao", **ends))
+    assert (nobody_else["stem"], nobody_else["head"]) == (
+        "first layer (first_layer_float)",
+        "last layer (last_layer_float)",
+    )

@@ -32,7 +32,9 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "bn_fuse": ({}, ["quantize"]),
     "evaluate": ({}, []),
     "export": ({"formats": ["torchscript"]}, []),
+    "packed": ({}, ["quantize"]),
     "onnx_int8": ({"calibration": {"samples": 16}}, []),
+    "openvino_int8": ({}, ["quantize", "bn_fuse"]),
     "trt_int8": ({}, ["quantize", "bn_fuse"]),
 }
 

@@ -10,13 +10,13 @@ import pytest
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
-#: Page faults of taking and freeing 256 MB twenty times, after ten times.
+#: Page faults of taking and freeing 64 MB twenty times, after ten times.
 FAULTS = """
 import resource, torch
 from mcomp.training.malloc import keep_freed_memory
 {call}
 def once():
-    torch.ones(64 << 20)
+    torch.ones(16 << 20)
 for _ in range(10):
     once()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

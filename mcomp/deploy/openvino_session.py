@@ -1,0 +1,68 @@
+"""Run an ONNX or IR file in OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcomp.errors import BackendMissingError, StageError
+
+_MULTIPLIES = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul", "Gemm")
+_INTEGERS = ("u8", "i8")
+
+
+class OpenVinoSession:
+    """A file ready to run, its float parts in float32, one stream.
+
+    Args:
+        path: ``.onnx`` or ``.xml``.
+        threads: of one inference.
+
+    Raises:
+        BackendMissingError: MC618, OpenVINO is not installed.
+        StageError: MC434, the file cannot be loaded.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        if find_spec("openvino") is None:
+            raise BackendMissingError("OpenVINO is not installed", code="MC618", hint="pip install openvino")
+        import openvino
+
+        self.path, self.threads = Path(path), threads
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
+        try:
+            self._compiled: Any = openvino.Core().compile_model(self.path, "CPU", settings)
+        except Exception as error:  # its exceptions share no base class but RuntimeError
+            raise StageError(
+                f"OpenVINO cannot load `{path}`",
+                code="MC434",
+                why=str(error).strip().splitlines()[0],
+                hint="check the file with `mcomp.deploy.check_qdq(path, target='openvino')`",
+            ) from error
+        self._request: Any = self._compiled.create_infer_request()
+
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """The first output for a batch: float32 tensors in, float32 tensor out, on the CPU."""
+        found = self._request.infer([tensor.detach().cpu().numpy() for tensor in inputs], share_inputs=True)
+        return torch.from_numpy(found[self._compiled.output(0)].copy())
+
+    def integer_layers(self) -> tuple[int, int]:
+        """Layers that multiply integers, and layers that multiply at all, in the graph that it runs."""
+        kinds = [
+            (info["layerType"].value, info["runtimePrecision"].value)
+            for operation in self._compiled.get_runtime_model().get_ordered_ops()
+            if (info := operation.get_rt_info())["layerType"].value in _MULTIPLIES
+        ]
+        return sum(precision in _INTEGERS for _, precision in kinds), len(kinds)
+
+
+def save_ir(onnx_path: Path, path: Path) -> list[Path]:
+    """Write the file as OpenVINO's own pair, ``.xml`` and ``.bin``, types as they are."""
+    import openvino
+
+    openvino.save_model(openvino.convert_model(onnx_path), path, compress_to_fp16=False)
+    return [path, path.with_suffix(".bin")]

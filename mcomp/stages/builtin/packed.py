@@ -1,0 +1,57 @@
+"""The quantised weights in a file of as many bits as they have."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mcomp.stages.base import Metrics, Stage, StageContext, StageOptions, StageResult, Traits
+from mcomp.stages.forecast import Forecast, Work
+from mcomp.stages.registry import register
+
+FILE = "weights.packed"
+
+
+@register
+class Packed(Stage):
+    """Write the weights bit-packed, read them back and compare; hand the model on unchanged."""
+
+    name, version = "packed", 1
+    traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "packed_bytes", "packed_ratio", "exact"})
+
+    class Options(StageOptions):
+        ternary: Literal["base3", "2bit"] = Field(
+            "base3", description="three values: five in a byte, or two bits each, which are read faster"
+        )
+
+    @classmethod
+    def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
+        """The model itself."""
+        return incoming
+
+    @classmethod
+    def work(cls, options: Any) -> Work:
+        """One pass over the test images; writing takes next to nothing."""
+        return Work()
+
+    def run(self, ctx: StageContext, options: Any) -> StageResult:
+        """Write ``weights.packed``; accuracy is that of the model, whose weights the file holds."""
+        from mcomp.deploy import pack, unpack
+
+        made = pack(ctx.model, ctx.work_dir / FILE, ternary=options.ternary)
+        unpack(made.path)  # a file that cannot be read is none
+        metrics: Metrics = {
+            **ctx.evaluate(),
+            "packed_bytes": made.bytes,
+            "packed_ratio": made.float_bytes / made.bytes,
+            "exact": int(made.exact),
+        }
+        notes = [
+            f"`{tensor.name}` comes back up to {tensor.max_abs_error:.1e} apart"
+            for tensor in made.tensors
+            if not tensor.exact
+        ]
+        return StageResult(
+            model=ctx.model, metrics=metrics, files={FILE: made.path}, notes=notes, details={"packed": made.as_dict()}
+        )
