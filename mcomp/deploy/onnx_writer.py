@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
-from onnx import version_converter
 from torch import Tensor, nn
 
 import mcomp
 from mcomp.deploy.checked_arguments import check_arguments
 from mcomp.deploy.float_export import DEFAULT_OPSET, export_float
 from mcomp.deploy.folding import folded
-from mcomp.deploy.half_precision import HALF_OPSET, to_half
-from mcomp.deploy.low_bit import FORMATS, OPSETS
+from mcomp.deploy.half_precision import to_half
 from mcomp.deploy.lowering import Lowering
-from mcomp.deploy.marking import DOMAIN, MarkedModel, Route, mark
+from mcomp.deploy.marking import MarkedModel, Route, mark
 from mcomp.deploy.onnx_graph import OnnxGraph
+from mcomp.deploy.opsets import finish, needed_opset, wanted_opset
 from mcomp.deploy.pooling import equal_pools
 from mcomp.deploy.profiles import ProfileName, find_profile
 from mcomp.deploy.profiles.base import Profile
@@ -28,10 +27,6 @@ from mcomp.deploy.simplify import count_no_padding, fix_reshapes
 from mcomp.errors import StageError, UsageError
 from mcomp.quantization.modules import replace_module
 
-#: Per-channel Q/DQ exists since 13, 16-bit Q/DQ since 21.
-OLDEST_OPSET, SIXTEEN_BIT_OPSET = 13, 21
-#: The newest file format that every ONNX Runtime since 1.18 and TensorRT 10 read.
-NEWEST_IR = 10
 Precision = Literal["fp32", "fp16"]
 PRECISIONS = ("fp32", "fp16")
 #: A protobuf message ends at 2 GiB.
@@ -40,7 +35,7 @@ LARGEST_FILE = 2**31 - 2**20
 
 def to_onnx(
     model: nn.Module,
-    example_inputs: tuple[Tensor, ...],
+    example_inputs: Tensor | tuple[Tensor, ...],
     path: str | Path,
     profile: ProfileName = "onnxruntime",
     opset: int | None = None,
@@ -57,7 +52,7 @@ def to_onnx(
 
     Args:
         model: float, quantised (simulated) or folded.
-        example_inputs: a batch that the model accepts, e.g. ``(tensor of shape (2, 3, 32, 32),)``.
+        example_inputs: a batch that the model accepts, e.g. a tensor ``(2, 3, 32, 32)``; several inputs as a tuple.
         path: file to write; its folder must exist.
         profile: ``onnxruntime`` (uint8 activations), ``openvino``, ``tensorrt`` (symmetric int8), ``portable`` (plain
             ONNX 13), ``float`` (no Q/DQ at all); see :mod:`mcomp.deploy.profiles`.
@@ -69,24 +64,31 @@ def to_onnx(
             faster, for runtimes unpack it, in ONNX Runtime to float.
 
     Raises:
-        StageError: the network cannot be exported (MC430), is not calibrated (MC431), the file breaks ONNX (MC433),
-            or does not run on the inputs (MC444).
-        UsageError: unknown profile or precision (MC432), opset too old or too new (MC442), inputs that are no tuple of
-            tensors (MC444), no folder for the file (MC445).
+        StageError: the network cannot be exported (MC430), is not calibrated (MC431), or the file breaks ONNX (MC433).
+        UsageError: unknown profile or precision (MC432), opset too old or too new (MC442), inputs that the network does
+            not take (MC429), no folder for the file (MC445).
     """
-    check_arguments(model, example_inputs, Path(path))
+    inputs = check_arguments(model, example_inputs, Path(path))
     target = find_profile(profile)
     if precision not in PRECISIONS:
         raise UsageError(f"no precision `{precision}`", code="MC432", hint=f"on offer: {', '.join(PRECISIONS)}")
     half = precision == "fp16"
-    if opset is not None and opset < OLDEST_OPSET:
-        raise UsageError(
-            f"opset {opset} has no per-channel Q/DQ",
-            code="MC442",
-            hint=f"leave `opset` out, or give {OLDEST_OPSET} or more",
-        )
-    whole = folded(model, example_inputs)
-    pools = equal_pools(whole, example_inputs)
+    wanted = wanted_opset(opset, target, half=half)
+    graph, marked = _float_graph(model, inputs, min(wanted, DEFAULT_OPSET))
+    lowering = Lowering(Path(path), profile)
+    lower_markers(graph, marked, target, lowering, half=half, low_bit=low_bit)
+    if half:
+        to_half(graph, lowering)
+    proto = finish(graph, lowering, max(wanted, needed_opset(lowering, opset, half=half)))
+    _describe(proto, model, target, lowering, metadata or {})
+    _write(proto, lowering)
+    return lowering
+
+
+def _float_graph(model: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> tuple[OnnxGraph, MarkedModel]:
+    """The exported graph, its markers in place, with constant shapes where they are known."""
+    whole = folded(model, inputs)
+    pools = equal_pools(whole, inputs)
 
     def prepare(route: Route) -> tuple[nn.Module, MarkedModel]:
         marked = mark(whole, route)
@@ -94,87 +96,12 @@ def to_onnx(
             replace_module(marked.model, name, pool)
         return marked.model, marked
 
-    usual = target.opset if target is not None else DEFAULT_OPSET
-    wanted = opset or max(usual, HALF_OPSET if half else 0)
-    proto, marked = export_float(prepare, example_inputs, min(wanted, DEFAULT_OPSET))
+    proto, marked = export_float(prepare, inputs, opset)
     fix_reshapes(proto)
     count_no_padding(proto)
     graph = OnnxGraph(proto)
     graph.drop_identities()
-    lowering = Lowering(Path(path), profile)
-    lower_markers(graph, marked, target, lowering, half=half, low_bit=low_bit)
-    if half:
-        to_half(graph, lowering)
-    proto = _finish(graph, lowering, max(wanted, _needed_opset(lowering, half, opset)))
-    _describe(proto, model, target, lowering, metadata or {})
-    _write(proto, lowering)
-    return lowering
-
-
-def _needed_opset(lowering: Lowering, half: bool, asked: int | None) -> int:
-    """The oldest opset that has all that the table holds.
-
-    Raises:
-        UsageError: MC442, an older one was asked for.
-    """
-    kinds = {tensor.dtype for tensor in lowering.tensors}
-    needs = {f"{kind.upper()} weights": opset for kind, opset in OPSETS.items() if kind in kinds}
-    if kinds & {"int16", "uint16"}:
-        needs["16-bit Q/DQ"] = SIXTEEN_BIT_OPSET
-    if half and kinds:
-        needs["half-precision Q/DQ"] = HALF_OPSET
-    what = max(needs, key=lambda name: needs[name], default="")
-    if asked is not None and what and asked < needs[what]:
-        raise UsageError(
-            f"opset {asked} has no {what}, which this model needs",
-            code="MC442",
-            hint=f"leave `opset` out, or give {needs[what]} or more",
-        )
-    return needs.get(what, 0)
-
-
-def _finish(graph: OnnxGraph, lowering: Lowering, opset: int) -> onnx.ModelProto:
-    proto = graph.finish()
-    for entry in list(proto.opset_import):
-        if entry.domain == DOMAIN:
-            proto.opset_import.remove(entry)
-    found = next(entry.version for entry in proto.opset_import if entry.domain == "")
-    if opset > found:
-        # the converter refuses types that the older opset has not: from 19 to 21 operators only gained types
-        proto = _raise_opset(proto, min(opset, SIXTEEN_BIT_OPSET)) if found >= HALF_OPSET else proto
-        proto = _converted(proto, opset)
-    formats = [FORMATS[row.dtype] for row in lowering.tensors if row.dtype in FORMATS]
-    proto.ir_version = max([min(proto.ir_version, NEWEST_IR), *formats])
-    return proto
-
-
-def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    newest = onnx.defs.onnx_opset_version()
-    if opset > newest:
-        raise UsageError(
-            f"opset {opset} is newer than what onnx {onnx.__version__} knows",
-            code="MC442",
-            hint=f"leave `opset` out, or give {newest} at most",
-        )
-    if all(entry.version == opset for entry in proto.opset_import if entry.domain == ""):
-        return proto
-    try:
-        converted: onnx.ModelProto = version_converter.convert_version(proto, opset)
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"the graph cannot be converted to opset {opset}",
-            code="MC442",
-            why=str(error).strip().splitlines()[0],
-            hint="leave `opset` out",
-        ) from error
-    return converted
-
-
-def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    for entry in proto.opset_import:
-        if entry.domain == "":
-            entry.version = opset
-    return proto
+    return graph, marked
 
 
 def _describe(

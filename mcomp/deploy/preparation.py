@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from mcomp.deploy.checked_arguments import calibrate_checked
 from mcomp.deploy.folding import folded
 from mcomp.deploy.profiles import PROFILES, find_profile
 from mcomp.errors import StageError, UsageError
@@ -63,9 +62,10 @@ def prepare(
         outputs: whether a target whose kernels end in integers gets grids for what layers make.
 
     Raises:
-        StageError: MC435, ranges are missing and there are no batches; MC444, the network does not run on one.
-        UsageError: MC432, no such profile.
+        StageError: MC435, ranges are missing and there are no batches.
+        UsageError: MC432, no such profile; MC429, the network does not run on a batch.
     """
+    from mcomp.quantization import calibrate
     from mcomp.quantization.summary import quantising_modules
 
     target = find_profile(profile)
@@ -81,7 +81,7 @@ def prepare(
                 code="MC435",
                 hint=NEEDS_RANGES,
             )
-        prepared.calibrated += calibrate_checked(quantised, batches(), method)
+        prepared.calibrated += calibrate(quantised, batches(), method)
     if post_training:
         from mcomp.quantization import fold_batch_norms
 
@@ -130,6 +130,7 @@ def _add_outputs(
     batches: Callable[[], Iterable[Batch]] | None,
     method: str | None,
 ) -> None:
+    from mcomp.quantization import calibrate
     from mcomp.quantization.outputs import quantize_outputs
 
     try:
@@ -146,5 +147,5 @@ def _add_outputs(
             "data to find their ranges on"
         )
         return
-    prepared.calibrated += calibrate_checked(model, batches(), method)
+    prepared.calibrated += calibrate(model, batches(), method)
     prepared.model, prepared.added = model, added

@@ -16,7 +16,7 @@ from mcomp.deploy import OnnxSession, check_qdq, to_onnx
 from mcomp.deploy.onnx_graph import OnnxGraph
 from mcomp.deploy.preparation import prepare
 from mcomp.deploy.profiles import PROFILES
-from mcomp.errors import McompError, StageError
+from mcomp.errors import McompError, StageError, UsageError
 from mcomp.metrics import sqnr_db
 from mcomp.quantization.calibration import quantizers
 from tests.unit.deploy.deploy_networks import Residual, chain, images, quantised
@@ -149,22 +149,22 @@ def test_a_mean_of_integers_is_a_convolution_where_every_window_has_one_size(
     ids=lambda x: str(list(x.shape)),
 )
 def test_calibration_data_that_the_network_does_not_take_is_refused_with_its_shape(batch: Tensor) -> None:
-    with pytest.raises(StageError, match=re.escape(str(list(batch.shape)))) as caught:
+    with pytest.raises(UsageError, match=re.escape(str(list(batch.shape)))) as caught:
         prepare(warmed(Residual()), (images(2),), "tensorrt", lambda: [images(), batch])
-    assert caught.value.code == "MC444"
+    assert caught.value.code == "MC429"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        ((chain(), images(2), "m.onnx"), "MC444"),
-        ((chain(), (torch.randn(2, 5, 8, 8),), "m.onnx"), "MC444"),
-        (("chain", (images(2),), "m.onnx"), "MC444"),
+        ((chain(), {"x": images(2)}, "m.onnx"), "MC429"),
+        ((chain(), (torch.randn(2, 5, 8, 8),), "m.onnx"), "MC429"),
+        (("chain", (images(2),), "m.onnx"), "MC427"),
         ((chain(), (images(2),), "nowhere/m.onnx"), "MC445"),
         ((chain(), (images(2),), "."), "MC445"),
         ((chain(), (images(2),), "m.onnx", "npu"), "MC432"),
     ],
-    ids=["tensor", "channels", "network", "folder", "is a folder", "profile"],
+    ids=["inputs", "channels", "network", "folder", "is a folder", "profile"],
 )
 def test_a_wrong_argument_is_refused_with_a_code(tmp_path: Path, arguments: Any, code: str) -> None:
     model, inputs, name, *profile = arguments
