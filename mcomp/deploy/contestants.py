@@ -168,7 +168,7 @@ def _in_torch(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
 
 
 def _in_tensorrt(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-    from mcomp.deploy.tensorrt_engine import Engine as TensorRTEngine
+    from mcomp.deploy.tensorrt import Engine as TensorRTEngine
 
     engine = TensorRTEngine(path)
     held = tuple(tensor.cuda() for tensor in inputs)
