@@ -212,8 +212,13 @@ class BatchNormFoldedWeight(Quantizer):
         factor = self._factor(self._running_variance())
         alive = factor.abs() > MIN_SCALE
         factor = torch.where(alive, factor, 0.0)
-        one, other = (end.reshape(-1) * factor for end in extremes(x, 0))
-        low, high = torch.minimum(one, other), torch.maximum(one, other)
+        low, high = (end.reshape(-1) for end in extremes(x, 0))
+        if self.inner.symmetric:
+            high = torch.maximum(-low, high).mul_(factor.abs())
+            low = -high
+        else:
+            one, other = low * factor, high * factor
+            low, high = torch.minimum(one, other), torch.maximum(one, other)
         if x.device.type == "cpu":
             refuse_not_finite(low, high, self.name)
         if self.inner.channel_axis is None:
