@@ -114,4 +114,5 @@ def _measured(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _squares(lines: Tensor, mean: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(lines - mean.unsqueeze(1), dim=2).square_().sum(0)
+    sums: Tensor = torch.linalg.vector_norm(lines - mean.unsqueeze(1), dim=2).square_().sum(0)
+    return sums
