@@ -106,6 +106,13 @@ def save_artifact(
     from mcomp.store import tensors
     from mcomp.surgery import provenance
 
+    counting = next((name for name, module in model.named_modules() if getattr(module, "counts_bits", False)), None)
+    if counting is not None:
+        raise StoreError(
+            f"`{counting}` counts bits: such a network is made anew from the one that was accelerated",
+            code="MC319",
+            hint="save the model that `accelerate` was given",
+        )
     origin = provenance(model)
     shape = list(example_inputs[0].shape[1:])
     state = {name: tensors.plain(value) for name, value in _tensors_of(model).items()}

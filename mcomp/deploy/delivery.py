@@ -20,7 +20,7 @@ from mcomp.deploy.qdq.check import check_qdq
 from mcomp.deploy.qdq.rules import Violation
 from mcomp.deploy.settings import NEEDS_CALIBRATION, CalibrationOptions, Deliverable, DeployOptions
 from mcomp.deploy.verification import Verification, compare_latency, verify
-from mcomp.errors import StageError
+from mcomp.errors import StageError, plural
 
 if TYPE_CHECKING:
     from mcomp.data import Data
@@ -170,6 +170,8 @@ def deliver(
     checked = OnnxSession(lowering.path, options.threads, simulate=True) if simulated else sessions["int8"]
     verification = None if data is None else verify(checked.predict, quantised, data.test)
     latency = compare_latency(sessions, example_inputs, options.latency_batch, options.latency_runs)
+    if isinstance(sessions["int8"], OnnxSession) and sessions["int8"].simulated:
+        lowering.notes.append("this processor has no exact integer kernels for the file: it was run and timed in float")
     files = {file_name: lowering.path, "qparams.json": qparams, "model.fp32.onnx": fp32.path}
     lowering.notes[:0] = prepared.notes
     return Delivery(
@@ -199,8 +201,9 @@ def _prepared(
 
     def batches() -> Iterable[Tensor | tuple[Tensor, ...]]:
         assert data is not None
-        status(f"finding activation ranges on {wanted.samples} images")
-        return data.train.subset(wanted.samples, seed=seed).batches()
+        sample = data.train.subset(wanted.samples, seed=seed)
+        status(f"finding activation ranges on {plural(len(sample), 'training image')}")
+        return sample.batches()
 
     wanted = calibration or CalibrationOptions(method="mse")  # of the least squared error, for what no training saw
     known = calibration is not None or not missing_ranges(model)

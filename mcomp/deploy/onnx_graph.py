@@ -83,8 +83,12 @@ class OnnxGraph:
             self.add_node("Identity", [new], old)
 
     def drop_identities(self) -> None:
-        """Remove ``Identity`` nodes; exporters share equal initialisers through them, where runtimes want constants."""
-        for node in [each for each in self.nodes if each.op_type == "Identity"]:
+        """Remove ``Identity`` and ``Dropout`` nodes.
+
+        Exporters share equal initialisers through the first, where runtimes want constants; and write the second of
+        rate 0 as in training, which OpenVINO refuses.
+        """
+        for node in [each for each in self.nodes if each.op_type in ("Identity", "Dropout")]:
             if node.output[0] not in self.outputs:
                 self.remove(node)
                 self.redirect(node.output[0], node.input[0])

@@ -26,6 +26,10 @@ class OnnxSession:
             graph for another runtime is checked.
         save_optimized: where to write the graph as ONNX Runtime rewrote it, to see which kernels it took.
 
+    Attributes:
+        simulated: whether Q/DQ are computed in float, as asked or because this processor has no exact kernels for the
+            file.
+
     Raises:
         BackendMissingError: MC610, onnxruntime is not installed.
         StageError: MC434, the file cannot be loaded.
@@ -38,7 +42,8 @@ class OnnxSession:
             raise BackendMissingError("ONNX Runtime is not installed", code="MC610", hint="pip install onnxruntime")
         self.path, self.threads = Path(path), threads
         try:
-            self._session: Any = _opened(Path(path), threads, simulate, save_optimized)
+            self._session: Any
+            self._session, self.simulated = _opened(Path(path), threads, simulate, save_optimized)
         except Exception as error:  # its exceptions share no base class but Exception
             raise StageError(
                 f"ONNX Runtime cannot load `{path}`",
@@ -58,16 +63,16 @@ class OnnxSession:
         return torch.cat([self.predict(images) for images, _ in split.batches(batch_size)])
 
 
-def _opened(path: Path, threads: int, simulate: bool, save_optimized: Path | None) -> Any:
-    """A session whose 8-bit products are exact on every processor."""
+def _opened(path: Path, threads: int, simulate: bool, save_optimized: Path | None) -> tuple[Any, bool]:
+    """A session whose 8-bit products are exact on every processor, and whether it computes Q/DQ in float."""
     exact = bool({"avx512_vnni", "avx_vnni"} & cpu_flags())  # 8-bit products are added up in 32 bits
     try:
-        return _session(path, threads, save_optimized, simulate=simulate, exact_kernels=not exact)
+        return _session(path, threads, save_optimized, simulate=simulate, exact_kernels=not exact), simulate
     except Exception as error:
         if exact or _SHARED_WEIGHT not in str(error):
             raise
     # its rewrite for such processors handles no weight that several nodes read (seen in 1.31): then in float
-    return _session(path, threads, save_optimized, simulate=True, exact_kernels=False)
+    return _session(path, threads, save_optimized, simulate=True, exact_kernels=False), True
 
 
 _SHARED_WEIGHT = "Attempt to replace the existing tensor"

@@ -77,6 +77,8 @@ def to_onnx(
     graph, marked = _float_graph(model, inputs, min(wanted, DEFAULT_OPSET))
     lowering = Lowering(Path(path), profile)
     lower_markers(graph, marked, target, lowering, half=half, low_bit=low_bit)
+    if target is not None and not lowering.tensors:
+        lowering.notes.append("nothing of this model is quantised: the file is float throughout")
     if half:
         to_half(graph, lowering)
     proto = finish(graph, lowering, max(wanted, needed_opset(lowering, opset, half=half)))

@@ -40,7 +40,7 @@ class OpenVinoSession:
             raise StageError(
                 f"OpenVINO cannot load `{path}`",
                 code="MC434",
-                why=str(error).strip().splitlines()[0],
+                why=_cause(error),
                 hint="check the file with `mcomp.deploy.check_qdq(path, target='openvino')`",
             ) from error
         self._request: Any = self._compiled.create_infer_request()
@@ -61,8 +61,28 @@ class OpenVinoSession:
 
 
 def save_ir(onnx_path: Path, path: Path) -> list[Path]:
-    """Write the file as OpenVINO's own pair, ``.xml`` and ``.bin``, types as they are."""
+    """Write the file as OpenVINO's own pair, ``.xml`` and ``.bin``, types as they are.
+
+    Raises:
+        StageError: MC434, OpenVINO does not take the file.
+    """
     import openvino
 
-    openvino.save_model(openvino.convert_model(onnx_path), path, compress_to_fp16=False)
+    try:
+        converted = openvino.convert_model(onnx_path)
+    except Exception as error:  # its exceptions share no base class but RuntimeError
+        raise StageError(
+            f"OpenVINO does not take `{onnx_path.name}`",
+            code="MC434",
+            why=_cause(error),
+            hint="replace the operation that it names",
+        ) from error
+    openvino.save_model(converted, path, compress_to_fp16=False)
     return [path, path.with_suffix(".bin")]
+
+
+def _cause(error: Exception) -> str:
+    """What OpenVINO says below the places in its own source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '", "While validating"))]
+    return "; ".join((told or lines or [type(error).__name__])[:3])

@@ -78,7 +78,7 @@ def _ranges_not_held(options: QuantizationOptions, around: Surroundings) -> list
 
 
 #: Stages whose files hold every range, and those that decide anew how activations are quantised.
-_HOLD_RANGES = ("onnx_int8", "trt_int8")
+_HOLD_RANGES = ("onnx_int8", "openvino_int8", "trt_int8")
 _CONVERTING = ("quantize", "calibrate")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcomp.deploy.checked_arguments import refuse_counting
 from mcomp.deploy.formats.base import Format, Written, first_output
 from mcomp.deploy.formats.names import WEIGHT_BITS
 from mcomp.deploy.formats.plain_model import plain_model
@@ -78,13 +79,14 @@ def export(
             costs is reported and not judged.
 
     Raises:
-        UsageError: MC446, no such format, or not these bits.
+        UsageError: MC446, no such format, or not these bits; MC427, the model counts bits.
         BackendMissingError: MC618, a package of the format is not installed.
         StageError: MC447, the format cannot express the network; MC448, the file answers differently.
     """
     chosen = find_format(format)
     check_bits(format, weight_bits)
     chosen.require()
+    refuse_counting(model)
     inputs = tuple(
         x.detach().cpu() for x in ([example_inputs] if isinstance(example_inputs, Tensor) else example_inputs)
     )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from mcomp.deploy.integer_form import ActivationSite
 from mcomp.deploy.marking import Marker, mark
+from mcomp.quantization.layers import twin
+from mcomp.quantization.recurrent import QuantizedRecurrent
 
 
 class PlainQuantizer(nn.Module):
@@ -37,6 +42,33 @@ class PlainDynamicQuantizer(nn.Module):
         return (torch.clamp(torch.round(x / scale) + zero, self.qmin, self.qmax) - zero) * scale
 
 
+class PlainRecurrent(nn.Module):
+    """A recurrent layer whose parameters hold the values of the integers, behind the quantiser of its input.
+
+    Exporters bind the parameters that such a layer holds, whatever its forward pass puts in their place.
+    """
+
+    def __init__(self, layer: QuantizedRecurrent) -> None:
+        super().__init__()
+        kind = next(each for each in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(layer, each))
+        self.input_quantizer = layer.input_quantizer
+        self.layer: Any = twin(layer, kind)
+        self.layer._modules = {}  # quantisers, of which it knows nothing
+        with torch.no_grad():
+            for name, value in layer.weights.items():
+                held = nn.Parameter(value(getattr(layer, name)).detach().clone(), requires_grad=False)
+                setattr(self.layer, name, held)
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As the layer's own."""
+        x = input
+        if self.input_quantizer is not None:
+            packed = isinstance(input, PackedSequence)
+            data = self.input_quantizer(input.data if packed else input)
+            x = PackedSequence(data, *input[1:]) if packed else data
+        return self.layer(x, hx)
+
+
 def plain_model(model: nn.Module, *, activations: bool = True) -> nn.Module:
     """A copy on the CPU, in eval mode, that computes what ``model`` simulates.
 
@@ -55,6 +87,9 @@ def plain_model(model: nn.Module, *, activations: bool = True) -> nn.Module:
         if isinstance(module, Marker):
             site = marked.activations.get(module.name)
             marked.model.set_submodule(name, _quantizer(site) if site is not None and activations else nn.Identity())
+    for name, module in list(marked.model.named_modules()):
+        if isinstance(module, QuantizedRecurrent):
+            marked.model.set_submodule(name, PlainRecurrent(module))
     return marked.model.eval()
 
 

@@ -108,10 +108,13 @@ class Export(Stage):
                 weight_bits=options.weight_bits.get(name),
             )
             files.update({f"{name}.{path.name}": path for path in made.files})
+            bits = f", weights of {made.weight_bits} bits" if made.weight_bits else ""
+            notes.append(f"`{name}`{bits}: {made.bytes / 1e3:.1f} kB, {made.relative_error:.1e} apart from the model")
             notes += made.notes
             rows.append(made.as_dict())
         metrics: Metrics = {
             **ctx.evaluate(),
+            "bytes": sum(row["bytes"] for row in rows),
             "files_written": len(files),
             "relative_error": max(row["relative_error"] for row in rows),
         }

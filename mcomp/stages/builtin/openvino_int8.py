@@ -83,7 +83,12 @@ class OpenVinoInt8(Stage):
             notes.append(f"OpenVINO runs {integer} of {multiplying} convolutions and matrix products in integers")
         return StageResult(
             model=found.model,
-            metrics={**found.metrics(), "integer_layers": integer, "multiplying_layers": multiplying},
+            metrics={
+                **found.metrics(),
+                "bytes": sum(path.stat().st_size for path in pair),
+                "integer_layers": integer,
+                "multiplying_layers": multiplying,
+            },
             files={**found.files, **{path.name: path for path in pair}},
             notes=notes,
             details=found.details(),

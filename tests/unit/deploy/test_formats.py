@@ -79,6 +79,27 @@ def test_a_batch_size_that_the_network_fixes_is_told(tmp_path: Path) -> None:
     assert "batches of 2 only" in made.notes[0]
 
 
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = kind(8, 12, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.layer(x)[0][:, -1])
+        return scores
+
+
+@pytest.mark.parametrize("name", ["pt2", "torchscript"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_answer_as_simulated(name: str, kind: type[nn.RNNBase], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 8)
+    converted = mcomp.quantization.quantize(Recurrent(kind).eval(), (x,), scheme="lsq", w_bits=2, a_bits=8)
+    mcomp.quantization.calibrate(converted, [x])
+    assert export(converted.eval(), x, tmp_path / "model", name).relative_error < 1e-5
+
+
 def test_a_dynamic_model_keeps_its_ranges_per_tensor(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
