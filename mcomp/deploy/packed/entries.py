@@ -14,7 +14,10 @@ from mcomp.deploy.packed.codes import bytes_for
 #: Types that a tensor may be kept in, as numpy calls them; and one that numpy does not have.
 BFLOAT16 = "bfloat16"
 KEPT_TYPES = frozenset(
-    "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64 complex64 complex128".split()
+    {
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    }
 )
 
 _INT32 = np.iinfo(np.int32)

@@ -106,7 +106,8 @@ def pack(
 
     Raises:
         StageError: MC471, no weight is quantised, or a tensor has a type that the format does not have; MC431, a scale
-            is not a number; MC472, the file cannot be written or read back; or a weight holds inf or nan, or has no range yet.
+            is not a number; MC472, the file cannot be written or read back; or a weight holds inf or nan, or has no
+            range yet.
     """
     weights = quantised_weights(model)
     if not weights:

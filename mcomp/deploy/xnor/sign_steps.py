@@ -57,8 +57,8 @@ class SignStep(nn.Module):
         """What the steps make of ``(N, C, H, W)`` floats or of packed signs.
 
         Raises:
-            UsageError: MC621, another type or device, other dimensions or channels; a gradient is asked for; or no window
-                fits on the image.
+            UsageError: MC621, another type or device, other dimensions or channels, a gradient is asked for, or no
+                window fits on the image.
         """
         floats = self.reads_floats
         refuse_input(x, torch.float32 if floats else torch.int32, self.float_channels)
