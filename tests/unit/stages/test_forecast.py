@@ -144,9 +144,9 @@ def test_a_stage_that_says_nothing_leaves_everything_unknown(data: Data) -> None
 
 
 def test_an_engine_that_has_to_be_built_names_what_it_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcomp.deploy import tensorrt_api
+    from mcomp.deploy.tensorrt import api
 
-    monkeypatch.setattr(tensorrt_api, "installed_version", lambda: "")
+    monkeypatch.setattr(api, "installed_version", lambda: "")
     stage = get("trt_int8")
     assert stage.missing(stage.Options()) == ""
     assert "TensorRT" in stage.missing(stage.Options(on_missing="fail"))  # type: ignore[call-arg]
