@@ -354,3 +354,209 @@ def test_what_was_there_before_stays_whole_where_the_disk_refuses(
     assert "No space left" in caught.value.why
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Shared(nn.Module):
+    """One convolution under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.d = self.c
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(torch.relu(self.c(torch.relu(self.a(x)))))
+
+
+class Alone(Shared):
+    """The same without the second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.c(torch.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("options", [{"scheme": "iao"}, {"scheme": "wbwtab"}, {"scheme": "lsq", "w_bits": 4}], ids=str)
+def test_a_layer_of_two_names_is_packed_under_both_and_stored_once(options: dict[str, Any], tmp_path: Path) -> None:
+    ends = {"first_layer_float": False, "last_layer_float": False, "route": "modules"}
+    model, alone = (quantised(kind(), **ends, **options) for kind in (Shared, Alone))
+    packing, one = pack(model, tmp_path / "a.packed"), pack(alone, tmp_path / "b.packed")
+    found = unpack(tmp_path / "a.packed")
+    simulated = multiplied_with(model)["c.weight"]
+    assert {"c.weight", "d.weight"} <= set(found.weights)
+    assert torch.equal(found.tensors["c.weight"], simulated)
+    assert torch.equal(found.tensors["d.weight"], simulated)
+    assert not any("weight_quantizer" in name for name in found.tensors)
+    assert packing.exact
+    rows = {row.name: row for row in packing.tensors}
+    assert [rows[f"d.{kind}"].same_as for kind in ("weight", "bias")] == ["c.weight", "c.bias"]
+    assert rows["d.weight"].bytes == rows["d.weight"].float_bytes == 0
+    assert packing.float_bytes == one.float_bytes
+    bodies = [
+        path.stat().st_size - int.from_bytes(path.read_bytes()[:8], "little") for path in (packing.path, one.path)
+    ]
+    assert bodies[0] == bodies[1]
+
+
+class FreeShared(nn.Module):
+    """A module that reads a weight through a function, under two names."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = nn.LSTM(6, 6, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.recurrent(x)[0]  # type: ignore[no-any-return]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.Inner()
+        self.two = self.one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x))
+
+
+@pytest.mark.parametrize("route", ["graph", "modules"])
+def test_a_composite_layer_of_two_names_keeps_no_latent_weight(route: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6)
+    ends: dict[str, Any] = {"first_layer_float": False, "last_layer_float": False, "route": route}
+    model = quantize(FreeShared().eval(), (x,), scheme="iao", **ends)
+    calibrate(model, [x], "minmax")
+    packing, found = pack(model.eval(), tmp_path / "a.packed"), unpack(tmp_path / "a.packed")
+    matrices = {name for name, tensor in found.tensors.items() if tensor.dim() == 2}
+    assert matrices
+    assert matrices == set(found.weights)
+    assert packing.exact
+
+
+def test_exact_is_what_the_file_gives_back_and_not_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcomp.deploy.packed import packing as module
+
+    honest = module.pack_bits
+    monkeypatch.setattr(module, "pack_bits", lambda codes, bits: honest(codes[::-1], bits))
+    packing = pack(quantised(scheme="iao"), tmp_path / "a.packed")
+    assert not packing.exact
+    wrong = [row for row in packing.tensors if not row.exact]
+    assert {row.encoding for row in wrong} == {"8-bit"}
+    assert all(row.max_abs_error > 0 for row in wrong)
+
+
+def test_kept_tensors_of_nan_and_minus_zero_are_exact(tmp_path: Path) -> None:
+    model = quantised(scheme="iao")
+    model.register_buffer("odd", torch.tensor([torch.nan, -0.0, torch.inf]))
+    assert pack(model, tmp_path / "a.packed").exact
+
+
+GOOD: dict[str, Any] = {
+    "shape": [2, 3], "at": 0, "bits": 1, "low": -1, "step": 2, "axis": 0, "scale": 8, "scales": 2,
+}  # fmt: skip
+
+
+def crafted(text: bytes, path: Path, body: bytes = bytes(64)) -> Path:
+    """A file with that header, and a checksum that vouches for it."""
+    import zlib
+
+    text += b" " * (-len(text) % 8)
+    made = len(text).to_bytes(8, "little") + text + body
+    path.write_bytes(made + zlib.crc32(made).to_bytes(4, "little"))
+    return path
+
+
+def with_entry(entry: Any) -> bytes:
+    header = {"format": "mcomp-packed", "version": 1, "metadata": {}, "tensors": {"w": entry}}
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def test_a_crafted_header_that_is_right_is_read(tmp_path: Path) -> None:
+    body = bytes([0b101101]) + bytes(7) + np.array([2.0, 4.0], "<f4").tobytes()
+    found = unpack(crafted(with_entry(GOOD), tmp_path / "a", body)).tensors["w"]
+    assert torch.equal(found, torch.tensor([[2.0, -2.0, 2.0], [4.0, -4.0, 4.0]]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"axis": axis} for axis in (7, 2, -1, 0.0, None, True)),
+        *({"step": step} for step in (10**30, 1 << 31, 0, -1, 1.0)),
+        *({"low": low} for low in (10**30, -(1 << 31) - 1, "0")),
+        {"low": (1 << 31) - 1, "step": 1},  # code 1 is no int32
+        *({"bits": bits} for bits in (17, 20, 64, -1, True, 1.0)),
+        *({"shape": shape} for shape in ([1 << 70], [1 << 32, 1 << 32], [-1], [1.0], [1] * 100, "23", 6, [True])),
+        *({"scales": scales} for scales in (0, 3, -1, 1 << 40, True)),
+        {"shape": [1, 3], "scales": 4},
+        {"shape": [1, 1 << 20], "scales": 1 << 15},
+        *({"at": at} for at in (-8, 1 << 30, 0.5, "0")),
+        {"scale": 60},
+        {"zero_point": 60},
+        {"zero_point": "0"},
+        {"type": "float32"},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_number_of_the_header_that_is_out_of_its_range_is_told(change: dict[str, Any], tmp_path: Path) -> None:
+    body = b"\xff" * 8 + np.ones(14, "<f4").tobytes()
+    assert unpack(crafted(with_entry(GOOD), tmp_path / "good", body)).weights == ("w",)
+    with pytest.raises(StageError, match="describes a tensor that it does not hold") as caught:
+        unpack(crafted(with_entry({**GOOD, **change}), tmp_path / "bad", body))
+    assert caught.value.code == "MC472"
+
+
+@pytest.mark.parametrize("kind", ["(,", "O", "V8", "datetime64[s]", "f4,f4", "zzz", "<f4", "float8", 4, None, ["f4"]])
+def test_a_type_that_the_format_does_not_have_is_not_read(kind: Any, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="describes a tensor that it does not hold") as caught:
+        unpack(crafted(with_entry({"shape": [1], "at": 0, "type": kind}), tmp_path / "a"))
+    assert caught.value.code == "MC472"
+
+
+@pytest.mark.parametrize("scale", [torch.nan, torch.inf, -1.0])
+def test_a_stored_scale_that_is_no_number_is_told(scale: float, tmp_path: Path) -> None:
+    body = bytes(8) + np.array([scale, 1.0], "<f4").tobytes()
+    with pytest.raises(StageError, match="describes a tensor that it does not hold"):
+        unpack(crafted(with_entry(GOOD), tmp_path / "a", body))
+
+
+START = b'{"format":"mcomp-packed"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        START + b',"version":0,"metadata":{},"tensors":{}}',
+        START + b',"version":-3,"metadata":{},"tensors":{}}',
+        START + b',"version":true,"metadata":{},"tensors":{}}',
+        START + b',"version":1.0,"metadata":{},"tensors":{}}',
+        START + b"}",
+        START + b',"version":1,"metadata":{},"tensors":{},"format":"x"}',
+        START + b',"version":1,"metadata":{},"tensors":{"w":{"at":0,"at":8}}}',
+        START + b',"version":1,"metadata":{},"tensors":{},"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        START + b',"version":1,"metadata":{},"tensors":{},"x":' + b"1" * 6000 + b"}",
+        START + b',"version":1,"metadata":{},"tensors":{},"x":Infinity}',
+    ],
+    ids=lambda text: text[24:60].decode(),
+)
+def test_a_header_that_is_none_is_told(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="is truncated or damaged") as caught:
+        unpack(crafted(text, tmp_path / "a"))
+    assert caught.value.code == "MC472"
+
+
+@pytest.mark.parametrize("text", [b',"version":1,"metadata":{},"tensors":[]}', b',"version":1,"tensors":{}}'])
+def test_a_header_without_tensors_or_metadata_is_told(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="describes a tensor that it does not hold"):
+        unpack(crafted(START + text, tmp_path / "a"))
+
+
+def test_the_checksum_is_looked_at_before_the_header_is(tmp_path: Path) -> None:
+    path = crafted(START + b',"version":9,"metadata":{},"tensors":{}}', tmp_path / "a")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(StageError, match="is truncated or damaged"):
+        unpack(path)
