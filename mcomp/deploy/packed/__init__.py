@@ -1,6 +1,6 @@
 """A file of weights that has as many bits as they have: 1 for binary ones, 1.6 for ternary, 2 to 16 for the rest.
 
-``mcomp help packed`` shows the format, and a reader of it that needs numpy alone.
+``mcomp help packed-weights`` shows the format, and a reader of it that needs numpy alone.
 """
 
 from __future__ import annotations

@@ -25,7 +25,12 @@ class SignStep(nn.Module):
 
     Args:
         path: which loops to take.
+
+    Attributes:
+        counts_bits: read by what writes files, none of which can hold such a step.
     """
+
+    counts_bits = True
 
     def __init__(self, path: InstructionPath = "auto") -> None:
         super().__init__()

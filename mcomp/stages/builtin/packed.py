@@ -15,10 +15,10 @@ FILE = "weights.packed"
 
 @register
 class Packed(Stage):
-    """Write the weights bit-packed, read them back and compare; hand the model on unchanged."""
+    """Write the weights bit-packed, read them back and compare (`mcomp help packed-weights`); hand the model on."""
 
     name, version = "packed", 1
-    traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "packed_bytes", "packed_ratio", "exact"})
+    traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "float_bytes", "exact"})
 
     class Options(StageOptions):
         ternary: Literal["base3", "2bit"] = Field(
@@ -42,9 +42,9 @@ class Packed(Stage):
         made = pack(ctx.model, ctx.work_dir / FILE, ternary=options.ternary)
         metrics: Metrics = {
             **ctx.evaluate(),
-            "packed_bytes": made.bytes,
-            "packed_ratio": made.float_bytes / made.bytes,
-            "exact": int(made.exact),
+            "bytes": made.bytes,
+            "float_bytes": made.float_bytes,
+            "exact": "yes" if made.exact else "no",
         }
         notes = [
             f"`{tensor.name}` comes back up to {tensor.max_abs_error:.1e} apart"

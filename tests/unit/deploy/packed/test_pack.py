@@ -210,7 +210,7 @@ def test_the_table_is_json_and_adds_up(tmp_path: Path) -> None:
 
 
 def test_the_reader_of_the_help_needs_no_mcomp_and_reads_the_same_numbers(tmp_path: Path) -> None:
-    reader = re.findall(r"```python\n(.*?)```", page("packed"), re.DOTALL)[-1]
+    reader = re.findall(r"```python\n(.*?)```", page("packed-weights"), re.DOTALL)[-1]
     assert "def read_packed" in reader
     assert len([line for line in reader.partition("def read_packed")[2].splitlines() if line.strip()]) <= 45
     (tmp_path / "reader.py").write_text(reader)
