@@ -6,9 +6,11 @@ read once. First and last layer have 8 bits in every scheme but the binary and t
 it, which leave them float. At 2 bits the schemes that can have one scale per output channel do: evenly spaced levels
 over a whole layer's largest weight are three, and nearly all weights the one in the middle. ``progressive`` shares its
 epochs out among 8, 4 and 2 bits; ``direct`` has all of them at 2 bits, ``w2a2`` as many as ``progressive`` has there.
-``--nin`` quantises trained networks without training instead.
+``--steps`` compares 2 bits at once with a recipe of three equal stages; ``--nin`` quantises trained networks without
+training instead.
 
     python benchmarks/scheme_table.py [--seeds 1] [--quick] [--out benchmarks/results/scheme_table.json]
+    python benchmarks/scheme_table.py --steps [--seeds 1] [--out benchmarks/results/scheme_steps.json]
     python benchmarks/scheme_table.py --nin [--cifar FOLDER] [--out benchmarks/results/scheme_nin.json]
 
 FOLDER holds CIFAR-10 as ``train/<class>/*`` and ``test/<class>/*``.
@@ -63,6 +65,8 @@ ROWS: dict[str, dict[str, Any]] = {**AT_BITS, **PAPER, **FEW}
 LONGER = {"binary/binary": 4}
 #: Bits and epochs of each step; the direct way has all the epochs at the last bits.
 STEPS = ((8, 1), (4, 1), (2, 2))
+#: The same with as many epochs in each step, what a recipe of equal stages does.
+EQUAL_STEPS = ((8, 2), (4, 2), (2, 2))
 PROGRESSIVE = ("lsq", "dorefa")
 WITHOUT_TRAINING = ("iao", "lsq", "lsq_plus", "dorefa", "pact", "ristretto")
 MOST_POINTS = 0.5
@@ -85,21 +89,52 @@ def best(
     return {"top1": tried[place].metrics["top1"], "training": ways[place], "val": reached}
 
 
-def in_steps(model: nn.Module, data: mcomp.data.Data, seed: int, scheme: str, training: Training) -> StageResult:
+def in_steps(
+    model: nn.Module,
+    data: mcomp.data.Data,
+    seed: int,
+    scheme: str,
+    training: Training,
+    steps: tuple[tuple[int, int], ...] = STEPS,
+) -> StageResult:
     """8, 4 and 2 bits one after the other, each from the float weights that the one before it trained."""
-    for bits, epochs in STEPS:
+    for bits, epochs in steps:
         result = quantized(model, data, seed, epochs, **training, **AT_BITS[f"{scheme} w{bits}a{bits}"])
         model = result.model
     return result
 
 
-def table(seed: int, quick: bool) -> dict[str, Any]:
+def float_network(seed: int, quick: bool) -> tuple[StageResult, mcomp.data.Data]:
+    """The checkpoint that every row starts from."""
     options: dict[str, Any] = {"samples": 1500, "image_size": 16} if quick else {"samples": 7000, "image_size": 24}
     data = mcomp.data.load(name="two_digits", channels=1, **options)
     torch.manual_seed(seed)
     model = mcomp.models.nin(num_classes=data.num_classes, width=0.25, in_channels=1)
-    epochs, float_epochs = (1, 2) if quick else (2, 16)
-    trained = mcomp.stages.train(model, data=data, seed=seed, epochs=float_epochs, device="cpu")
+    return mcomp.stages.train(model, data=data, seed=seed, epochs=2 if quick else 16, device="cpu"), data
+
+
+def equal_steps(seed: int, quick: bool) -> dict[str, Any]:
+    """2 bits at once, and at the end of a recipe whose stages have as many epochs each; in the best of three ways."""
+    trained, data = float_network(seed, quick)
+    rows: dict[str, Any] = {"float": {"top1": trained.metrics["top1"]}}
+    last = EQUAL_STEPS[-1][1]
+    for scheme in PROGRESSIVE:
+        how = ROWS[f"{scheme} w2a2"]
+        rows[f"{scheme} at once"] = best(trained.model, data, seed, last, how, TRAININGS)
+        tried = [in_steps(trained.model, data, seed, scheme, way, EQUAL_STEPS) for way in TRAININGS]
+        reached = [validation(result) for result in tried]
+        place = reached.index(max(reached))
+        rows[f"{scheme} in steps"] = {
+            "top1": tried[place].metrics["top1"], "training": TRAININGS[place], "val": reached,
+        }  # fmt: skip
+        once, steps = (rows[f"{scheme} {how}"]["top1"] for how in ("at once", "in steps"))
+        print(f"{scheme}: at once {once:.2f} %, in steps {steps:.2f} %", flush=True)
+    return rows
+
+
+def table(seed: int, quick: bool) -> dict[str, Any]:
+    trained, data = float_network(seed, quick)
+    epochs = 1 if quick else 2
     rows: dict[str, Any] = {"float": {"top1": trained.metrics["top1"]}}
     print(f"float  {rows['float']['top1']:.2f} %", flush=True)
     for name, how in ROWS.items():
@@ -162,6 +197,7 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a small set and few epochs: shows that it runs, not the claim"
     )
+    parser.add_argument("--steps", action="store_true", help="2 bits at once against 8, 4 and 2, as many epochs each")
     parser.add_argument("--nin", action="store_true", help="8 bits without training")
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as folders of images")
     parser.add_argument("--out", type=Path)
@@ -178,6 +214,14 @@ def main() -> int:
             for scheme, top1 in found["top1"].items()
             if scheme != "float"
         }
+    elif arguments.steps:
+        seeds = [equal_steps(seed, arguments.quick) for seed in range(arguments.seeds)]
+        means = {name: statistics.mean(rows[name]["top1"] for rows in seeds) for name in seeds[0]}
+        claims = {
+            f"{each}: in steps beats at once": means[f"{each} in steps"] > means[f"{each} at once"]
+            for each in PROGRESSIVE
+        }
+        report.update(seeds=seeds, means=means, claims=claims)
     else:
         seeds = [table(seed, arguments.quick) for seed in range(arguments.seeds)]
         means = {name: statistics.mean(rows[name]["top1"] for rows in seeds) for name in seeds[0]}
