@@ -92,6 +92,9 @@ class OnnxGraph:
             if node.output[0] not in self.outputs:
                 self.remove(node)
                 self.redirect(node.output[0], node.input[0])
+            elif node.op_type == "Dropout":  # its name is the output's
+                self.remove(node)
+                self.add_node("Identity", [node.input[0]], node.output[0])
 
     def finish(self) -> onnx.ModelProto:
         """Drop what no output needs, sort, and write back to the model."""

@@ -22,6 +22,7 @@ SHARED = {
     "MC232": "a person's own code may not run without trust, be it a model or a data set",
     "MC237": "starting weights are missing or do not fit; the engine looks before the model is built",
     "MC312": "an artifact's tensors are damaged; by its container, or by its manifest",
+    "MC427": "what a call is given is not what it takes, a model that counts bits among it",
     "MC449": "nothing to measure: the words are wrong, or the files they name are",
     "MC457": "layers told twice in `keep` and `prune`; a recipe is refused before it runs, Python when it is called",
     "MC400": "a stage failed for a reason of its own: the class's default code",
