@@ -5,6 +5,9 @@ All take turns within a round, in a new order each round, in one process on one 
 CPU times, a ratio the median over rounds of ``entrant / float`` of the same round. Then the same in bfloat16 autocast
 and channels-last, against the float step in that mode. W8A8, weights per channel where the scheme has it.
 
+Freed memory stays with the process: the C library would else hand some of it back to the system, and fetch it again
+page by page, within one entrant's step and not within another's, as the heap happens to lie.
+
 Memory is the largest number of bytes that tensors hold at one moment of a step (parameters, buffers, momentum and the
 batch included): PyTorch's profiler reports each allocation and release, so the figure is exact and repeats.
 
@@ -13,13 +16,14 @@ torch.ao's FX QAT (``prepare_qat_fx``) and Brevitas. A peer that is not installe
 
     python benchmarks/qat_step.py [--rounds 15] [--only NAME ...] [--out benchmarks/results/qat_step.json]
 
-Exits 1 where a target is missed.
+Exits 1 where a limit of the float32 step is missed. Aims, and the limits in the other mode, are reported.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import gc
 import json
 import platform
@@ -61,6 +65,11 @@ LIMITS: dict[str, tuple[float, float]] = {
     "mcomp iao, BN corrected": (1.5, 1.5),
 }
 MEMORY_LIMIT = 1.7
+#: What would be better still.
+AIMS: dict[str, tuple[float, float]] = {"mcomp iao": (1.15, 1.2)}
+MEMORY_AIM = 1.3
+FLOAT32, HALF = "float32", "bfloat16 autocast, channels last"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def nin() -> tuple[nn.Module, Inputs]:
@@ -274,32 +283,35 @@ def measure(network: str, half: bool, rounds: int, only: list[str]) -> dict[str,
     return rows
 
 
-def missed(found: dict[str, dict[str, Row]]) -> list[str]:
-    """Targets of the float32 step that were not met."""
-    wrong = []
+def beyond(
+    found: dict[str, dict[str, Row]], mode: str, steps: dict[str, tuple[float, float]], memory: float
+) -> tuple[list[str], list[str]]:
+    """Figures of mcomp that are above what is given, and those that are not, a line each."""
+    above: list[str] = []
+    within: list[str] = []
     for place, network in enumerate(NETWORKS):
-        for name, limits in LIMITS.items():
-            row = found.get(f"{network}, float32", {}).get(name)
-            if row is None:
-                continue
-            if row["ratio"] > limits[place]:
-                wrong.append(f"{name} on {network}: {row['ratio']} x float (at most {limits[place]})")
-            if row["memory_ratio"] > MEMORY_LIMIT:
-                wrong.append(f"{name} on {network}: {row['memory_ratio']} x the memory (at most {MEMORY_LIMIT})")
-    return wrong
+        rows = found.get(f"{network}, {mode}", {})
+        for name in LIMITS.keys() & rows.keys():
+            judged = [("memory_ratio", "x the memory", memory)]
+            if name in steps:
+                judged.append(("ratio", "x float", steps[name][place]))
+            for key, unit, most in judged:
+                line = f"{name} on {network}: {rows[name][key]} {unit} (at most {most})"
+                (above if rows[name][key] > most else within).append(line)
+    return sorted(above), sorted(within)
 
 
 def table(title: str, rows: dict[str, Row], place: int) -> Table:
     made = Table(title=title, title_justify="left")
-    for column in ("entrant", "ms", "x float", "quartiles", "limit", "peak MiB", "x float"):
+    for column in ("entrant", "ms", "x float", "quartiles", "limit", "aim", "peak MiB", "x float"):
         made.add_column(column, justify="left" if column == "entrant" else "right")
     for name, row in rows.items():
         if "failure" in row:
             made.add_row(name, row["failure"])
             continue
-        limit = f"{LIMITS[name][place]:.2f}" if name in LIMITS else ""
+        limit, aim = (f"{known[name][place]:.2f}" if name in known else "" for known in (LIMITS, AIMS))
         between = "{:.2f} .. {:.2f}".format(*row["quartiles"])
-        cells = (f"{row['ms']:.1f}", f"{row['ratio']:.2f}", between, limit, f"{row['peak_mib']:.1f}")
+        cells = (f"{row['ms']:.1f}", f"{row['ratio']:.2f}", between, limit, aim, f"{row['peak_mib']:.1f}")
         made.add_row(name, *cells, f"{row['memory_ratio']:.2f}")
     return made
 
@@ -309,6 +321,15 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library give nothing back to the system; whether it could be told so."""
+    try:
+        tell = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc
+        return False
+    return bool(tell(_M_TRIM_THRESHOLD, 2**31 - 1) and tell(_M_MMAP_THRESHOLD, 2**25))
 
 
 def processor() -> str:
@@ -328,20 +349,25 @@ def main() -> int:
     parser.add_argument("--skip-half", action="store_true", help="float32 only")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    kept = keep_freed_memory()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of the peers; mcomp's own tests have warnings as errors
     console = Console()
     found: dict[str, dict[str, Row]] = {}
     for network in arguments.networks:
         for half in (False,) if arguments.skip_half else (False, True):
-            mode = "bfloat16 autocast, channels last" if half else "float32"
+            mode = HALF if half else FLOAT32
             rows = measure(network, half, arguments.rounds, arguments.only)
             found[f"{network}, {mode}"] = rows
             console.print(table(f"{network}, {mode}", rows, list(NETWORKS).index(network)))
             gc.collect()
-    wrong = missed(found)
-    for line in wrong:
-        console.print(f"missed: {line}")
+    wrong, _ = beyond(found, FLOAT32, LIMITS, MEMORY_LIMIT)
+    far, reached = beyond(found, FLOAT32, AIMS, MEMORY_AIM)
+    half_beyond, _ = beyond(found, HALF, LIMITS, MEMORY_LIMIT)
+    said = {"missed": wrong, "aim reached": reached, "aim not reached": far, f"above the limit in {HALF}": half_beyond}
+    for what, lines in said.items():
+        for line in lines:
+            console.print(f"{what}: {line}")
     if arguments.out:
         result = {
             "unit": "CPU milliseconds per step, one thread, medians; ratios paired within rounds; MiB of live tensors",
@@ -349,8 +375,10 @@ def main() -> int:
             "processor": processor(),
             "versions": {package: installed(package) for package in ("torch", "torchvision", "brevitas")},
             "rounds": arguments.rounds,
+            "freed memory kept": kept,
             "limits": {"step": LIMITS, "memory": MEMORY_LIMIT},
-            "missed": wrong,
+            "aims": {"step": AIMS, "memory": MEMORY_AIM},
+            **said,
             "results": found,
         }
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
