@@ -18,6 +18,7 @@ from mcomp.quantization.kept_weight import QuantizedWeight
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.quantizers.batch_norm_folded import BatchNormFoldedWeight
 from mcomp.quantization.quantizers.xnor import XNORInputScale, scale_output
+from mcomp.quantization.read_data import convolve_data, reads_data
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -245,7 +246,10 @@ QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
 def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """The convolution of ``layer`` with a weight of its own: what it reads is quantised, scaled where that is asked."""
     if layer.input_scale is None:
-        output: Tensor = layer._conv_forward(_read(layer, x), weight, layer.bias)
+        read = _read(layer, x)
+        if reads_data(layer, read):
+            return convolve_data(layer, read, weight)
+        output: Tensor = layer._conv_forward(read, weight, layer.bias)
         return output
     output = layer._conv_forward(_read(layer, x), weight, None)
     return scale_output(output, layer.input_scale(x), layer.bias, weight.dim() - 2)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from mcomp.quantization.across_ranks import joint_sum
-from mcomp.quantization.fake_quantize import snap
+from mcomp.quantization.fake_quantize import pass_inside, snap
 from mcomp.quantization.integers import MIN_SCALE
 from mcomp.quantization.learned_grid import Grid, OnLearnedGrid, grid_gradients
+from mcomp.quantization.pieces import at_hand
 from mcomp.quantization.quantizers.held_range import largest_level
 from mcomp.quantization.quantizers.learned_scale import LearnedScaleQuantizer, features_of
+from mcomp.quantization.read_data import mark_data
 
 
 class LSQuantizer(LearnedScaleQuantizer):
@@ -69,6 +71,9 @@ class LSQuantizer(LearnedScaleQuantizer):
         grid = Grid(scale, self.qmin, self.qmax, self.qmax - self.qmin, inside, self.spent)
         gain = self.gain(x.numel() if self.of_weight else features_of(x))
         made: Tensor = _LearnedStep.apply(x, grid, gain, self.scale)
+        if at_hand(x) and not (self.of_weight or x.requires_grad):
+            own = x.detach()
+            mark_data(made, made.detach() - pass_inside(own, own, inside))
         return made
 
     def first_batch(self, x: Tensor) -> None:
