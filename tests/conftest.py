@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 os.environ.pop("MCOMP_STORE", None)  # a tester's own store is none of a test's business
+os.environ["MCOMP_CACHE"] = tempfile.mkdtemp(prefix="mcomp-cache-")  # nor are calibrations of another day
+atexit.register(shutil.rmtree, os.environ["MCOMP_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).parent.parent
 FLAGSHIP = ROOT / "recipes" / "nin_gc_prune_quant.yaml"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcomp.cli.common import add_json, add_store, existing_store, print_json
+from mcomp.cli.common import add_json, add_store, existing_store, print_json, say
 from mcomp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 EPILOG = """\
 All contestants take turns within each round; a ratio is of the same round, the figure its median. So ratios hold on a
 busy machine, and milliseconds are what they were here. The first contestant is what the others are compared with: of
-a run its float ONNX file in ONNX Runtime, where it has one.
+a run its float ONNX file in ONNX Runtime, where it has one. Half of all rounds lie between the two ratios beside it.
 
 examples:
   mcomp bench                                the newest run: float and simulated in PyTorch, its files in each runtime
-  mcomp bench --run nin_gc --batch 1 --batch 32
+  mcomp bench nin_gc --batch 1 --batch 32
   mcomp bench fp32.onnx int8.onnx --engine onnxruntime --threads 2
   mcomp bench fp32.onnx int8.onnx --json
 
@@ -33,7 +33,9 @@ exit codes: 0 measured, 2 usage, 7 a runtime that was asked for by name is not i
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("files", metavar="FILE", nargs="*", help="deployed files (.onnx, .xml, .pt, .pt2, .plan)")
+    parser.add_argument(
+        "files", metavar="RUN|FILE", nargs="*", help="a run, or deployed files (.onnx, .xml, .pt, .pt2, .plan)"
+    )
     parser.add_argument("--run", dest="wanted", metavar="RUN", help="a run's id, or part of it (default: the newest)")
     parser.add_argument(
         "--engine", dest="engines", action="append", metavar="NAME", help="onnxruntime, openvino, torch or tensorrt"
@@ -43,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each runtime (default: 1)")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="measured rounds (default: 30)")
+    parser.add_argument("--trust", action="store_true", help="run the local Python file that built the run's network")
     add_store(parser)
     add_json(parser)
 
@@ -83,8 +86,10 @@ def _entered(arguments: argparse.Namespace, batch: int) -> tuple[list[Contestant
     """Who takes part, and where they come from."""
     from mcomp.deploy.contestants import TAKES, inputs_of, of_file
 
+    if len(arguments.files) == 1 and not Path(arguments.files[0]).suffix and not Path(arguments.files[0]).exists():
+        return _of_run(arguments, batch, arguments.files[0])
     if not arguments.files:
-        return _of_run(arguments, batch)
+        return _of_run(arguments, batch, arguments.wanted)
     paths = [Path(file) for file in arguments.files]
     for path in paths:
         if path.suffix not in TAKES:
@@ -95,34 +100,54 @@ def _entered(arguments: argparse.Namespace, batch: int) -> tuple[list[Contestant
     if known is None:
         raise UsageError("none of the files says what its inputs are", code="MC449", hint="give an ONNX file with them")
     inputs = inputs_of(known, batch)
-    return [of_file(p, e, inputs, arguments.threads) for p in paths for e in _engines(p, arguments)], "files"
+    entered = []
+    for path in paths:
+        engines = _engines(path, arguments)
+        if not engines:
+            asked = ", ".join(arguments.engines or ()) or "none that is installed"
+            where = ", ".join(TAKES[path.suffix])
+            raise UsageError(
+                f"no runtime for `{path}`", code="MC449", why=f"asked for: {asked}", hint=f"it runs in {where}"
+            )
+        entered += [of_file(path, engine, inputs, arguments.threads) for engine in engines]
+    return entered, "files"
 
 
-def _of_run(arguments: argparse.Namespace, batch: int) -> tuple[list[Contestant], str]:
+def _of_run(arguments: argparse.Namespace, batch: int, wanted: str | None) -> tuple[list[Contestant], str]:
     """Float and simulated model in PyTorch, and every deployed file of the run's last stages."""
     from mcomp.artifact import load_model, read_manifest
+    from mcomp.cli.export_verb import needs_code
     from mcomp.cli.run_choice import chosen_run
     from mcomp.deploy.contestants import TAKES, batches, of_file, of_model
     from mcomp.store.logits import seeded_inputs
 
     store = existing_store(arguments)
-    result = chosen_run(store, arguments.wanted, ended_well=True)
+    result = chosen_run(store, wanted, ended_well=True)
     made = [(stage, store.object(stage["artifact"])) for stage in result["stages"] if stage["artifact"]]
     held = [(stage, folder) for stage, folder in made if folder is not None]
     if not held:
         raise UsageError(f"run {result['run']} finished no stage", code="MC217", hint="run the recipe again")
     inputs: tuple[Tensor, ...] = batches(seeded_inputs(read_manifest(held[0][1])["inputs"]), batch)
     entered = []
-    if "torch" in (arguments.engines or ("torch",)):
+    if needs_code(read_manifest(held[0][1])) and not arguments.trust and "torch" not in (arguments.engines or ()):
+        say("the network itself is left out: a local Python file built it, and `--trust` runs that", error=True)
+    elif "torch" in (arguments.engines or ("torch",)):
         chosen = {"float": held[0], "simulated": held[-1]} if len(held) > 1 else {"float": held[0]}
         entered += [
-            of_model(load_model(folder), inputs, f"{what}: {stage['id']}") for what, (stage, folder) in chosen.items()
+            of_model(load_model(folder, trust=arguments.trust), inputs, f"{what}: {stage['id']}")
+            for what, (stage, folder) in chosen.items()
         ]
     for stage, folder in held:
         for path in sorted((folder / "files").glob("*")) if (folder / "files").is_dir() else ():
             if path.suffix in TAKES:
                 engines = _engines(path, arguments)
                 entered += [of_file(path, e, inputs, arguments.threads, f"{stage['id']}: {path.name}") for e in engines]
+    if not entered:
+        raise UsageError(
+            f"nothing of run {result['run']} runs in {', '.join(arguments.engines or ())}",
+            code="MC449",
+            hint="leave `--engine` out",
+        )
     entered.sort(key=lambda one: not (one.engine == "onnxruntime" and one.name.endswith("model.fp32.onnx")))
     return entered, f"run {result['run']}"
 
@@ -156,7 +181,7 @@ def _print(batch: int, arguments: argparse.Namespace, rows: list[tuple[Contestan
     title = f"batch {batch}, threads {arguments.threads}, {arguments.rounds} rounds"
     table = Table(title=title, title_justify="left")
     table.add_column("contestant", overflow="fold")
-    for heading in ("runtime", "ms", "p95", "x first", "between", "MB"):
+    for heading in ("runtime", "ms", "p95", "times as fast", "of all rounds", "kB"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "runtime" else "right")
     for contestant, timed in rows:
         table.add_row(
@@ -166,7 +191,7 @@ def _print(batch: int, arguments: argparse.Namespace, rows: list[tuple[Contestan
             f"{timed.p95_ms:.2f}",
             f"{timed.speedup:.2f}",
             "{:.2f} .. {:.2f}".format(*timed.quartiles),
-            "" if contestant.bytes is None else f"{contestant.bytes / 1e6:.2f}",
+            "" if contestant.bytes is None else f"{contestant.bytes / 1e3:.1f}",
         )
     Console().print(table)
 

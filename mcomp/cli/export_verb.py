@@ -56,17 +56,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise StoreError(
             f"the artifact of `{stage['id']}` is gone from the store", hint="run the recipe again to make it anew"
         )
+    manifest = store.manifest(stage["artifact"]) or {}
+    if formats and needs_code(manifest) and not arguments.trust:
+        raise UsageError(
+            f"the network is built by {needs_code(manifest)}, which is code of your own",
+            code="MC232",
+            hint="add `--trust` to run it",
+        )
     with writing_for_a_person(target, "MC216"):
         names = _copy(source, target, formats, arguments.trust)
     listed = ", ".join(["model/", *names])
     say(f"`{stage['id']}` -> {target}: {listed} (run {result['run']}: {result['status']})")
-    if code := _own_code(store.manifest(stage["artifact"]) or {}):
+    if code := needs_code(manifest):
         line = f"needs {code}: load it with mcomp.load_model({str(target / 'model')!r}, trust=True, base_dir=FOLDER)"
         say(f"{line}, FOLDER being where that code is")
     return 0
 
 
-def _own_code(manifest: dict[str, Any]) -> str:
+def needs_code(manifest: dict[str, Any]) -> str:
     """What the artifact's network needs beside mcomp: ``my_net.py``; nothing for the networks of mcomp and zoos."""
     from mcomp.models.registry import needs_trust
 
@@ -87,7 +94,9 @@ def _format(word: str) -> tuple[str, int | None]:
 
     name, given, bits = word.partition("=")
     find_format(name).require()
-    wanted = (int(bits) if bits.isdigit() else 0) if given else None
+    if given and not bits.isdigit():
+        raise UsageError(f"`{word}` names no number of bits", code="MC297", hint="write e.g. `--to mnn=4`")
+    wanted = int(bits) if given else None
     check_bits(name, wanted)
     return name, wanted
 

@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from mcomp.deploy.packed.unpacking import Unpacked, unpack
     from mcomp.deploy.qdq.check import check_qdq
     from mcomp.deploy.qdq.rules import Violation
-    from mcomp.deploy.tensorrt_engine import Engine, build_engine
+    from mcomp.deploy.tensorrt import Engine, ShapeRange, build_engine
     from mcomp.deploy.verification import Verification, verify
 
 _HOMES = {
-    "Engine": "mcomp.deploy.tensorrt_engine",
+    "Engine": "mcomp.deploy.tensorrt",
     "Exported": "mcomp.deploy.formats.export",
     "Lowering": "mcomp.deploy.lowering",
     "OnnxSession": "mcomp.deploy.onnx_session",
     "PackedTensor": "mcomp.deploy.packed.packing",
     "Packing": "mcomp.deploy.packed.packing",
+    "ShapeRange": "mcomp.deploy.tensorrt",
     "TensorLowering": "mcomp.deploy.lowering",
     "Unpacked": "mcomp.deploy.packed.unpacking",
     "Verification": "mcomp.deploy.verification",
     "Violation": "mcomp.deploy.qdq.rules",
-    "build_engine": "mcomp.deploy.tensorrt_engine",
+    "build_engine": "mcomp.deploy.tensorrt",
     "check_qdq": "mcomp.deploy.qdq.check",
     "export": "mcomp.deploy.formats.export",
     "pack": "mcomp.deploy.packed.packing",
@@ -48,6 +49,7 @@ __all__ = [
     "OnnxSession",
     "PackedTensor",
     "Packing",
+    "ShapeRange",
     "TensorLowering",
     "Unpacked",
     "Verification",
@@ -65,8 +67,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name == "xnor":
-        return importlib.import_module("mcomp.deploy.xnor")
+    if name in ("tensorrt", "xnor"):
+        return importlib.import_module(f"mcomp.deploy.{name}")
     raise AttributeError(f"module `mcomp.deploy` has no attribute `{name}`")
 
 

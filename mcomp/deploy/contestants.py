@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -51,21 +52,32 @@ def of_file(path: Path, engine: Engine, inputs: tuple[Tensor, ...], threads: int
     """A deployed file in one runtime.
 
     Raises:
-        UsageError: MC449, the runtime does not take such files.
+        UsageError: MC449, the runtime does not take such files, or not these inputs.
         BackendMissingError: the runtime is not installed (MC610, MC611, MC618).
         StageError: MC434, it cannot load the file.
     """
     if engine not in TAKES.get(path.suffix, ()):
         taken = ", ".join(TAKES.get(path.suffix, ())) or f"none; files end in {', '.join(TAKES)}"
         raise UsageError(f"`{engine}` does not run `{path.name}`", code="MC449", hint=f"runtimes for it: {taken}")
-    size = sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.is_file())
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else _outside(path) if path.suffix == ".onnx" else []
+    size = sum(each.stat().st_size for each in (path, *beside) if each.is_file())
     makers: dict[Engine, Callable[[], Callable[[], object]]] = {
         "onnxruntime": lambda: _in_onnxruntime(path, inputs, threads),
         "openvino": lambda: _in_openvino(path, inputs, threads),
         "torch": lambda: _in_torch(path, inputs),
         "tensorrt": lambda: _in_tensorrt(path, inputs),
     }
-    return Contestant(name or path.name, engine, size, makers[engine]())
+    call = makers[engine]()
+    try:
+        call()
+    except Exception as error:  # every runtime has its own
+        raise UsageError(
+            f"`{path.name}` does not take a batch of {[list(x.shape) for x in inputs]} in {engine}",
+            code="MC449",
+            why=(str(error).strip() or type(error).__name__).splitlines()[0],
+            hint="bench files of one network together, at a batch size that they all take",
+        ) from error
+    return Contestant(name or path.name, engine, size, call)
 
 
 def of_model(model: nn.Module, inputs: tuple[Tensor, ...], name: str) -> Contestant:
@@ -88,7 +100,8 @@ def inputs_of(path: Path, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
     """Values between -2 and 2 for the inputs that an ONNX file declares, its free first axis being ``batch``.
 
     Raises:
-        UsageError: MC443, it is no ONNX file; MC449, another axis is free, or an input is no float.
+        UsageError: MC443, it is no ONNX file; MC449, another axis is free, the batch is another one, or an input is no
+            float.
     """
     from mcomp.deploy.qdq.check import load_onnx
 
@@ -107,7 +120,11 @@ def inputs_of(path: Path, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
                 code="MC449",
                 hint="bench the run that made it, which knows its inputs",
             )
-        made.append(4 * torch.rand((dims[0] or batch, *dims[1:]), generator=source) - 2)
+        if dims[0] not in (0, batch):
+            raise UsageError(
+                f"`{path.name}` takes batches of {dims[0]}, not of {batch}", code="MC449", hint=f"`--batch {dims[0]}`"
+            )
+        made.append(4 * torch.rand((batch, *dims[1:]), generator=source) - 2)
     return tuple(made)
 
 
@@ -115,6 +132,15 @@ def batches(inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
     """The same inputs, repeated or cut to ``batch`` samples."""
     found: tuple[Tensor, ...] = with_samples(inputs, batch)
     return found
+
+
+def _outside(path: Path) -> list[Path]:
+    """Files that hold tensors of an ONNX file."""
+    import onnx
+
+    stored = onnx.load(path, load_external_data=False).graph.initializer
+    names = {entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"}
+    return [path.parent / name for name in sorted(names)]
 
 
 def _in_onnxruntime(path: Path, inputs: tuple[Tensor, ...], threads: int) -> Callable[[], object]:
@@ -128,9 +154,11 @@ def _in_openvino(path: Path, inputs: tuple[Tensor, ...], threads: int) -> Callab
 
 
 def _in_torch(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-    loaded: Any = (
-        torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(str(path))  # type: ignore[no-untyped-call]
-    )
+    load: Any = torch.export.load if path.suffix == ".pt2" else torch.jit.load
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript says that it is of an older kind
+        loaded: Any = load(str(path))
+    loaded = loaded.module() if path.suffix == ".pt2" else loaded
 
     def call() -> object:
         with torch.inference_mode():
@@ -140,7 +168,7 @@ def _in_torch(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
 
 
 def _in_tensorrt(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-    from mcomp.deploy.tensorrt_engine import Engine as TensorRTEngine
+    from mcomp.deploy.tensorrt import Engine as TensorRTEngine
 
     engine = TensorRTEngine(path)
     held = tuple(tensor.cuda() for tensor in inputs)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mcomp.deploy.integer_agreement import Agreement, compare_integers
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
-from mcomp.deploy.onnx_writer import to_onnx
+from mcomp.deploy.onnx_writer import Precision, to_onnx
 from mcomp.deploy.openvino_session import OpenVinoSession
 from mcomp.deploy.preparation import Prepared, missing_ranges, prepare
 from mcomp.deploy.preparation import per_channel as per_channel
@@ -25,6 +25,7 @@ from mcomp.errors import StageError
 
 if TYPE_CHECKING:
     from mcomp.data import Data
+    from mcomp.deploy.preparation import Calibrator
     from mcomp.metrics import Latency
 
 
@@ -138,6 +139,8 @@ def deliver(
     options: DeployOptions,
     seed: int = 0,
     status: Callable[[str], None] = lambda text: None,
+    calibrator: Calibrator | None = None,
+    rest: Precision = "fp32",
 ) -> Delivery:
     """Write ``folder/file_name`` for ``target`` and prove it.
 
@@ -151,6 +154,8 @@ def deliver(
         options: calibration and measurement.
         seed: of the calibration sample.
         status: told what is going on.
+        calibrator: finds the ranges in place of :func:`mcomp.quantization.calibrate`.
+        rest: of what is not integer in the file.
 
     Raises:
         StageError: a range is missing (MC435), or the file breaks a rule of the target (MC436).
@@ -158,11 +163,13 @@ def deliver(
     """
     from mcomp.quantization.summary import quantising_modules
 
-    prepared = _prepared(model, example_inputs, data, target, options.calibration, seed, status)
+    prepared = _prepared(model, example_inputs, data, target, options.calibration, seed, status, calibrator)
     quantised, calibrated = prepared.model, prepared.calibrated
     status(f"writing {file_name}")
     scales = f"calibrated: {options.calibration.method}" if options.calibration and calibrated else "trained"
-    lowering = to_onnx(quantised, example_inputs, folder / file_name, target, metadata={"mcomp.scales": scales})
+    lowering = to_onnx(
+        quantised, example_inputs, folder / file_name, target, metadata={"mcomp.scales": scales}, precision=rest
+    )
     fp32 = to_onnx(
         quantised if quantising_modules(model) else model, example_inputs, folder / "model.fp32.onnx", "float"
     )
@@ -213,6 +220,7 @@ def _prepared(
     calibration: CalibrationOptions | None,
     seed: int,
     status: Callable[[str], None],
+    calibrator: Calibrator | None,
 ) -> Prepared:
     """The model with every range known; trained ranges stay."""
     from mcomp.quantization.summary import quantising_modules
@@ -231,7 +239,8 @@ def _prepared(
 
     wanted = calibration or CalibrationOptions(method="mse")  # of the least squared error, for what no training saw
     known = calibration is not None or not missing_ranges(model)
-    return prepare(model, example_inputs, target, batches if data is not None and known else None, method=wanted.method)
+    given = batches if data is not None and known else None
+    return prepare(model, example_inputs, target, given, method=wanted.method, calibrator=calibrator)
 
 
 def _refuse_errors(violations: list[Violation], target: Deliverable) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mcomp.deploy.profiles.base import Profile
     from mcomp.quantization.inputs import Batch
 
+    #: Sets the ranges that a model misses, by batches that are made when it asks for them; the names it set.
+    Calibrator = Callable[[nn.Module, Callable[[], Iterable[Batch]], str | None], list[str]]
+
 NEEDS_RANGES = "give `calibration: {method: entropy, samples: 512}`"
 
 
@@ -48,6 +51,7 @@ def prepare(
     batches: Callable[[], Iterable[Batch]] | None = None,
     method: str | None = "minmax",
     outputs: bool = True,
+    calibrator: Calibrator | None = None,
 ) -> Prepared:
     """Quantise what is float, find the ranges that are missing, and give a target the grids that its kernels need.
 
@@ -60,12 +64,12 @@ def prepare(
         batches: makes the calibration batches; asked for at most twice. Without it no range is found.
         method: how ranges are found, see :func:`mcomp.quantization.calibrate`.
         outputs: whether a target whose kernels end in integers gets grids for what layers make.
+        calibrator: finds the ranges in place of :func:`mcomp.quantization.calibrate`.
 
     Raises:
         StageError: MC435, ranges are missing and there are no batches.
         UsageError: MC432, no such profile; MC429, the network does not run on a batch.
     """
-    from mcomp.quantization import calibrate
     from mcomp.quantization.summary import quantising_modules
 
     target = find_profile(profile)
@@ -81,13 +85,13 @@ def prepare(
                 code="MC435",
                 hint=NEEDS_RANGES,
             )
-        prepared.calibrated += calibrate(quantised, batches(), method)
+        prepared.calibrated += (calibrator or _calibrated)(quantised, batches, method)
     if post_training:
         from mcomp.quantization import fold_batch_norms
 
         prepared.model = fold_batch_norms(quantised, example_inputs).model
     if target.quantize_outputs != "none" and outputs:
-        _add_outputs(prepared, example_inputs, target, batches, method)
+        _add_outputs(prepared, example_inputs, target, batches, method, calibrator or _calibrated)
     if target.integer_bias:
         from mcomp.quantization.accumulator_bias import round_biases
 
@@ -129,8 +133,8 @@ def _add_outputs(
     target: Profile,
     batches: Callable[[], Iterable[Batch]] | None,
     method: str | None,
+    calibrator: Calibrator,
 ) -> None:
-    from mcomp.quantization import calibrate
     from mcomp.quantization.outputs import quantize_outputs
 
     try:
@@ -147,5 +151,11 @@ def _add_outputs(
             "data to find their ranges on"
         )
         return
-    prepared.calibrated += calibrate(model, batches(), method)
+    prepared.calibrated += calibrator(model, batches, method)
     prepared.model, prepared.added = model, added
+
+
+def _calibrated(model: nn.Module, batches: Callable[[], Iterable[Batch]], method: str | None) -> list[str]:
+    from mcomp.quantization import calibrate
+
+    return calibrate(model, batches(), method)

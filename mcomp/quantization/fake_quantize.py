@@ -18,6 +18,8 @@ from mcomp.quantization.pieces import arithmetic_dtype, elementwise, gradient_bu
 Bound = int | Tensor
 #: Exclusive limits of the inputs that get a gradient.
 Inside = tuple[float, float]
+#: The same where their values are not at hand; exact to the last bit of a limit.
+Limits = tuple[float | Tensor, float | Tensor]
 
 
 def snap(x: Tensor, scale: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -82,9 +84,13 @@ def straight_through(x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     return quantised
 
 
-def pass_inside(grad: Tensor, x: Tensor, inside: Inside, out: Tensor | None = None) -> Tensor:
+def pass_inside(grad: Tensor, x: Tensor, inside: Limits, out: Tensor | None = None) -> Tensor:
     """``grad`` where ``inside[0] < x < inside[1]``, else 0; written to ``out``, which may be ``grad``, where given."""
     passed: Tensor
+    if any(isinstance(limit, Tensor) for limit in inside):
+        wide = x.to(arithmetic_dtype(x))
+        passed = torch.where((wide > inside[0]) & (wide < inside[1]), grad, 0.0)
+        return passed if out is None else out.copy_(passed)
     if out is None:
         passed = torch.ops.aten.hardtanh_backward.default(grad, x, *inside)
     else:

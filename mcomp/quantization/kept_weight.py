@@ -61,6 +61,8 @@ class QuantizedWeight(KeptWeight):
         """The quantised weight, in the shape of ``weight``."""
         trains = weight.requires_grad or any(own.requires_grad for own in self.weight_quantizer.parameters())
         graded = torch.is_grad_enabled() and trains
+        if torch.compiler.is_compiling():  # what is read twice is computed once in a compiled graph anyway
+            return self._quantize(weight)
         if weight.is_inference() or ((self.training or graded) and not (graded and self.read_often)):
             return self._quantize(weight)
         key = (weight.data_ptr(), weight._version, weight.device, weight.dtype, *self.weight_quantizer.state_key())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcomp.quantization.fake_quantize import Inside, pass_inside, snap
+from mcomp.quantization.fake_quantize import Bound, Limits, pass_inside, snap
 from mcomp.quantization.pieces import arithmetic_dtype, gradient_buffer, laid_out_like, matching
 
 #: On a grid of fewer levels, a sum of ``g * y`` less one of ``g * x`` is as good as one of ``g * (y - x)``, and takes
@@ -17,16 +18,39 @@ _COARSE = 1 << 9
 
 @dataclass
 class Grid:
-    """``clamp(round(x / scale), low, high) * scale``, and the exclusive limits of the ``x`` that count as inside.
+    """``clamp(round(x / scale), low, high) * scale``.
 
-    ``spent`` says that the upstream gradient is read by nothing else.
+    Attributes:
+        scale: 0-d.
+        low: smallest level, less the zero point.
+        high: largest one.
+        levels: how many there are beside it.
+        inside: exclusive limits of the ``x`` that count as inside.
+        spent: whether the upstream gradient is read by nothing else.
     """
 
     scale: Tensor
-    low: int
-    high: int
-    inside: Inside
+    low: Bound
+    high: Bound
+    levels: int
+    inside: Limits
     spent: bool = False
+
+
+class OnLearnedGrid(torch.autograd.Function):
+    """``x`` on a :class:`Grid`; a subclass says what the parameters behind the grid get.
+
+    Called with ``x``, the grid, a factor for the gradients of the parameters, and these.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: Grid, gain: float, *parameters: Tensor) -> Tensor:
+        """The quantised tensor."""
+        made = snap(x, grid.scale, grid.low, grid.high)
+        # the layer that reads the result keeps it too; a rounded one is made anew
+        ctx.save_for_backward(x, made if x.dtype == arithmetic_dtype(x) else None)
+        ctx.grid, ctx.gain = grid, gain
+        return made
 
 
 @dataclass
@@ -46,29 +70,22 @@ class GridGradients:
     outside: Tensor
 
 
-def quantised(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
-    """The quantised tensor, and what of it the backward pass should keep: nothing where it was rounded once more."""
-    made = snap(x, grid.scale, grid.low, grid.high)
-    return made, made if x.dtype == arithmetic_dtype(x) else None
-
-
-def grid_gradients(
-    grad: Tensor, x: Tensor, y: Tensor | None, grid: Grid, *, of_scale: bool, of_ends: bool
-) -> GridGradients:
-    """Everything that the backward pass of a learned grid needs.
+def grid_gradients(ctx: Any, grad: Tensor, *, of_scale: bool, of_ends: bool) -> GridGradients:
+    """Everything that the backward pass of :class:`OnLearnedGrid` needs.
 
     Args:
+        ctx: of the forward pass.
         grad: upstream.
-        x: input of the quantiser.
-        y: from :func:`quantised`.
-        grid: what ``x`` was quantised to.
         of_scale: whether ``value`` is wanted; else it is 0.
         of_ends: whether ``bound`` and ``outside`` are.
     """
+    (x, y), grid = ctx.saved_tensors, ctx.grid
     kind = arithmetic_dtype(x)
     grad, passed = gradient_buffer(grad, x, x.dtype, grid.spent and not of_ends)
-    coarse = grid.high - grid.low < _COARSE
-    values, bounds, outside = list[Tensor](), list[Tensor](), list[Tensor]()
+    coarse = grid.levels < _COARSE
+    values: list[Tensor] = []
+    bounds: list[Tensor] = []
+    outside: list[Tensor] = []
     for source, upstream, target, result in matching(x, grad, passed, x if y is None else laid_out_like(y, x)):
         own, g = source.to(kind), upstream.to(kind)
         level = result if y is not None else snap(own, grid.scale, grid.low, grid.high)

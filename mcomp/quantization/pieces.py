@@ -20,6 +20,11 @@ def arithmetic_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def at_hand(x: Tensor) -> bool:
+    """Whether a look at the values of ``x`` is for free: on the CPU, unless a graph is being compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def elementwise(x: Tensor, work: Work) -> Tensor:
     """A tensor like ``x``, memory format included, that ``work(source, result)`` fills.
 
@@ -28,7 +33,7 @@ def elementwise(x: Tensor, work: Work) -> Tensor:
     """
     kind = arithmetic_dtype(x)
     result = torch.empty_like(x)
-    if x.device.type != "cpu" or x.numel() <= PIECE or x.stride() != result.stride():  # gaps are not copied
+    if not at_hand(x) or x.numel() <= PIECE or x.stride() != result.stride():  # gaps are not copied
         _fill(x, result, kind, work)
         return result
     for source, target in zip(pieces(x), pieces(result), strict=True):
@@ -50,7 +55,7 @@ def pieces(x: Tensor) -> Iterator[Tensor]:
 def matching(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of tensors of one shape that cover the same elements; whole where memory is laid out differently."""
     first = tensors[0]
-    if first.device.type != "cpu" or any(each.stride() != first.stride() for each in tensors):
+    if not at_hand(first) or any(each.stride() != first.stride() for each in tensors):
         return iter((tensors,))
     return zip(*(pieces(each) for each in tensors), strict=True)
 
@@ -81,7 +86,7 @@ def gradient_buffer(grad: Tensor, like: Tensor, dtype: torch.dtype, spent: bool)
 
 def rows(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Matching views along axis 0 of tensors of as many rows, which fit the cache; one row at least."""
-    if x.device.type != "cpu" or x.numel() <= PIECE:
+    if not at_hand(x) or x.numel() <= PIECE:
         return iter(((x, *others),))
     step = max(1, PIECE * x.shape[0] // x.numel())
     return zip(*(torch.split(each, step) for each in (x, *others)), strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcomp.quantization.integers import along_first
-from mcomp.quantization.pieces import gradient_buffer, rows
+from mcomp.quantization.pieces import at_hand, gradient_buffer, rows
 
 #: Dividing a weight by its filter's scale is safe above; its square times a gradient stays a normal float.
 _SMALL = 1e-18
@@ -33,7 +33,7 @@ def through_scale(
         spent: whether ``grad`` may be written over.
     """
     grad, passed = gradient_buffer(grad, quantised, quantised.dtype, spent)
-    divides = scale.device.type == "cpu" and quantised.dtype == torch.float32 and bool((scale > _SMALL).all())
+    divides = at_hand(scale) and quantised.dtype == torch.float32 and bool((scale > _SMALL).all())
     share = 1 / (scale.square() * count if divides else count)
     along = (along_first(each, quantised.dim()) for each in (scale, share))
     for own, upstream, target, a, part in rows(quantised, grad, passed, *along):  # while they are in the cache

@@ -48,6 +48,9 @@ def as_function(stage: type[Stage]) -> Callable[..., StageResult]:
         UsageError: an option has the name of one of the function's own arguments.
     """
     own = _own_parameters()
+    chooses = "precision" in stage.Options.model_fields  # of what it writes; such a stage trains nothing
+    if chooses:
+        del own["precision"]
     clash = sorted(set(own) & set(stage.Options.model_fields))
     if clash:
         raise UsageError(
@@ -70,6 +73,8 @@ def as_function(stage: type[Stage]) -> Callable[..., StageResult]:
         **options: Any,
     ) -> StageResult:
         models: dict[str, nn.Module] = {}
+        if chooses and precision != "auto":
+            options["precision"], precision = precision, "auto"
         chosen = stage.resolve(validated(stage, _by_name(options, models)), Surroundings())
         _check_models(stage, chosen, models)
         place = resolve_device(device)
@@ -305,6 +310,7 @@ def _document(stage: type[Stage]) -> str:
     described = [
         f"{name}: {field.description or ''}".rstrip(": ") for name, field in stage.Options.model_fields.items()
     ]
-    lines = textwrap.indent("\n".join([*_ARGUMENTS.splitlines(), *described]), "    ")
+    own = [line for line in _ARGUMENTS.splitlines() if line.partition(":")[0] not in stage.Options.model_fields]
+    lines = textwrap.indent("\n".join([*own, *described]), "    ")
     about = inspect.cleandoc(stage.__doc__ or stage.name)
     return f"{about}\n\nArgs:\n{lines}\n\nReturns:\n    The new model, figures, files and notes."

@@ -183,7 +183,7 @@ def stage_version(name: str) -> Change:
 
 
 def tensorrt(place: Place) -> None:
-    place.patch.setattr("mcomp.deploy.tensorrt_api.installed_version", lambda: "10.99")
+    place.patch.setattr("mcomp.deploy.tensorrt.api.installed_version", lambda: "10.99")
 
 
 REAL = {

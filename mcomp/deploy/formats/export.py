@@ -72,7 +72,7 @@ def export(
     Args:
         model: float or quantised; not changed.
         example_inputs: a batch that the model accepts, ``(N, …)`` each; one sample more is tried too.
-        path: of the file to load; its suffix becomes that of the format.
+        path: of the file to load; the suffix of the format is added where it is missing.
         format: ``onnx``, ``pt2``, ``torchscript``, ``openvino``, ``ncnn`` or ``mnn``.
         weight_bits: store weights in so many bits, where the format can (``mnn``: 8, 4, 2; ``ncnn``: 16). What that
             costs is reported and not judged.
@@ -88,7 +88,8 @@ def export(
     inputs = tuple(
         x.detach().cpu() for x in ([example_inputs] if isinstance(example_inputs, Tensor) else example_inputs)
     )
-    target = Path(path).with_suffix(chosen.suffix)
+    wanted = Path(path)
+    target = wanted if wanted.suffix == chosen.suffix else wanted.with_name(wanted.name + chosen.suffix)
     target.parent.mkdir(parents=True, exist_ok=True)
     written = chosen.write(model, inputs, target, weight_bits)
     reference, expected = _reference(model, chosen, inputs)

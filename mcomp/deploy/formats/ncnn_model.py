@@ -15,8 +15,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcomp.deploy.formats.base import Format, Written
+from mcomp.deploy.formats.base import Format, Written, in_own_process
 from mcomp.deploy.formats.plain_model import plain_model
+
+_RUN = """\
+import sys
+import numpy as np
+import ncnn
+param, binary, given, answer = sys.argv[1:]
+network = ncnn.Net()
+network.opt.num_threads = 1
+network.opt.use_fp16_arithmetic = network.opt.use_bf16_storage = False
+if network.load_param(param) or network.load_model(binary):
+    sys.exit("it cannot load the files")
+held = np.load(given)
+inputs = [held[str(place)] for place in range(len(held.files))]
+rows = []
+for sample in zip(*inputs):
+    extractor = network.create_extractor()
+    mats = [ncnn.Mat(np.ascontiguousarray(x)).clone() for x in sample]  # a Mat borrows its memory
+    for name, mat in zip(network.input_names(), mats):
+        extractor.input(name, mat)
+    failed, output = extractor.extract(network.output_names()[0])
+    if failed:
+        sys.exit(f"it stopped with {failed}")
+    rows.append(np.array(output).copy())
+np.save(answer, np.stack(rows))
+"""
 
 
 class Ncnn(Format):
@@ -36,7 +61,10 @@ class Ncnn(Format):
             warnings.simplefilter("ignore")  # of torch's own tracing
             source = Path(folder) / "model.pt"
             plain, one = plain_model(model, activations=False), tuple(x[:1] for x in inputs)
-            traced: Any = torch.jit.trace(plain, one, check_trace=False)  # type: ignore[no-untyped-call]
+            try:
+                traced: Any = torch.jit.trace(plain, one, check_trace=False)  # type: ignore[no-untyped-call]
+            except Exception as error:  # the tracer raises whatever a network's own code does
+                raise self.refusal(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
             traced.save(str(source))
             shapes = ",".join(f"[{','.join(map(str, x.shape))}]f32" for x in one)
             half = int(weight_bits == 16)
@@ -50,24 +78,13 @@ class Ncnn(Format):
         return Written((path, binary))
 
     def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
-        """One sample after the other."""
-        import ncnn
-
-        network: Any = ncnn.Net()
-        network.opt.num_threads = 1
-        network.opt.use_fp16_arithmetic = network.opt.use_bf16_storage = False
-        failed = network.load_param(str(written.files[0])) or network.load_model(str(written.files[1]))
-        if failed:
-            raise self.refusal("ncnn has an operator too few: it cannot load what pnnx wrote")
-        return torch.cat([self._one(network, tuple(x[i] for x in inputs)) for i in range(len(inputs[0]))])
-
-    def _one(self, network: Any, sample: tuple[Tensor, ...]) -> Tensor:
-        import ncnn
-
-        extractor = network.create_extractor()
-        for name, x in zip(network.input_names(), sample, strict=True):
-            extractor.input(name, ncnn.Mat(np.ascontiguousarray(x.numpy())).clone())  # a Mat borrows its memory
-        failed, output = extractor.extract(network.output_names()[0])
-        if failed:
-            raise self.refusal(f"ncnn stopped with {failed}")
-        return torch.from_numpy(np.array(output).copy())[None]
+        """One sample after the other, in a process of its own: ncnn has no way to refuse but to crash."""
+        with TemporaryDirectory() as folder:
+            given, answer = Path(folder) / "given.npz", Path(folder) / "answer.npy"
+            held: dict[str, Any] = {str(place): tensor.numpy() for place, tensor in enumerate(inputs)}
+            np.savez(given, **held)
+            try:
+                in_own_process(_RUN, *map(str, (*written.files, given, answer)))
+            except ChildProcessError as error:
+                raise self.refusal(f"ncnn does not run what pnnx wrote: {error}") from error
+            return torch.from_numpy(np.load(answer))

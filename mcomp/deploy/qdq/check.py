@@ -9,10 +9,17 @@ import onnx
 from mcomp.deploy.qdq import cpu_rules, fusion_rules, general_rules, importer_rules
 from mcomp.deploy.qdq.checked_graph import CheckedGraph, is_pair
 from mcomp.deploy.qdq.rules import RULES, TARGETS, Target, Violation
+from mcomp.deploy.qdq_placement import COMMUTING
 from mcomp.errors import UsageError
 
 #: Imported for the rules that they declare.
 DECLARED_IN = (importer_rules, fusion_rules, general_rules, cpu_rules)
+
+
+#: Quantised without Q and DQ: integers all the same.
+INTEGER_OPERATORS = frozenset(
+    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "MatMulNBits"}
+)
 
 
 def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
@@ -33,7 +40,7 @@ def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
     found: list[Violation] = []
     pairs = 0
     for graph in CheckedGraph(model, model.graph).graphs():
-        pairs += sum(is_pair(node) for node in graph.nodes)
+        pairs += sum(is_pair(node) or node.op_type in INTEGER_OPERATORS for node in graph.nodes)
         found += [
             violation
             for each in RULES.values()
@@ -42,17 +49,18 @@ def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
             for violation in each.violations(graph, node)
         ]
     if not pairs and not found:
-        message = f"none of its {len(model.graph.node)} nodes is Q or DQ: the whole network runs in float"
+        message = f"none of its {len(model.graph.node)} nodes computes with integers: the whole network runs in float"
         found.append(Violation("G5", "warning", Path(path).name, message, "quantise the model before exporting it"))
     return sorted(found, key=lambda violation: violation.severity != "error")
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """The model of a file, with its external data.
+    """The model of a file, with its external data; every node has the inputs that its operator needs.
 
     Raises:
-        UsageError: MC443, there is none, or it cannot be read.
+        UsageError: MC443, there is none, it cannot be read, or it is no graph.
     """
+    hint = "export it again"
     try:
         model = onnx.load(path)
     except FileNotFoundError as error:
@@ -60,7 +68,41 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise UsageError(f"no file `{missing}`", code="MC443", hint="external data must lie beside it") from None
     except Exception as error:  # protobuf raises types of its own per implementation
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"`{path}` is not an ONNX model", code="MC443", why=why) from error
+        if isinstance(error, onnx.checker.ValidationError):  # of where external data lies
+            raise UsageError(
+                f"the external data of `{path}` cannot be read", code="MC443", why=why, hint="put its file beside it"
+            ) from None
+        raise UsageError(f"`{path}` is not an ONNX model", code="MC443", why=why, hint=hint) from error
     if not model.graph.node:
-        raise UsageError(f"`{path}` is not an ONNX model, or an empty one", code="MC443", hint="export it again")
+        raise UsageError(f"`{path}` is not an ONNX model, or an empty one", code="MC443", hint=hint)
+    if fault := _malformed(model.graph, set()):
+        raise UsageError(f"`{path}` holds no graph that can be run", code="MC443", why=fault, hint=hint)
     return model
+
+
+#: The least number of inputs of what the rules look at.
+_LEAST_INPUTS = {
+    "QuantizeLinear": 2, "DequantizeLinear": 2, "Conv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMul": 2, "Add": 2,
+}  # fmt: skip
+
+
+def _malformed(graph: onnx.GraphProto, around: set[str]) -> str:
+    """What keeps a graph from being followed: a node without an end, or one that reads what comes later."""
+    known = {"", *around, *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    made = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        name = node.name or node.op_type
+        least = _LEAST_INPUTS.get(node.op_type, 1 if node.op_type in COMMUTING else 0)
+        if len(node.input) < least or not node.output:
+            return f"node `{name}` has {len(node.input)} inputs and {len(node.output)} outputs"
+    waiting = list(graph.node)
+    while waiting:  # some writers leave the order to the reader
+        ready = [node for node in waiting if all(name in known or name not in made for name in node.input)]
+        if not ready:
+            return f"nodes read each other in a circle, `{waiting[0].name or waiting[0].op_type}` among them"
+        known |= {name for node in ready for name in node.output}
+        done = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in done]
+    inner = [entry.g for node in graph.node for entry in node.attribute if entry.HasField("g")]
+    return next((fault for each in inner if (fault := _malformed(each, known | made))), "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -68,7 +68,9 @@ class CheckedGraph:
         """The value of a tensor that no input decides about, read once."""
         if tensor not in self._constants:
             stored, maker = self.initializer(tensor), self.maker(tensor)
-            if stored is not None:
+            if maker is not None and maker.op_type == "Identity":  # exporters share equal constants through it
+                self._constants[tensor] = self.constant(maker.input[0])
+            elif stored is not None:
                 self._constants[tensor] = numpy_helper.to_array(stored)
             else:
                 made = maker is not None and maker.op_type == "Constant"
@@ -77,10 +79,15 @@ class CheckedGraph:
 
     def dequantised(self, tensor: str) -> onnx.NodeProto | None:
         """The ``DequantizeLinear`` behind ``tensor``, through operations that only move data."""
-        maker = self.maker(tensor)
-        while maker is not None and maker.op_type in COMMUTING:
-            maker = self.maker(maker.input[0])
+        maker = self.behind(tensor, COMMUTING)
         return maker if maker is not None and maker.op_type == DEQUANTIZE else None
+
+    def behind(self, tensor: str, op_types: Collection[str]) -> onnx.NodeProto | None:
+        """What makes ``tensor``, first inputs of nodes of these types being looked through."""
+        maker = self.maker(tensor)
+        while maker is not None and maker.op_type in op_types:
+            maker = self.maker(maker.input[0])
+        return maker
 
     def weight_of(self, dequantize: onnx.NodeProto) -> NDArray[Any] | None:
         """The constant that a ``DequantizeLinear`` reads, directly or through ``QuantizeLinear``."""
@@ -89,6 +96,11 @@ class CheckedGraph:
         if maker is not None and maker.op_type == QUANTIZE:
             source = maker.input[0]
         return self.constant(source)
+
+    def channel_scales(self, node: onnx.NodeProto) -> NDArray[Any] | None:
+        """The scales of a Q or DQ node that has several, one per entry of its axis; None for one, and for blocks."""
+        scale = self.scale(node)
+        return None if scale is None or scale.size == 1 or attribute(node, "block_size", 0) else scale
 
     def scale(self, node: onnx.NodeProto) -> NDArray[Any] | None:
         """The scale of a Q or DQ node, where it is constant."""

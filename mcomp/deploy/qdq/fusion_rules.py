@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 
 from mcomp.deploy.onnx_graph import attribute
-from mcomp.deploy.qdq.checked_graph import QUANTIZE, CheckedGraph, is_pair
+from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, QUANTIZE, CheckedGraph, is_pair
 from mcomp.deploy.qdq.rules import Fault, rule
 from mcomp.deploy.qdq_placement import WEIGHTED
 
+_MOVES = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", QUANTIZE, DEQUANTIZE})
 _ACTIVATIONS = {"Relu", "Clip", "BatchNormalization", "LeakyRelu"}
 
 
@@ -102,6 +103,18 @@ def no_float_islands(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Faul
         yield message, "quantise its input too: Q, DQ, resize, Q"
 
 
+@rule("P8", "warning", "tensorrt")
+def a_classifier_behind_a_global_pool_may_stay_float(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
+    """One product of a vector and a matrix gains nothing from INT8, and its rounding is that of the answer."""
+    if node.op_type not in ("Gemm", "MatMul") or node.output[0] not in graph.outputs:
+        return
+    if any(graph.dequantised(name) is None for name in node.input[:2]):
+        return
+    maker = graph.behind(node.input[0], _MOVES)
+    if maker is not None and maker.op_type in ("GlobalAveragePool", "ReduceMean"):
+        yield "the classifier behind a global pool is quantised", "leave it float: `last_layer_float: true`"
+
+
 @rule("P9", "warning", "tensorrt")
 def channels_fill_their_blocks(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
     """Channel counts are multiples of 16: kernels compute in such blocks."""
@@ -151,9 +164,7 @@ def weights_are_stored_as_integers(graph: CheckedGraph, node: onnx.NodeProto) ->
 
 def _comes_from_integers(graph: CheckedGraph, tensor: str) -> bool:
     """Whether a layer with quantised operands made ``tensor``, maybe through its activation."""
-    maker = graph.maker(tensor)
-    while maker is not None and maker.op_type in _ACTIVATIONS:
-        maker = graph.maker(maker.input[0])
+    maker = graph.behind(tensor, _ACTIVATIONS)
     return maker is not None and maker.op_type in WEIGHTED and graph.dequantised(maker.input[0]) is not None
 
 

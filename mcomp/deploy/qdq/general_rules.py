@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from mcomp.deploy.onnx_graph import attribute
@@ -22,6 +24,7 @@ _PER_CHANNEL, _BLOCKED, _HALF_SCALE = 13, 21, 19
 #: What may stand between Q and DQ: it moves integers about, or computes with them.
 _TAKES_INTEGERS = COMMUTING | {
     DEQUANTIZE, "Identity", "Concat", "Gather", "Cast", "Pad", "Shape", "Expand", "Tile", "Where", "Clip",
+    "SpaceToDepth", "ArgMax", "ArgMin", "TopK", "ReduceMax", "ReduceMin", "GatherElements", "GatherND", "Size",
     "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
 }  # fmt: skip
 
@@ -57,7 +60,7 @@ def integers_are_dequantised(graph: CheckedGraph, node: onnx.NodeProto) -> Itera
     if node.op_type != QUANTIZE or not is_pair(node):
         return
     for tensor, reader in _integer_readers(graph, node):
-        if reader.op_type not in _TAKES_INTEGERS and not reader.op_type.startswith("QLinear"):
+        if not _takes_integers(reader):
             message = f"`{reader.name or reader.op_type}` ({reader.op_type}) reads the integers `{tensor}` as they are"
             yield message, "put DequantizeLinear in front of it"
 
@@ -65,11 +68,19 @@ def integers_are_dequantised(graph: CheckedGraph, node: onnx.NodeProto) -> Itera
 @rule("G3", "error", "onnxruntime", "openvino")
 def scales_fit_their_axis(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
     """There are as many scales as entries on their axis, which is 1 where none is written."""
-    scale = graph.scale(node)
-    if scale is None or scale.ndim != 1 or attribute(node, "block_size", 0):
+    given = graph.scale(node)
+    data = graph.constant(node.input[0]) if given is not None else None
+    if given is None or data is None or not data.ndim:
         return
-    data, axis = graph.constant(node.input[0]), attribute(node, "axis", 1)
-    if data is not None and data.ndim and scale.size > 1 and not _fits(data.shape, axis, scale.size):
+    axis, block = int(attribute(node, "axis", 1)), int(attribute(node, "block_size", 0))
+    if block:
+        wanted = [-(-size // block) if place == axis % data.ndim else size for place, size in enumerate(data.shape)]
+        if list(given.shape) != wanted:
+            message = f"scales of shape {list(given.shape)} for blocks of {block} on axis {axis} of {list(data.shape)}"
+            yield message, f"give scales of shape {wanted}"
+        return
+    scale = graph.channel_scales(node)
+    if scale is not None and not _fits(data.shape, axis, scale.size):
         message = f"{scale.size} scales on axis {axis} of a tensor of shape {list(data.shape)}"
         yield message, "give one scale per entry of that axis"
 
@@ -84,8 +95,18 @@ def a_pair_agrees(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
         ("scale", graph.scale(node), graph.scale(maker)),
         ("zero point", graph.zero_point(node), graph.zero_point(maker)),
     ):
-        if ours is not None and theirs is not None and not np.array_equal(ours.ravel(), theirs.ravel()):
+        if ours is not None and theirs is not None and not _same(ours, theirs):
             yield f"its {what} is not that of `{maker.name or maker.output[0]}`", f"give both the same {what}"
+
+
+def _takes_integers(reader: onnx.NodeProto) -> bool:
+    nearest = reader.op_type == "Resize" and attribute(reader, "mode", "nearest") == "nearest"
+    return nearest or reader.op_type in _TAKES_INTEGERS or reader.domain == "com.microsoft"
+
+
+def _same(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+    mine, other = (each.astype(np.float64).ravel() for each in (ours, theirs))
+    return np.array_equal(mine, other, equal_nan=True)  # E3 speaks of nan
 
 
 def _fits(shape: tuple[int, ...], axis: int, count: int) -> bool:

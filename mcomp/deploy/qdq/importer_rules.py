@@ -37,7 +37,10 @@ def zero_point_is_an_int8_zero(graph: CheckedGraph, node: onnx.NodeProto) -> Ite
         return
     fix = "write an int8 zero point of zeros, with the shape of the scale"
     if len(node.input) < 3 or not node.input[2]:
-        yield "no zero point: ONNX reads that as uint8, TensorRT as int8", fix
+        if attribute(node, "output_dtype", 0) in (TensorProto.INT8, TensorProto.INT4):
+            yield "no zero point: the type is written, and the importer wants the zeros too", fix
+        else:
+            yield "no zero point: ONNX reads that as uint8, TensorRT as int8", fix
         return
     zero_point, scale = graph.zero_point(node), graph.scale(node)
     if zero_point is None:
@@ -57,7 +60,8 @@ def scale_is_a_positive_constant(graph: CheckedGraph, node: onnx.NodeProto) -> I
         return
     scale = graph.scale(node)
     if scale is None:
-        yield "the scale is computed at run time", "make the scale an initialiser: calibrate first"
+        if not graph.made_by(node.input[1], "DynamicQuantizeLinear"):  # E1 says whether that is taken
+            yield "the scale is computed at run time", "make the scale an initialiser: calibrate first"
     elif scale.dtype.name not in _SCALE_TYPES:
         yield f"the scale is {scale.dtype.name}", "write it as float32"
     else:
@@ -71,8 +75,8 @@ def scale_is_a_positive_constant(graph: CheckedGraph, node: onnx.NodeProto) -> I
 @rule("E4", "error", "tensorrt")
 def axis_is_written_and_fits(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
     """Several scales need an explicit axis, with as many entries: the defaults of ONNX and TensorRT differ."""
-    scale = graph.scale(node)
-    if scale is None or scale.ndim == 0:
+    scale = graph.channel_scales(node)
+    if scale is None:
         return
     axis = attribute(node, "axis")
     if axis is None:
@@ -87,8 +91,8 @@ def axis_is_written_and_fits(graph: CheckedGraph, node: onnx.NodeProto) -> Itera
 @rule("E5", "error", "tensorrt")
 def only_weights_have_several_scales(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
     """Activations have one scale, weights one per output channel."""
-    scale = graph.scale(node)
-    if scale is None or scale.size == 1:
+    scale = graph.channel_scales(node)
+    if scale is None:
         return
     data = graph.weight_of(node) if node.op_type == DEQUANTIZE else graph.constant(node.input[0])
     if data is None:
@@ -104,7 +108,7 @@ def only_weights_have_several_scales(graph: CheckedGraph, node: onnx.NodeProto) 
 
 @rule("E6", "error", "tensorrt")
 def four_bits_are_for_matrices(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
-    """INT4 is for weights of matrix products whose last dimension is even."""
+    """INT4 is for weights of matrix products whose last dimension is even, in whole blocks of one dimension."""
     tensor = graph.initializer(node.input[0]) if is_pair(node) else None
     if tensor is None or tensor.data_type not in (TensorProto.INT4, TensorProto.UINT4):
         return
@@ -112,23 +116,35 @@ def four_bits_are_for_matrices(graph: CheckedGraph, node: onnx.NodeProto) -> Ite
     if not dims or dims[-1] % 2 or any(reader.op_type == "Conv" for reader in graph.readers(node)):
         message = f"an INT4 tensor of shape {dims}: only matrix weights with an even last dimension are taken"
         yield message, "store this weight as INT8"
+        return
+    block, axis = int(attribute(node, "block_size", 0)), int(attribute(node, "axis", 1))
+    if block and -len(dims) <= axis < len(dims) and dims[axis] % block:
+        yield f"blocks of {block} along {dims[axis]} entries: the last one is no whole block", "divide evenly"
 
 
 @rule("E7", "error", "tensorrt")
 def bias_is_a_float_constant(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
-    """The bias of a convolution is a float initialiser with one number per output channel."""
-    if node.op_type not in ("Conv", "ConvTranspose") or len(node.input) < 3 or not node.input[2]:
+    """The bias of a layer is in float, that of a convolution an initialiser of one number per output channel."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3 or not node.input[2]:
+        return
+    fix = "store a float initialiser with one number per output channel"
+    if graph.made_by(node.input[2], DEQUANTIZE):
+        yield "the bias is quantised", fix
         return
     bias = graph.constant(node.input[2])
-    if bias is None or bias.ndim != 1 or bias.dtype.kind != "f":
-        what = "computed or quantised" if bias is None else f"{bias.dtype.name} of shape {list(bias.shape)}"
-        yield f"the bias is {what}", "store a float initialiser with one number per output channel"
+    if node.op_type == "Gemm" and bias is None:
+        return  # its third operand may be any tensor
+    if bias is None or bias.dtype.kind != "f" or (bias.ndim != 1 and node.op_type != "Gemm"):
+        what = "computed" if bias is None else f"{bias.dtype.name} of shape {list(bias.shape)}"
+        yield f"the bias is {what}", fix
 
 
 @rule("E8", "error", "tensorrt")
 def uint8_stays_outside(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
     """Tensors of uint8 are for the network's inputs and outputs."""
-    to_bytes = node.op_type == "Cast" and attribute(node, "to") == TensorProto.UINT8
+    to_bytes = (
+        node.op_type == "Cast" and attribute(node, "to") == TensorProto.UINT8 and node.output[0] not in graph.outputs
+    )
     tensor = graph.initializer(node.input[0]) if node.input else None
     stored = tensor is not None and tensor.data_type == TensorProto.UINT8
     if to_bytes or stored:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mcomp.errors import StageError
-from mcomp.quantization.pieces import pieces, rows
+from mcomp.quantization.pieces import at_hand, pieces, rows
 
 
 def extremes(x: Tensor, axis: int | None = None) -> tuple[Tensor, Tensor]:
@@ -16,7 +16,7 @@ def extremes(x: Tensor, axis: int | None = None) -> tuple[Tensor, Tensor]:
     """
     x = x.detach()
     if axis is None or x.dim() == 0:
-        if x.device.type != "cpu":
+        if not at_hand(x):
             found = torch.aminmax(x)
             return found.min.float(), found.max.float()
         # a piece that was just read for its minimum is still in the cache for its maximum
@@ -35,7 +35,7 @@ def extremes(x: Tensor, axis: int | None = None) -> tuple[Tensor, Tensor]:
 
 def relu_extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     """0 and the largest value of ``relu(x)``, 0-d in float32: looking for the smallest is spared."""
-    peaks = [piece.amax() for piece in (pieces(x.detach()) if x.device.type == "cpu" else (x.detach(),))]
+    peaks = [piece.amax() for piece in (pieces(x.detach()) if at_hand(x) else (x.detach(),))]
     high = peaks[0] if len(peaks) == 1 else torch.stack(peaks).amax()
     high = high.float().clamp_(min=0)
     return torch.zeros_like(high), high

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mcomp.quantization.observers.base import Observer, Range
 from mcomp.quantization.observers.extremes import extremes, refuse_not_finite
+from mcomp.quantization.pieces import at_hand
 
 
 class MinMaxObserver(Observer):
@@ -46,7 +47,7 @@ class MinMaxObserver(Observer):
 
     def see(self, low: Tensor, high: Tensor, name: str = "") -> None:
         """Widen the range to ``[low, high]``, the extremes of a tensor."""
-        if low.device.type == "cpu":
+        if at_hand(low):
             refuse_not_finite(low, high, name)
         with torch.no_grad():
             if self._seen:

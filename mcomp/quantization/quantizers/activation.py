@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mcomp.quantization.fake_quantize import fake_quantize, relu_fake_quantize
 from mcomp.quantization.integers import MIN_SCALE
-from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
+from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer, largest_level
 
 
 class ActivationQuantizer(HeldRangeQuantizer):
@@ -30,7 +30,7 @@ class ActivationQuantizer(HeldRangeQuantizer):
     """
 
     def __init__(self, bits: int, signed: bool, levels: int | None = None, *, nonnegative_input: bool = False) -> None:
-        qmax = 2 ** (bits - 1) - 1 if signed else levels or 2**bits - 1
+        qmax = largest_level(bits, signed, levels)
         super().__init__(bits, -qmax if signed else 0, qmax, nonnegative_input=nonnegative_input)
         self.register_buffer("scale", torch.ones((), dtype=torch.float32))
 

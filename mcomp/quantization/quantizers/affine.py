@@ -15,8 +15,8 @@ from mcomp.quantization.fake_quantize import Bound, fake_quantize, relu_fake_qua
 from mcomp.quantization.integers import MIN_SCALE, IntegerWeight, QParams, along, along_first
 from mcomp.quantization.observers import MinMaxObserver, build_observer, extremes
 from mcomp.quantization.observers.extremes import refuse_not_finite, relu_extremes
-from mcomp.quantization.pieces import arithmetic_dtype, rows
-from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
+from mcomp.quantization.pieces import arithmetic_dtype, at_hand, rows
+from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer, largest_level
 
 
 class AffineQuantizer(HeldRangeQuantizer):
@@ -70,7 +70,7 @@ class AffineQuantizer(HeldRangeQuantizer):
     ) -> None:
         check_bits(bits, "bits")
         if symmetric:
-            qmax = 2 ** (bits - 1) - 1 if signed else levels or 2**bits - 1
+            qmax = largest_level(bits, signed, levels)
             qmin = -qmax if signed else 0
         else:
             qmin = -(2 ** (bits - 1)) if signed else 0
@@ -227,7 +227,7 @@ class AffineQuantizer(HeldRangeQuantizer):
         """Scale and zero point of ``x`` itself, shaped to broadcast against it."""
         axis = self._axis(x)
         low, high = extremes(x, axis)
-        if x.device.type == "cpu":
+        if at_hand(x):
             refuse_not_finite(low, high, self.name)
         scale, zero_point = self.grid(low, high)
         if axis is None:
@@ -264,7 +264,7 @@ class AffineQuantizer(HeldRangeQuantizer):
                 target.clamp_(self.qmin, self.qmax).sub_(zero).mul_(scale)
             if target is not made:
                 made.copy_(target)
-        if x.device.type == "cpu" and scales and not float(torch.cat(scales).amax()) < float("inf"):
+        if at_hand(x) and scales and not float(torch.cat(scales).amax()) < float("inf"):
             refuse_not_finite(*extremes(x, 0), self.name)
         return result
 
@@ -274,7 +274,7 @@ class AffineQuantizer(HeldRangeQuantizer):
         scale = self.scale if axis is None or self.scale.dim() == 0 else along(self.scale, x.dim(), axis)
         if self.symmetric:
             return scale, self.qmin, self.qmax
-        if self.zero_point.dim() == 0 and self.zero_point.device.type == "cpu":
+        if self.zero_point.dim() == 0 and at_hand(self.zero_point):
             zero = int(self.zero_point)
             return scale, self.qmin - zero, self.qmax - zero
         shift = self.zero_point if axis is None else along(self.zero_point, x.dim(), axis)

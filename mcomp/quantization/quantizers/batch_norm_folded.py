@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -15,11 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from mcomp.errors import StageError
 from mcomp.quantization.batch_statistics import BatchStatistics, normalised
-from mcomp.quantization.fake_quantize import Inside, inside_bounds, pass_inside, straight_through
+from mcomp.quantization.fake_quantize import inside_bounds, pass_inside, straight_through
 from mcomp.quantization.integers import MIN_SCALE, IntegerWeight, QParams, along_first
 from mcomp.quantization.observers import extremes
 from mcomp.quantization.observers.extremes import refuse_not_finite
-from mcomp.quantization.pieces import gradient_buffer, rows
+from mcomp.quantization.pieces import at_hand, gradient_buffer, rows
 from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
 
@@ -88,6 +87,7 @@ class BatchNormFoldedWeight(Quantizer):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # mirrors `steps`, so that a forward pass never waits for the device
         self._awaited: list[RemovableHandle] = []
+        self._ends = inside_bounds(1.0, inner.qmin, inner.qmax)
 
     @property
     def symmetric(self) -> bool:
@@ -212,9 +212,14 @@ class BatchNormFoldedWeight(Quantizer):
         factor = self._factor(self._running_variance())
         alive = factor.abs() > MIN_SCALE
         factor = torch.where(alive, factor, 0.0)
-        one, other = (end.reshape(-1) * factor for end in extremes(x, 0))
-        low, high = torch.minimum(one, other), torch.maximum(one, other)
-        if x.device.type == "cpu":
+        low, high = (end.reshape(-1) for end in extremes(x, 0))
+        if self.inner.symmetric:
+            high = torch.maximum(-low, high).mul_(factor.abs())
+            low = -high
+        else:
+            one, other = low * factor, high * factor
+            low, high = torch.minimum(one, other), torch.maximum(one, other)
+        if at_hand(x):
             refuse_not_finite(low, high, self.name)
         if self.inner.channel_axis is None:
             low, high = low.amin().expand(len(x)), high.amax().expand(len(x))
@@ -234,7 +239,7 @@ class BatchNormFoldedWeight(Quantizer):
         if not self.training:
             return result
         meant = fold.alive if self.inner.channel_axis is None else fold.alive & (fold.scale > MIN_SCALE)
-        if x.device.type != "cpu" or not bool(meant.all()):
+        if not at_hand(x) or not bool(meant.all()):
             return torch.where(along_first(meant, x.dim()), result, x)
         return result
 
@@ -296,7 +301,7 @@ class _FoldedWeight(torch.autograd.Function):
                 target.copy_(own)
         ctx.save_for_backward(weight, *along[:2], along_first(of_batch, weight.dim()))
         ctx.clips = quantizer.folding == "batch"  # the range is that of the running fold
-        ctx.centred, ctx.inside = quantizer.inner.symmetric, _ends(quantizer.qmin, quantizer.qmax)
+        ctx.centred, ctx.inside = quantizer.inner.symmetric, quantizer._ends
         return made
 
     @staticmethod
@@ -311,11 +316,6 @@ class _FoldedWeight(torch.autograd.Function):
             if g.dtype != target.dtype:
                 target.copy_(g)
         return passed, None, None, None
-
-
-@cache
-def _ends(qmin: int, qmax: int) -> Inside:
-    return inside_bounds(1.0, qmin, qmax)
 
 
 def _float_like(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from mcomp.quantization.fake_quantize import pass_inside, straight_through
 from mcomp.quantization.integers import MIN_SCALE, along_first
 from mcomp.quantization.observers import extremes
 from mcomp.quantization.observers.extremes import refuse_not_finite
-from mcomp.quantization.pieces import elementwise, rows
+from mcomp.quantization.pieces import at_hand, elementwise, rows
 from mcomp.quantization.quantizers.activation import ActivationQuantizer
 from mcomp.quantization.quantizers.weight import WeightQuantizer
 
@@ -172,7 +172,7 @@ def _largest(weight: Tensor, top: int, per_channel: bool) -> Tensor:
         StageError: on the CPU, where looking costs nothing: the weight holds inf or nan. Elsewhere the result is nan.
     """
     low, high = extremes(weight, 0 if per_channel else None)
-    if weight.device.type == "cpu":
+    if at_hand(weight):
         refuse_not_finite(low, high, "a weight")
     largest = torch.maximum(-low, high).reshape(-1)
     return torch.where(largest == 0, MIN_SCALE * top, largest)
@@ -182,12 +182,13 @@ def _tanh(weight: Tensor) -> tuple[Tensor, Tensor]:
     """``tanh(W)`` in float32 and its largest magnitude, 0-d.
 
     Raises:
-        StageError: the weight holds inf, which would pass for a large number, or nan.
+        StageError: on the CPU, where looking costs nothing: the weight holds inf, which would pass for a large number,
+            or nan.
     """
     warped = weight.to(torch.float32).tanh()
     low, high = extremes(warped)
     largest = torch.maximum(-low, high)
-    if not bool(largest < 1):  # no weight of a sound network is that large
+    if at_hand(weight) and not bool(largest < 1):  # no weight of a sound network is that large
         refuse_not_finite(*extremes(weight), "a weight")
     return warped, largest
 
@@ -233,32 +234,31 @@ class _PaperWeight(torch.autograd.Function):
         warped, largest = _tanh(weight)
         ctx.save_for_backward(warped)
         top = 2**bits - 1
-        scale = largest.new_tensor(1.0 / top)
-        ctx.dead = not bool(largest)
-        if ctx.dead:
-            return torch.zeros_like(weight)
+        scale = (largest > 0) / top  # a layer of zeros stays one
 
         def work(source: Tensor, result: Tensor) -> None:
-            _paper_levels(source, largest, top, result).mul_(scale)
+            _paper_levels(source, _divisor(largest), top, result).mul_(scale)
 
         return elementwise(warped, work).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (warped,) = ctx.saved_tensors
-        if ctx.dead:  # a layer of zeros gets no gradient
-            return torch.zeros_like(grad), None
         low, high = extremes(warped)
-        negative = bool(-low > high)
-        largest = -low if negative else high
+        negative = -low > high
+        largest = _divisor(torch.maximum(-low, high))  # a layer of zeros gets no gradient
         passed = grad / largest
         pull = (passed * warped).sum() / largest  # through max|u|, which one weight is
         slope = torch.addcmul(torch.ones((), device=warped.device), warped, warped, value=-1)
         passed.mul_(slope)
-        peak = int(warped.argmin() if negative else warped.argmax())
-        place = torch.unravel_index(torch.tensor(peak), warped.shape)
-        passed[place] -= (-pull if negative else pull) * slope[place]
+        peak = torch.where(negative, warped.argmin(), warped.argmax())
+        place = torch.unravel_index(peak.reshape(1), warped.shape)
+        passed[place] -= torch.where(negative, -pull, pull) * slope[place]
         return passed, None
+
+
+def _divisor(largest: Tensor) -> Tensor:
+    return torch.where(largest == 0, float("inf"), largest)
 
 
 class _PaperActivation(torch.autograd.Function):

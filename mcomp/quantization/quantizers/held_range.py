@@ -9,12 +9,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcomp.quantization.across_ranks import joint_extremes, several_ranks
-from mcomp.quantization.config import OFF
+from mcomp.quantization.config import OFF, check_bits
 from mcomp.quantization.fake_quantize import Inside, inside_bounds
 from mcomp.quantization.integers import QParams
 from mcomp.quantization.observers import HistogramObserver, extremes
 from mcomp.quantization.observers.extremes import refuse_not_finite
+from mcomp.quantization.pieces import at_hand
 from mcomp.quantization.quantizers.base import Quantizer
+
+
+def largest_level(bits: int, signed: bool, levels: int | None = None) -> int:
+    """The largest level of a grid around 0, or of one from 0 on, where ``levels`` may set another.
+
+    Raises:
+        UsageError: bits are not offered.
+    """
+    check_bits(bits, "bits")
+    return 2 ** (bits - 1) - 1 if signed else levels or 2**bits - 1
 
 
 class HeldRangeQuantizer(Quantizer):
@@ -117,7 +128,7 @@ class HeldRangeQuantizer(Quantizer):
 
     def inside(self, scale: Tensor, low: int, high: int, *, closed: bool = True) -> Inside | None:
         """Limits for :func:`~mcomp.quantization.fake_quantize.pass_inside`, kept until the scale changes."""
-        if scale.device.type != "cpu" or self.scale.is_inference() or torch.compiler.is_compiling():
+        if not at_hand(scale) or self.scale.is_inference():
             return None
         key = (id(self.scale), self.scale._version, low, high)
         if self._inside is None or self._inside[0] != key:

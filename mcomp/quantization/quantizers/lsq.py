@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mcomp.errors import StageError
 from mcomp.quantization.across_ranks import joint_sum
-from mcomp.quantization.config import check_bits
-from mcomp.quantization.fake_quantize import Inside, inside_bounds, snap
+from mcomp.quantization.fake_quantize import snap
 from mcomp.quantization.integers import MIN_SCALE
-from mcomp.quantization.learned_grid import Grid, grid_gradients, quantised
-from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
+from mcomp.quantization.learned_grid import Grid, OnLearnedGrid, grid_gradients
+from mcomp.quantization.quantizers.held_range import largest_level
+from mcomp.quantization.quantizers.learned_scale import LearnedScaleQuantizer, features_of
 
 
-class LSQuantizer(HeldRangeQuantizer):
+class LSQuantizer(LearnedScaleQuantizer):
     """Fake-quantise to ``scale * round(clamp(x / scale, -Qn, Qp))`` with a scale that trains.
 
     ``Qn = 2**(bits-1)``, ``Qp = 2**(bits-1) - 1`` signed, ``0`` and ``2**bits - 1`` unsigned. Where
@@ -46,9 +45,6 @@ class LSQuantizer(HeldRangeQuantizer):
 
     scheme = "lsq"
 
-    scale: nn.Parameter
-    learned_scales: ClassVar[tuple[str, ...]] = ("scale",)
-
     def __init__(
         self,
         bits: int = 8,
@@ -59,33 +55,21 @@ class LSQuantizer(HeldRangeQuantizer):
         narrow: bool = False,
         nonnegative_input: bool = False,
     ) -> None:
-        check_bits(bits, "bits")
-        qmax = 2 ** (bits - 1) - 1 if signed else levels or 2**bits - 1
+        qmax = largest_level(bits, signed, levels)
         qmin = -(qmax if narrow else qmax + 1) if signed else 0
         super().__init__(bits, qmin, qmax, nonnegative_input=nonnegative_input)
         self.of_weight = of_weight
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def effective_scale(self) -> Tensor:
-        """The scale that is computed with: never below 2**-23."""
-        return self.scale.detach().clamp(min=MIN_SCALE)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The quantised tensor, its range being known."""
         scale = self.effective_scale()
         if not (torch.is_grad_enabled() and (x.requires_grad or self.scale.requires_grad)):
             return snap(x, scale, self.qmin, self.qmax)
-        inside = limits(self, scale, self.qmin, self.qmax)
-        if self.relu:
-            inside = 0.0, inside[1]
-        grid = Grid(scale, self.qmin, self.qmax, inside, self.spent)
-        made: Tensor = _LearnedStep.apply(x, self.scale, grid, self.gradient_scale(x))
+        inside = self.limits(scale, self.qmin, self.qmax)
+        grid = Grid(scale, self.qmin, self.qmax, self.qmax - self.qmin, inside, self.spent)
+        gain = self.gain(x.numel() if self.of_weight else features_of(x))
+        made: Tensor = _LearnedStep.apply(x, grid, gain, self.scale)
         return made
-
-    def gradient_scale(self, x: Tensor) -> float:
-        """``1 / sqrt(N * Qp)``."""
-        features = x.numel() if self.of_weight or x.dim() == 0 else x.numel() // max(x.shape[0], 1)
-        return 1 / math.sqrt(max(features, 1) * self.qmax)
 
     def first_batch(self, x: Tensor) -> None:
         """Start at ``2 * mean|x| / sqrt(Qp)``, the mean of every rank's batch."""
@@ -107,35 +91,8 @@ class LSQuantizer(HeldRangeQuantizer):
         self.mark_ready()
 
 
-def limits(quantizer: HeldRangeQuantizer, scale: Tensor, low: int, high: int) -> Inside:
-    """Exclusive limits of the inputs strictly between the ends of the grid.
-
-    Raises:
-        StageError: the scale is no number.
-    """
-    found = quantizer.inside(scale, low, high, closed=False)
-    if found is None:  # not on the CPU, or in a compiled graph
-        found = inside_bounds(float(scale), low, high, closed=False)
-    if math.isnan(found[1]):
-        raise StageError(
-            f"the learned scale of `{quantizer.name or 'a quantiser'}` is nan",
-            code="MC424",
-            why="training diverged",
-            hint="lower `lr`, or start from an earlier checkpoint",
-        )
-    return found
-
-
-class _LearnedStep(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, gain: float) -> Tensor:
-        made, kept = quantised(x, grid)
-        ctx.save_for_backward(x, kept)
-        ctx.grid, ctx.gain = grid, gain
-        return made
-
+class _LearnedStep(OnLearnedGrid):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, y = ctx.saved_tensors
-        found = grid_gradients(grad, x, y, ctx.grid, of_scale=True, of_ends=False)
-        return found.x, (found.value / ctx.grid.scale * ctx.gain).to(torch.float32), None, None
+        found = grid_gradients(ctx, grad, of_scale=True, of_ends=False)
+        return found.x, None, None, (found.value / ctx.grid.scale * ctx.gain).to(torch.float32)

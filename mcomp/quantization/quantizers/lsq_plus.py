@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mcomp.quantization.config import check_bits
-from mcomp.quantization.fake_quantize import snap
+from mcomp.quantization.fake_quantize import Bound, snap
 from mcomp.quantization.integers import MIN_SCALE, QParams
-from mcomp.quantization.learned_grid import Grid, grid_gradients, quantised
-from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
-from mcomp.quantization.quantizers.lsq import limits
+from mcomp.quantization.learned_grid import Grid, OnLearnedGrid, grid_gradients
+from mcomp.quantization.pieces import at_hand
+from mcomp.quantization.quantizers.learned_scale import LearnedScaleQuantizer, features_of
 
 
-class LSQPlusQuantizer(HeldRangeQuantizer):
+class LSQPlusQuantizer(LearnedScaleQuantizer):
     """Fake-quantise an activation to ``(clamp(round(x/scale) + z, qmin, qmax) - z) * scale``, scale and offset learned.
 
     ``z = round(qmin - offset/scale)``, kept within ``[qmin, qmax]``: the paper's real offset is snapped to the grid, so
@@ -38,13 +37,9 @@ class LSQPlusQuantizer(HeldRangeQuantizer):
 
     scheme = "lsq_plus"
 
-    scale: nn.Parameter
-    learned_scales: ClassVar[tuple[str, ...]] = ("scale",)
-
     def __init__(self, bits: int = 8) -> None:
         check_bits(bits, "bits")
         super().__init__(bits, 0, 2**bits - 1)
-        self.scale = nn.Parameter(torch.ones(()))
         self.offset = nn.Parameter(torch.zeros(()))
 
     @property
@@ -52,28 +47,26 @@ class LSQPlusQuantizer(HeldRangeQuantizer):
         """Whether the zero point is always 0."""
         return False
 
-    def effective_scale(self) -> Tensor:
-        """The scale that is computed with: never below 2**-23."""
-        return self.scale.detach().clamp(min=MIN_SCALE)
-
     def zero_point(self) -> int:
         """The integer that stands for 0."""
-        zero = self.qmin - float((self.offset.detach() / self.effective_scale()).round())
-        return int(min(max(zero, self.qmin), self.qmax))
+        return int(self._zero(self.effective_scale()))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The quantised tensor, its range being known."""
-        scale, zero = self.effective_scale(), self.zero_point()
+        scale = self.effective_scale()
+        found = self._zero(scale)
+        zero: Bound = int(found) if at_hand(found) else found
         low, high = self.qmin - zero, self.qmax - zero
         trains = x.requires_grad or self.scale.requires_grad or self.offset.requires_grad
         if not (torch.is_grad_enabled() and trains):
             return snap(x, scale, low, high)
-        inside = limits(self, scale, low, high)
-        features = x.numel() // max(x.shape[0], 1) if x.dim() else 1
-        gain = 1 / math.sqrt(max(features, 1) * self.qmax)
-        grid = Grid(scale, low, high, inside)
-        made: Tensor = _LearnedGrid.apply(x, self.scale, self.offset, grid, gain)
+        grid = Grid(scale, low, high, self.qmax - self.qmin, self.limits(scale, low, high))
+        made: Tensor = _LearnedGrid.apply(x, grid, self.gain(features_of(x)), self.scale, self.offset)
         return made
+
+    def _zero(self, scale: Tensor) -> Tensor:
+        zero = self.qmin - (self.offset.detach() / scale).round()
+        return zero.nan_to_num(self.qmin).clamp(self.qmin, self.qmax)
 
     def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Start from a grid over ``[low, high]``, widened to hold 0."""
@@ -94,19 +87,10 @@ class LSQPlusQuantizer(HeldRangeQuantizer):
         return QParams(float(self.effective_scale()), self.zero_point(), self.qmin, self.qmax)
 
 
-class _LearnedGrid(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, grid: Grid, gain: float) -> Tensor:
-        made, kept = quantised(x, grid)
-        ctx.save_for_backward(x, kept)
-        ctx.grid, ctx.gain = grid, gain
-        return made
-
+class _LearnedGrid(OnLearnedGrid):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, y = ctx.saved_tensors
-        grid = ctx.grid
-        found = grid_gradients(grad, x, y, grid, of_scale=True, of_ends=True)
+        found, grid = grid_gradients(ctx, grad, of_scale=True, of_ends=True), ctx.grid
         # an end of the range is `level * scale + offset` with levels counted from 0, not from the zero point
         step = (found.value / grid.scale - grid.low * found.outside) * ctx.gain
-        return found.x, step.float(), (found.outside * ctx.gain).float(), None, None
+        return found.x, None, None, step.float(), (found.outside * ctx.gain).float()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
-from mcomp.quantization.config import check_bits
-from mcomp.quantization.fake_quantize import snap
+from mcomp.quantization.fake_quantize import Limits, snap
 from mcomp.quantization.integers import MIN_SCALE
-from mcomp.quantization.learned_grid import Grid, grid_gradients, quantised
-from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer
+from mcomp.quantization.learned_grid import Grid, OnLearnedGrid, grid_gradients
+from mcomp.quantization.pieces import at_hand
+from mcomp.quantization.quantizers.held_range import HeldRangeQuantizer, largest_level
 
 
 class PACTQuantizer(HeldRangeQuantizer):
@@ -48,8 +48,7 @@ class PACTQuantizer(HeldRangeQuantizer):
         levels: int | None = None,
         nonnegative_input: bool = False,
     ) -> None:
-        check_bits(bits, "bits")
-        qmax = 2 ** (bits - 1) - 1 if signed else levels or 2**bits - 1
+        qmax = largest_level(bits, signed, levels)
         super().__init__(bits, -qmax if signed else 0, qmax, nonnegative_input=nonnegative_input)
         self.alpha = nn.Parameter(torch.ones(()))
 
@@ -62,8 +61,14 @@ class PACTQuantizer(HeldRangeQuantizer):
         scale = self.effective_scale()
         if not (torch.is_grad_enabled() and (x.requires_grad or self.alpha.requires_grad)):
             return snap(x, scale, self.qmin, self.qmax)
-        alpha = max(float(self.alpha.detach()), MIN_SCALE * self.qmax)
-        if not math.isfinite(alpha):
+        ends = self._ends(self.alpha.detach().clamp(min=MIN_SCALE * self.qmax))
+        grid = Grid(scale, self.qmin, self.qmax, self.qmax - self.qmin, ends)
+        made: Tensor = _LearnedClip.apply(x, grid, 1.0, self.alpha)
+        return made
+
+    def _ends(self, clip: Tensor) -> Limits:
+        alpha = float(clip) if at_hand(clip) else clip
+        if isinstance(alpha, float) and not math.isfinite(alpha):
             raise StageError(
                 f"the learned clip of `{self.name or 'a quantiser'}` is {alpha}",
                 code="MC424",
@@ -71,9 +76,7 @@ class PACTQuantizer(HeldRangeQuantizer):
                 hint="lower `lr`",
             )
         below = -alpha if self.signed else -float(torch.finfo(torch.float32).smallest_normal)
-        inside = (0.0 if self.relu else float("-inf") if self._one_sided else below, alpha)
-        made: Tensor = _LearnedClip.apply(x, self.alpha, Grid(scale, self.qmin, self.qmax, inside))
-        return made
+        return 0.0 if self.relu else float("-inf") if self._one_sided else below, alpha
 
     def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Start from the larger magnitude, or from ``high`` on an unsigned grid."""
@@ -83,17 +86,8 @@ class PACTQuantizer(HeldRangeQuantizer):
         self.mark_ready()
 
 
-class _LearnedClip(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, grid: Grid) -> Tensor:
-        made, kept = quantised(x, grid)
-        ctx.save_for_backward(x, kept)
-        ctx.grid = grid
-        return made
-
+class _LearnedClip(OnLearnedGrid):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, y = ctx.saved_tensors
-        grid = ctx.grid
-        found = grid_gradients(grad, x, y, grid, of_scale=False, of_ends=True)
-        return found.x, (found.bound / (grid.scale * grid.high)).float(), None
+        found = grid_gradients(ctx, grad, of_scale=False, of_ends=True)
+        return found.x, None, None, (found.bound / (ctx.grid.scale * ctx.grid.high)).float()

@@ -1,16 +1,12 @@
-"""INT8 for NVIDIA GPUs, through a Q/DQ file and TensorRT."""
+"""INT8, or float, for NVIDIA GPUs: through an ONNX file whose types are the law, and TensorRT."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from mcomp.deploy.settings import DeployOptions
 from mcomp.errors import BackendMissingError
-from mcomp.options import Options as BaseOptions
-from mcomp.stages.base import Finding, Stage, StageContext, StageOptions, StageResult, Surroundings, Traits
+from mcomp.stages.base import Finding, Stage, StageContext, StageResult, Surroundings, Traits
 from mcomp.stages.builtin.onnx_int8 import (
     DEPLOY_METRICS,
     delivered,
@@ -20,58 +16,44 @@ from mcomp.stages.builtin.onnx_int8 import (
 )
 from mcomp.stages.forecast import Forecast, Work
 from mcomp.stages.registry import register
+from mcomp.stages.tensorrt_options import TensorRTOptions
 
 if TYPE_CHECKING:
     from mcomp.deploy.delivery import Delivery
-    from mcomp.deploy.tensorrt_engine import ShapeRange
+    from mcomp.deploy.float_delivery import FloatDelivery
+    from mcomp.deploy.remembered_scales import RememberedScales
+    from mcomp.deploy.tensorrt import ShapeRange
 
-ONNX, PLAN = "model.trt.onnx", "model.plan"
-
-
-class BatchRange(BaseOptions):
-    """Batch sizes that the engine takes; ``opt`` is the one it is fastest at."""
-
-    min: int = Field(1, ge=1, description="smallest batch")
-    opt: int = Field(1, ge=1, description="the batch to be fastest at")
-    max: int = Field(32, ge=1, description="largest batch")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> BatchRange:
-        if not self.min <= self.opt <= self.max:
-            raise ValueError(f"batch range min {self.min}, opt {self.opt}, max {self.max} is not in order")
-        return self
+ONNX, PLAN, SCALES, COMMAND = "model.trt.onnx", "model.plan", "calibration.json", "trtexec.txt"
 
 
 @register
 class TrtInt8(Stage):
     """Write an INT8 file for TensorRT, check it in ONNX Runtime, and build the engine where a GPU answers."""
 
-    name, version = "trt_int8", 6
+    name, version = "trt_int8", 7
     traits = Traits(
         conflicts={"engine"},
         provides={"engine"},
         metrics=DEPLOY_METRICS | {"engine_top1", "engine_agreement", "engine_latency_ms", "engine_int8_layers"},
     )
-
-    class Options(DeployOptions, StageOptions):
-        """Those of :class:`mcomp.deploy.settings.DeployOptions`, and the engine's own."""
-
-        on_missing: Literal["skip", "fail"] = Field(
-            "skip", description="without TensorRT or a GPU: finish with a note, or fail (exit 7)"
-        )
-        batch: BatchRange = Field(BatchRange(), description="batch sizes that the engine takes")
-        workspace_mb: int = Field(1024, ge=1, description="MiB that the engine's kernels may use")
-        optimization_level: int = Field(3, ge=0, le=5, description="0 builds fast, 5 runs fast")
+    Options = TensorRTOptions
 
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
-        """A float model needs calibration data."""
-        return missing_calibration(cls.name, options, around)
+        """Integers of a float model need calibration data; floats of any model need none."""
+        if options.precision == "int8":
+            return missing_calibration(cls.name, options, around)
+        return [
+            Finding(f"`{option}` does nothing with `precision: {options.precision}`", (option,), severity="warning")
+            for option, usual in (("calibration", None), ("scales", None), ("rest", "fp32"))
+            if getattr(options, option) != usual
+        ]
 
     @classmethod
     def key_parts(cls, options: Any) -> dict[str, Any]:
         """Another TensorRT or GPU makes another engine; their absence is an outcome too."""
-        from mcomp.deploy.tensorrt_api import installed_version
+        from mcomp.deploy.tensorrt.api import installed_version
         from mcomp.training.hardware import gpu
 
         found = gpu()
@@ -81,7 +63,7 @@ class TrtInt8(Stage):
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
         """The model as the file is made of it."""
-        return delivered(incoming, "tensorrt")
+        return delivered(incoming, "tensorrt") if options.precision == "int8" else incoming
 
     @classmethod
     def work(cls, options: Any) -> Work:
@@ -91,37 +73,31 @@ class TrtInt8(Stage):
     @classmethod
     def missing(cls, options: Any) -> str:
         """What an engine needs, where `on_missing: fail` says that there has to be one."""
-        return _absent() if options.on_missing == "fail" else ""
+        from mcomp.deploy.tensorrt.api import absent_engine
+
+        return absent_engine(options.buffers) if options.on_missing == "fail" else ""
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Write ``model.trt.onnx`` and the trtexec command, measure on test, then build ``model.plan``."""
-        from mcomp.deploy.delivery import deliver
-        from mcomp.deploy.tensorrt_engine import VERIFIED_ON, trtexec_command
+        from mcomp.deploy.tensorrt import trtexec_command
+        from mcomp.deploy.tensorrt.info import VERIFIED_ON
 
-        found = deliver(
-            ctx.model,
-            ctx.example_inputs,
-            ctx.data,
-            ctx.work_dir,
-            target="tensorrt",
-            file_name=ONNX,
-            options=options,
-            seed=ctx.seed,
-            status=lambda text: ctx.report("status", text=text),
-        )
-        shapes = _shapes(ctx, options.batch)
+        found, scales = _deliver(ctx, options)
+        shapes = _shapes(found.lowering.path, options)
         command = trtexec_command(ONNX, PLAN, shapes, options.workspace_mb, options.optimization_level)
-        script = ctx.work_dir / "trtexec.txt"
+        script = ctx.work_dir / COMMAND
         script.write_text(command + "\n")
         result = StageResult(
             model=found.model,
             metrics=found.metrics(),
-            files={**found.files, "trtexec.txt": script},
-            notes=found.notes(),
+            files={**found.files, COMMAND: script},
+            notes=found.notes() + scales.notes,
             details={**found.details(), "trtexec": command},
         )
+        if scales.entries:
+            result.files[SCALES] = scales.write(ctx.work_dir / SCALES)
         try:
-            self._build(ctx, options, found, shapes, result)
+            _build(ctx, options, found, shapes, result)
         except BackendMissingError as error:
             if options.on_missing == "fail":
                 raise
@@ -132,53 +108,79 @@ class TrtInt8(Stage):
             result.details["engine"] = {"status": "skipped", "reason": error.message, "verified_on": VERIFIED_ON}
         return result
 
-    def _build(
-        self, ctx: StageContext, options: Any, found: Delivery, shapes: dict[str, ShapeRange], result: StageResult
-    ) -> None:
-        from dataclasses import asdict
 
-        from mcomp.deploy.tensorrt_engine import Engine, build_engine
-        from mcomp.deploy.verification import verify
-        from mcomp.metrics.timing import batch_of, latency
+def _deliver(ctx: StageContext, options: TensorRTOptions) -> tuple[Delivery | FloatDelivery, RememberedScales]:
+    from mcomp.deploy.remembered_scales import RememberedScales
 
-        if not _absent():
-            ctx.report("status", text="building the TensorRT engine")
-        plan: Path = ctx.work_dir / PLAN
-        info = build_engine(
-            found.lowering.path,
-            plan,
-            shapes,
-            workspace_mb=options.workspace_mb,
-            optimization_level=options.optimization_level,
-            timing_cache=ctx.work_dir / "timing.cache",
-        )
-        engine = Engine(plan)
-        inputs = tuple(batch_of(tensor, options.batch.opt) for tensor in ctx.example_inputs)
-        timed = latency(lambda: engine(*inputs), runs=options.latency_runs, batch=options.batch.opt)
-        result.metrics |= {"engine_latency_ms": round(timed.median_ms, 4), "engine_int8_layers": info.int8_layers}
-        if ctx.data is not None:
-            seen = verify(engine, found.model, ctx.data.test, batch_size=options.batch.max)
-            result.metrics |= {"engine_top1": seen.top1, "engine_agreement": seen.agreement}
-        result.files |= {PLAN: plan, f"{PLAN}.json": plan.with_name(f"{PLAN}.json")}
-        result.notes.append(f"engine built on {info.gpu}: {info.int8_layers} of {info.layers} layers in INT8")
-        result.details["engine"] = {"status": "built", **asdict(info)}
+    scales = RememberedScales(Path(options.scales) if options.scales is not None else None)
+
+    def status(text: str) -> None:
+        ctx.report("status", text=text)
+
+    if options.precision != "int8":
+        from mcomp.deploy.float_delivery import deliver_float
+
+        found: Delivery | FloatDelivery = deliver_float(
+            ctx.model, ctx.example_inputs, ctx.data, ctx.work_dir,
+            precision=options.precision, file_name=ONNX, options=options, status=status,
+        )  # fmt: skip
+        return found, scales
+    from mcomp.deploy.delivery import deliver
+
+    found = deliver(
+        ctx.model, ctx.example_inputs, ctx.data, ctx.work_dir,
+        target="tensorrt", file_name=ONNX, options=options, seed=ctx.seed, status=status,
+        calibrator=scales, rest=options.rest,
+    )  # fmt: skip
+    return found, scales
 
 
-def _absent() -> str:
-    """What an engine needs and is not here, in words."""
-    from mcomp.deploy.tensorrt_api import installed_version
-    from mcomp.training.hardware import gpu
+def _build(
+    ctx: StageContext,
+    options: TensorRTOptions,
+    found: Delivery | FloatDelivery,
+    shapes: dict[str, ShapeRange],
+    result: StageResult,
+) -> None:
+    from dataclasses import asdict
 
-    if not installed_version():
-        return "TensorRT is not installed"
-    return "" if gpu() else "no NVIDIA GPU answers"
+    from mcomp.deploy.tensorrt.api import absent_engine, load_tensorrt
+    from mcomp.deploy.tensorrt.info import info_path
+    from mcomp.deploy.tensorrt.trial import try_engine
+
+    load_tensorrt()  # the first thing that a machine may lack
+    if not absent_engine(options.buffers):
+        ctx.report("status", text="building the TensorRT engine")
+    plan = ctx.work_dir / PLAN
+    tried = try_engine(
+        found.lowering.path,
+        plan,
+        shapes,
+        found.model,
+        ctx.example_inputs,
+        None if ctx.data is None else ctx.data.test,
+        buffers=options.buffers,
+        runs=options.latency_runs,
+        workspace_mb=options.workspace_mb,
+        optimization_level=options.optimization_level,
+        timing_cache=Path(options.timing_cache) if options.timing_cache is not None else None,
+    )
+    info = tried.info
+    result.metrics |= {"engine_latency_ms": round(tried.latency.median_ms, 4), "engine_int8_layers": info.int8_layers}
+    if tried.verification is not None:
+        result.metrics |= {"engine_top1": tried.verification.top1, "engine_agreement": tried.verification.agreement}
+    result.files |= {PLAN: plan, f"{PLAN}.json": info_path(plan)}
+    result.notes += [
+        f"engine built on {info.gpu}: {info.int8_layers} of {info.layers} layers in INT8 "
+        f"(engine verified_on: {info.verified_on})",
+        *info.notes,
+    ]
+    result.details["engine"] = {"status": "built", **asdict(info)}
 
 
-def _shapes(ctx: StageContext, batch: BatchRange) -> dict[str, ShapeRange]:
-    from mcomp.deploy.tensorrt_engine import ShapeRange
+def _shapes(onnx_path: Path, options: TensorRTOptions) -> dict[str, ShapeRange]:
+    from mcomp.deploy.tensorrt import ShapeRange, shape_ranges
 
-    names = ["input", *[f"input_{index}" for index in range(1, len(ctx.example_inputs))]]
-    return {
-        name: ShapeRange(*([size, *tensor.shape[1:]] for size in (batch.min, batch.opt, batch.max)))
-        for name, tensor in zip(names, ctx.example_inputs, strict=True)
-    }
+    batch = (options.batch.min, options.batch.opt, options.batch.max)
+    given = {name: ShapeRange(found.min, found.opt, found.max) for name, found in options.shapes.items()}
+    return shape_ranges(onnx_path, batch, given)

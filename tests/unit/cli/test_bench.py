@@ -49,6 +49,7 @@ def test_people_get_a_table_with_batch_and_threads(files: dict[str, str], capsys
         (["absent.onnx"], "no file `absent.onnx`"),
         (["weights.pth"], "no deployed file"),
         (["FILE", "--engine", "ncnn"], "there are onnxruntime"),
+        (["FILE", "--engine", "tensorrt"], "it runs in onnxruntime, openvino"),
         (["FILE", "--batch", "0"], "no batch"),
         (["FILE", "--rounds", "0"], "measures nothing"),
     ],
@@ -60,3 +61,31 @@ def test_what_cannot_be_measured_is_refused(
     printed = capsys.readouterr().err
     assert "error[MC449]" in printed
     assert said in printed
+
+
+def test_a_file_of_another_shape_is_named_and_not_a_bug_of_ours(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = mcomp.deploy.export(nn.Flatten(), torch.randn(2, 3, 5), tmp_path / "other", "onnx").files[0]
+    assert main(["bench", files["onnx"], str(other), "--engine", "onnxruntime", "--rounds", "1"]) == 2
+    assert "`other.onnx` does not take a batch" in capsys.readouterr().err
+
+
+def test_a_fixed_batch_is_not_called_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    made = mcomp.deploy.export(nn.Flatten(), torch.randn(2, 3, 5), tmp_path / "model", "onnx").files[0]
+    model = onnx.load(made)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, made)
+    assert main(["bench", str(made), "--engine", "onnxruntime", "--batch", "3", "--rounds", "1"]) == 2
+    assert "takes batches of 2, not of 3" in capsys.readouterr().err
+
+
+def test_bytes_are_those_of_the_file_and_no_neighbour_s(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(files["onnx"])
+    path.with_suffix(".bin").write_bytes(bytes(5000))
+    assert main(["bench", str(path), "--engine", "onnxruntime", "--batch", "1", "--rounds", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tables"][0]["rows"][0]["bytes"] == path.stat().st_size

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mcomp.cli.export_verb import _own_code
+from mcomp.cli.export_verb import needs_code
 from mcomp.cli.main import main
 from mcomp.cli.run_choice import chosen_run
 from mcomp.errors import UsageError
@@ -109,7 +109,7 @@ def test_a_verb_that_reads_a_store_says_where_there_is_none(
 
 @pytest.mark.parametrize(("name", "needs"), [("nets/mine.py:make", "`nets/mine.py`"), ("lenet", ""), (None, "")])
 def test_an_export_names_the_code_that_its_network_needs(name: str | None, needs: str) -> None:
-    assert _own_code({"builder": name and {"name": name, "kwargs": {}}}) == needs
+    assert needs_code({"builder": name and {"name": name, "kwargs": {}}}) == needs
 
 
 def test_what_init_and_export_cannot_write_is_no_fault_of_a_store(

@@ -97,7 +97,7 @@ def test_without_tensorrt_the_graph_the_scales_and_the_command_are_still_there(
     def absent(*_: object, **__: object) -> None:
         raise BackendMissingError("TensorRT is not installed", code="MC611")
 
-    monkeypatch.setattr("mcomp.deploy.tensorrt_engine.build_engine", absent)
+    monkeypatch.setattr("mcomp.deploy.tensorrt.api.load_tensorrt", absent)
     result = run(TrtInt8, quantised(levels=127), data, tmp_path)
     assert set(result.files) == {"model.trt.onnx", "qparams.json", "model.fp32.onnx", "trtexec.txt"}
     assert any(note.startswith("engine not built: TensorRT is not installed") for note in result.notes)
@@ -109,13 +109,13 @@ def test_without_tensorrt_the_graph_the_scales_and_the_command_are_still_there(
 
 
 def test_the_backend_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcomp.deploy.tensorrt_api.installed_version", lambda: None)
+    monkeypatch.setattr("mcomp.deploy.tensorrt.api.installed_version", lambda: None)
     monkeypatch.setattr("mcomp.training.hardware.gpu", lambda index=0: None)
     absent = TrtInt8.key_parts(TrtInt8.Options())
     assert (absent["tensorrt"], absent["gpu"]) == ("absent", "absent")
     assert absent["onnx"]
     assert absent["onnxruntime"]
-    monkeypatch.setattr("mcomp.deploy.tensorrt_api.installed_version", lambda: "11.4.0")
+    monkeypatch.setattr("mcomp.deploy.tensorrt.api.installed_version", lambda: "11.4.0")
     monkeypatch.setattr("mcomp.training.hardware.gpu", lambda index=0: {"name": "H200", "sm": 90})
     present = TrtInt8.key_parts(TrtInt8.Options())
     assert (present["tensorrt"], present["gpu"]) == ("11.4.0", "H200")
