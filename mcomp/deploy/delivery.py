@@ -185,29 +185,19 @@ def deliver(
     simulated = target == "tensorrt"
     checked = OnnxSession(lowering.path, options.threads, simulate=True) if simulated else sessions["int8"]
     verification = None if data is None else verify(checked.predict, quantised, data.test)
-    agreement = (
-        [] if data is None else _layer_by_layer(lowering.path, quantised, data, simulate=target != "onnxruntime")
-    )
+    agreement = _layer_by_layer(lowering.path, quantised, data, simulate=target != "onnxruntime")
     latency = compare_latency(sessions, example_inputs, options.latency_batch, options.latency_runs)
     files = {file_name: lowering.path, "qparams.json": qparams, "model.fp32.onnx": fp32.path}
     lowering.notes[:0] = prepared.notes
-    return Delivery(
-        quantised,
-        calibrated,
-        prepared.added,
-        lowering,
-        fp32,
-        violations,
-        verification,
-        backend,
-        latency,
-        files,
-        agreement,
-    )
+    found = Delivery(quantised, calibrated, prepared.added, lowering, fp32, violations, verification, backend, latency)
+    found.files, found.agreement = files, agreement
+    return found
 
 
-def _layer_by_layer(path: Path, model: nn.Module, data: Data, *, simulate: bool) -> list[Agreement]:
+def _layer_by_layer(path: Path, model: nn.Module, data: Data | None, *, simulate: bool) -> list[Agreement]:
     """Of one batch of test images: is what each layer makes of the simulated integers what was simulated?"""
+    if data is None:
+        return []
     images, _ = next(iter(data.test.batches(COMPARED_IMAGES)))
     return compare_integers(path, model, images, simulate=simulate)
 
