@@ -421,7 +421,7 @@ class FreeShared(nn.Module):
         return self.two(self.one(x))
 
 
-@pytest.mark.parametrize("route", ["graph", "modules"])
+@pytest.mark.parametrize("route", ["auto", "modules"])
 def test_a_composite_layer_of_two_names_keeps_no_latent_weight(route: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6)
