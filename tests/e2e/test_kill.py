@@ -137,6 +137,7 @@ def steps_into_an_epoch(store: Path) -> int:
     return 0 if held is None else int(held["step"])
 
 
+@pytest.mark.slow
 def test_learned_steps_come_back_bit_for_bit_from_the_middle_of_an_epoch(nursery: Nursery, tmp_path: Path) -> None:
     recipe = tmp_path / "learned.yaml"
     recipe.write_text(LEARNED)

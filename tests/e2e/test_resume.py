@@ -72,7 +72,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),  # the same way as SIGINT
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_same_bits(
     number: int, code: int, recipe: Path, tmp_path: Path, uninterrupted: list[str]
 ) -> None:
