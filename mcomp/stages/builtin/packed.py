@@ -17,7 +17,7 @@ FILE = "weights.packed"
 class Packed(Stage):
     """Write the weights bit-packed, read them back and compare; hand the model on unchanged."""
 
-    name, version = "packed", 1
+    name, version = "packed", 2
     traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "packed_bytes", "packed_ratio", "exact"})
 
     class Options(StageOptions):
