@@ -31,10 +31,18 @@ def reference(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Tens
         return [each for each in tree_leaves(model.eval()(*example_inputs)) if isinstance(each, Tensor)]
 
 
-def prove_export(proto: onnx.ModelProto, expected: list[Tensor], example_inputs: tuple[Tensor, ...]) -> None:
+def prove_export(
+    proto: onnx.ModelProto, expected: list[Tensor], example_inputs: tuple[Tensor, ...], model: nn.Module
+) -> None:
     """Run the exported graph in ONNX Runtime, its markers doing nothing, and compare.
 
     A graph beyond 2 GiB is not run, nor one whose outputs are not those of the network in number.
+
+    Args:
+        proto: the graph.
+        expected: what the network returns.
+        example_inputs: for both.
+        model: whose parameters the graph takes as inputs by their names, where it holds no values.
 
     Raises:
         OtherFunctionError: the outputs differ.
@@ -47,7 +55,7 @@ def prove_export(proto: onnx.ModelProto, expected: list[Tensor], example_inputs:
         if node.domain == DOMAIN:
             node.domain, node.op_type = "", "Identity"
             del node.attribute[:]
-    found = _run(plain.SerializeToString(), example_inputs)
+    found = _run(plain.SerializeToString(), example_inputs, model)
     for own, other in zip(expected, found, strict=True):
         if not own.is_floating_point() or not bool(torch.isfinite(own).all()) or not own.numel():
             continue
@@ -58,7 +66,7 @@ def prove_export(proto: onnx.ModelProto, expected: list[Tensor], example_inputs:
             raise OtherFunctionError(f"the exported graph computes something else (relative error {error:.1e})")
 
 
-def _run(graph: bytes, example_inputs: tuple[Tensor, ...]) -> list[Any]:
+def _run(graph: bytes, example_inputs: tuple[Tensor, ...], model: nn.Module) -> list[Any]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -66,7 +74,9 @@ def _run(graph: bytes, example_inputs: tuple[Tensor, ...]) -> list[Any]:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    inputs = [value.name for value in session.get_inputs()]
-    arrays = [each.detach().cpu().numpy() for each in example_inputs]
-    outputs: list[Any] = session.run(None, dict(zip(inputs, arrays, strict=False)))
+    names = [value.name for value in session.get_inputs()]
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    given = [name for name in names if name not in held]
+    tensors = {**dict(zip(given, example_inputs, strict=False)), **{name: held[name] for name in names if name in held}}
+    outputs: list[Any] = session.run(None, {name: each.detach().cpu().numpy() for name, each in tensors.items()})
     return outputs

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mcomp.deploy.export_proof import prove_export, reference
@@ -19,6 +20,9 @@ from mcomp.errors import StageError
 
 #: The newest opset that the TorchScript route writes.
 DEFAULT_OPSET = 20
+
+#: Bytes of parameters above which the graph is exported without their values.
+LARGEST_INSIDE = 2**31 - 2**27
 
 #: Of ``torch._C``: turns the log of the TorchScript exporter on and off.
 _SWITCH = "_jit_set_onnx_log_enabled"
@@ -51,7 +55,7 @@ def export_float(
                 proto = export(model.eval(), example_inputs, opset)
                 # markers of the first route compute in torch what they stand for in the file: nothing
                 simple = model if route == "torchscript" else prepare("torchscript")[0]
-                prove_export(proto, reference(simple, example_inputs), example_inputs)
+                prove_export(proto, reference(simple, example_inputs), example_inputs, simple)
                 return proto, marked
         except StageError:
             raise
@@ -83,12 +87,15 @@ def _no_graphs() -> Iterator[None]:
         setattr(torch._C, _SWITCH, switch)
 
 
-def _names(example_inputs: tuple[Tensor, ...]) -> list[str]:
+def input_names(example_inputs: tuple[Tensor, ...]) -> list[str]:
+    """What the inputs are called in the file."""
     return ["input", *[f"input_{index}" for index in range(1, len(example_inputs))]]
 
 
 def _by_torchscript(model: nn.Module, example_inputs: tuple[Tensor, ...], opset: int) -> onnx.ModelProto:
-    names = _names(example_inputs)
+    names = input_names(example_inputs)
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    inside = sum(tensor.numel() * tensor.element_size() for tensor in held.values()) < LARGEST_INSIDE
     target: Any = io.BytesIO()  # accepted by this route, though not in its signature
     torch.onnx.export(
         model,
@@ -99,9 +106,26 @@ def _by_torchscript(model: nn.Module, example_inputs: tuple[Tensor, ...], opset:
         input_names=names,
         output_names=["output"],
         dynamic_axes={name: {0: "batch"} for name in [*names, "output"]},
+        export_params=inside,
         custom_opsets={DOMAIN: 1} if any(isinstance(module, Marker) for module in model.modules()) else None,
     )
-    return onnx.load_model_from_string(target.getvalue())
+    proto = onnx.load_model_from_string(target.getvalue())
+    if not inside:
+        _add_small_values(proto, held)
+    return proto
+
+
+def _add_small_values(proto: onnx.ModelProto, held: dict[str, Tensor]) -> None:
+    """Give a graph that was exported without values those that no marker stands for; the rest stay inputs.
+
+    A message of protobuf ends at 2 GiB, which the integers of a network of that size are well below.
+    """
+    marked = {node.input[0] for node in proto.graph.node if node.domain == DOMAIN}
+    for value in list(proto.graph.input):
+        if value.name in held and value.name not in marked:
+            array = held[value.name].detach().cpu().numpy()
+            proto.graph.initializer.append(numpy_helper.from_array(array, value.name))
+            proto.graph.input.remove(value)
 
 
 def _by_dynamo(model: nn.Module, example_inputs: tuple[Tensor, ...], opset: int) -> onnx.ModelProto:
@@ -114,7 +138,7 @@ def _by_dynamo(model: nn.Module, example_inputs: tuple[Tensor, ...], opset: int)
             example_inputs,
             dynamo=True,
             opset_version=opset,
-            input_names=_names(example_inputs),
+            input_names=input_names(example_inputs),
             output_names=["output"],
             dynamic_shapes=tuple({0: batch} for _ in example_inputs),
             verbose=False,

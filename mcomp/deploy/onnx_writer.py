@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import mcomp
 from mcomp.deploy.checked_arguments import check_arguments
-from mcomp.deploy.float_export import DEFAULT_OPSET, export_float
+from mcomp.deploy.float_export import DEFAULT_OPSET, export_float, input_names
 from mcomp.deploy.folding import folded
 from mcomp.deploy.half_precision import to_half
 from mcomp.deploy.lowering import Lowering
@@ -81,6 +81,7 @@ def to_onnx(
         to_half(graph, lowering)
     proto = finish(graph, lowering, max(wanted, needed_opset(lowering, opset, half=half)))
     _describe(proto, model, target, lowering, metadata or {})
+    _drop_value_inputs(proto, input_names(inputs))
     _write(proto, lowering)
     return lowering
 
@@ -126,14 +127,27 @@ def _describe(
         proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
 
 
+def _drop_value_inputs(proto: onnx.ModelProto, names: list[str]) -> None:
+    """Take out the inputs that stood for weights of a network beyond 2 GiB; all have become integers."""
+    read = {name for node in proto.graph.node for name in node.input}
+    for value in [each for each in proto.graph.input if each.name not in names]:
+        if value.name in read:
+            raise _too_large(f"`{value.name}` and others")
+        proto.graph.input.remove(value)
+
+
+def _too_large(what: str) -> StageError:
+    return StageError(
+        f"{what} would make the ONNX file larger than 2 GiB, which one file cannot be",
+        code="MC433",
+        hint="quantise more of the network, or use a smaller one",
+    )
+
+
 def _write(proto: onnx.ModelProto, lowering: Lowering) -> None:
     size = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
     if size > LARGEST_FILE:
-        raise StageError(
-            f"the ONNX file would take {size / 2**30:.1f} GiB; one file holds less than 2 GiB",
-            code="MC433",
-            hint="quantise more of the network, or use a smaller one",
-        )
+        raise _too_large(f"{size / 2**30:.1f} GiB of values")
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -80,20 +80,34 @@ def read(path: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         )
     if length > min(_LONGEST_HEADER, len(data) - 8 - _CHECK):
         raise _damaged(path, f"its header alone has {length} bytes, the file {len(data)}")
+    if zlib.crc32(memoryview(data)[:-_CHECK]) != int.from_bytes(data[-_CHECK:], "little"):
+        raise _damaged(path, f"the checksum of its {len(data)} bytes is another one than it ends with")
     try:
-        header = json.loads(data[8 : 8 + length])
-    except ValueError as error:
-        raise _damaged(path, "its header is no JSON") from error
-    if not isinstance(header.get("version"), int) or header["version"] > VERSION:
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_distinct, parse_constant=_no_number)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise _damaged(path, f"its header is no JSON of this format ({type(error).__name__})") from error
+    version = header.get("version")
+    if type(version) is not int or version < 1:  # True is an int to Python
+        raise _damaged(path, "its header names no version of the format")
+    if version > VERSION:
         raise StageError(
-            f"`{path}` has version {header.get('version')} of its format",
+            f"`{path}` has version {version} of its format",
             code="MC473",
             why=f"this mcomp reads versions up to {VERSION}",
             hint="upgrade mcomp: `pip install --upgrade mcomp`",
         )
-    if zlib.crc32(data[:-_CHECK]) != int.from_bytes(data[-_CHECK:], "little"):
-        raise _damaged(path, f"the checksum of its {len(data)} bytes is another one than it ends with")
     return header, np.frombuffer(data, np.uint8)[8 + length : -_CHECK]
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _damaged(path: Path, why: str) -> StageError:

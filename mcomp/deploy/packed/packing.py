@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mcomp.deploy.packed.codes import pack_bits, pack_trits
 from mcomp.deploy.packed.container import Body
 from mcomp.deploy.packed.quantised_weights import QuantisedWeight, quantised_weights
-from mcomp.deploy.packed.unpacking import dequantise
+from mcomp.deploy.packed.unpacking import unpack
 from mcomp.errors import StageError
 
 #: How three values are stored: five in a byte (1.6 bits each), or two bits each, which are read faster.
@@ -37,8 +37,9 @@ class PackedTensor:
         bytes: of its codes, or of the tensor.
         scale_bytes: of its scales and zero points.
         float_bytes: that it would have in float32.
-        exact: whether the dequantised weight is the simulated one.
+        exact: whether what the file gives back is the simulated weight, or the tensor that was kept.
         max_abs_error: the largest difference to it.
+        same_as: another name of the same tensor, where its bytes are counted; empty where they are counted here.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PackedTensor:
     float_bytes: int
     exact: bool = True
     max_abs_error: float = 0.0
+    same_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,12 @@ class Packing:
 
     @property
     def float_bytes(self) -> int:
-        """Of the same tensors in float32."""
+        """Of the same tensors in float32, each of them once."""
         return sum(tensor.float_bytes for tensor in self.tensors)
 
     @property
     def exact(self) -> bool:
-        """Whether each weight comes back as it was simulated."""
+        """Whether each weight came back from the file as it is simulated, and all else as it is."""
         return all(tensor.exact for tensor in self.tensors)
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,7 +95,8 @@ def pack(
     """Write the weights of ``model`` to a file: quantised ones as codes and scales, all other tensors as they are.
 
     A code has as many bits as the weight has levels, at most 16. :func:`mcomp.deploy.unpack` gives back the weights
-    that the model multiplies with, the same float32 numbers. Latent weights of training, and its counters, stay behind.
+    that the model multiplies with, the same float32 numbers; the file is read back and compared with them. Latent
+    weights of training, and its counters, stay behind. A tensor of several names is stored once, under each of them.
 
     Args:
         model: quantised, its batch norms folded or not; not changed.
@@ -103,7 +106,8 @@ def pack(
 
     Raises:
         StageError: MC471, no weight is quantised, or a tensor has a type that the format does not have; MC431, a scale
-            is not a number; MC472, the file cannot be written; or a weight holds inf or nan, or has no range yet.
+            is not a number; MC472, the file cannot be written or read back; or a weight holds inf or nan, or has no
+            range yet.
     """
     weights = quantised_weights(model)
     if not weights:
@@ -113,16 +117,34 @@ def pack(
             why="packing stores integers; a float weight would take 32 bits as before",
             hint="quantise the model first: `mcomp.quantization.quantize(model, example_inputs)`",
         )
-    body, header, rows = Body(), {}, []
+    body, header, rows, wanted = Body(), {}, [], {}
     for weight in weights:
         header[weight.name], row = _weight(weight, body, ternary)
         rows.append(row)
-    for name, tensor in _kept(model, weights):
+        wanted[weight.name] = torch.from_numpy(weight.simulated)
+    for name, tensor, same_as in _kept(model, weights):
         data, kind = _as_it_is(name, tensor)
         header[name] = {"shape": list(tensor.shape), "at": body.add(data), "type": kind}
-        rows.append(PackedTensor(name, tuple(tensor.shape), kind, 0, len(data), 0, 4 * tensor.numel()))
+        rows.append(
+            _counted(PackedTensor(name, tuple(tensor.shape), kind, 0, len(data), 0, 4 * tensor.numel()), same_as)
+        )
+        wanted[name] = tensor
     size = body.write(Path(path), header, dict(metadata or {}))
-    return Packing(Path(path), size, tuple(rows))
+    held = unpack(path).tensors
+    return Packing(Path(path), size, tuple(_compared(row, held[row.name], wanted[row.name]) for row in rows))
+
+
+def _counted(row: PackedTensor, same_as: str) -> PackedTensor:
+    """``row`` without its bytes, where another one has them."""
+    return replace(row, bytes=0, scale_bytes=0, float_bytes=0, same_as=same_as) if same_as else row
+
+
+def _compared(row: PackedTensor, held: Tensor, wanted: Tensor) -> PackedTensor:
+    """``row`` and what the file gives back for it; a NaN that was kept is like any other number."""
+    if torch.equal(held, wanted) or (not row.levels and _as_it_is(row.name, held) == _as_it_is(row.name, wanted)):
+        return row
+    apart = (held.to(torch.complex128) - wanted.to(torch.complex128)).abs()
+    return replace(row, exact=False, max_abs_error=float(apart.nan_to_num(nan=torch.finfo(torch.float64).max).max()))
 
 
 def _weight(weight: QuantisedWeight, body: Body, ternary: Ternary) -> tuple[dict[str, Any], PackedTensor]:
@@ -150,13 +172,9 @@ def _weight(weight: QuantisedWeight, body: Body, ternary: Ternary) -> tuple[dict
     if weight.zero_point is not None:
         entry["zero_point"] = body.add(weight.zero_point.astype("<i4").tobytes())
         scale_bytes *= 2
-    back = dequantise(values, scale, weight.zero_point, weight.axis)
-    error = float(np.abs(back.astype(np.float64) - weight.simulated).max(initial=0.0))
-    encoding = "base3" if in_fives else f"{bits}-bit"
-    shape, exact = tuple(values.shape), error == 0.0
-    return entry, PackedTensor(
-        weight.name, shape, encoding, levels, len(data), scale_bytes, 4 * values.size, exact, error
-    )
+    encoding, shape = "base3" if in_fives else f"{bits}-bit", tuple(values.shape)
+    row = PackedTensor(weight.name, shape, encoding, levels, len(data), scale_bytes, 4 * values.size)
+    return entry, _counted(row, weight.same_as)
 
 
 def _without_dead_channels(weight: QuantisedWeight) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -173,15 +191,17 @@ def _without_dead_channels(weight: QuantisedWeight) -> tuple[NDArray[np.int32], 
     return np.ascontiguousarray(np.moveaxis(filled, 0, weight.axis)), scale
 
 
-def _kept(model: nn.Module, weights: list[QuantisedWeight]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the state that packed weights do not stand for."""
+def _kept(model: nn.Module, weights: list[QuantisedWeight]) -> Iterator[tuple[str, Tensor, str]]:
+    """The tensors of the state that packed weights do not stand for, with the first name of those that came before."""
+    first: dict[int, str] = {}
     replaced = {name for weight in weights for name in weight.replaced}
     inside = tuple(prefix for weight in weights for prefix in weight.inside)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.state_dict(keep_vars=True).items():
         if name in replaced or name.startswith(inside) or name.rpartition(".")[2] == _COUNTERS:
             continue
         if isinstance(tensor, Tensor):
-            yield name, tensor.detach().cpu()
+            same_as = first.setdefault(id(tensor), name)
+            yield name, tensor.detach().cpu(), "" if same_as == name else same_as
 
 
 def _as_it_is(name: str, tensor: Tensor) -> tuple[bytes, str]:

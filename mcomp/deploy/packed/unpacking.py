@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcomp.deploy.packed import container
-from mcomp.deploy.packed.codes import bytes_for, unpack_bits, unpack_trits
+from mcomp.deploy.packed.codes import unpack_bits, unpack_trits
+from mcomp.deploy.packed.entries import BFLOAT16, KeptEntry, WeightEntry, check_range, read_entry
 from mcomp.errors import StageError
 
 
@@ -41,10 +41,10 @@ def unpack(path: str | Path) -> Unpacked:
     """
     header, data = container.read(Path(path))
     try:
-        tensors = {name: _tensor(entry, data) for name, entry in header["tensors"].items()}
+        tensors = {name: _tensor(read_entry(entry, data)) for name, entry in header["tensors"].items()}
         weights = tuple(name for name, entry in header["tensors"].items() if "bits" in entry)
         metadata = {str(name): str(value) for name, value in header["metadata"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise StageError(
             f"`{path}` describes a tensor that it does not hold",
             code="MC472",
@@ -66,28 +66,15 @@ def dequantise(
     return product
 
 
-def _tensor(entry: dict[str, Any], data: NDArray[np.uint8]) -> Tensor:
-    shape = [int(side) for side in entry["shape"]]
-    count = int(np.prod(shape, dtype=np.int64))
-    if any(side < 0 for side in shape):
-        raise ValueError(f"a shape of {shape}")
-    if "type" in entry:
-        if entry["type"] == "bfloat16":
-            halves = _numbers(data, entry["at"], "<i2", count).reshape(shape)
-            return torch.from_numpy(halves.astype(np.int16)).view(torch.bfloat16)
-        kind = np.dtype(entry["type"])
-        return torch.from_numpy(_numbers(data, entry["at"], kind.newbyteorder("<"), count).astype(kind).reshape(shape))
-    bits = int(entry["bits"]) or None
-    stored = _numbers(data, entry["at"], "u1", bytes_for(count, bits))
-    codes = unpack_trits(stored, count) if bits is None else unpack_bits(stored, bits, count)
-    values = codes.astype(np.int32).reshape(shape) * int(entry["step"]) + int(entry["low"])
-    scale = _numbers(data, entry["scale"], "<f4", entry["scales"])
-    zero = _numbers(data, entry["zero_point"], "<i4", entry["scales"]) if "zero_point" in entry else None
-    return torch.from_numpy(dequantise(values.astype(np.int32), scale.astype(np.float32), zero, entry["axis"]))
-
-
-def _numbers(data: NDArray[np.uint8], start: int, kind: Any, count: int) -> NDArray[Any]:
-    kind = np.dtype(kind)
-    if kind.hasobject or start < 0 or start + count * kind.itemsize > len(data):
-        raise ValueError(f"{count} numbers of type {kind} from byte {start} on do not lie in {len(data)} bytes")
-    return data[start : start + count * kind.itemsize].view(kind)
+def _tensor(entry: KeptEntry | WeightEntry) -> Tensor:
+    if isinstance(entry, KeptEntry):
+        if entry.kind == BFLOAT16:
+            return torch.from_numpy(entry.numbers.astype(np.int16).reshape(entry.shape)).view(torch.bfloat16)
+        return torch.from_numpy(entry.numbers.astype(np.dtype(entry.kind)).reshape(entry.shape))
+    if entry.bits is None:
+        codes = unpack_trits(entry.stored, entry.count)
+    else:
+        codes = unpack_bits(entry.stored, entry.bits, entry.count)
+    check_range(entry, int(codes.max(initial=0)))
+    values = codes.astype(np.int32).reshape(entry.shape) * np.int32(entry.step) + np.int32(entry.low)
+    return torch.from_numpy(dequantise(values, entry.scale, entry.zero_point, entry.axis))

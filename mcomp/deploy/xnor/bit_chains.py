@@ -128,7 +128,8 @@ class _Chains:
             tail.insert(0, self.modules[str(maker.target)])
             maker = maker.all_input_nodes[0]
         layer = self._module(maker)
-        if type(layer) is XnorConv2d and self._own(layer) and len(maker.users) == 1 and layer.input_scale is None:
+        alone = type(layer) is XnorConv2d and self._own(layer) and len(maker.users) == 1
+        if isinstance(layer, XnorConv2d) and alone and layer.input_scale is None and layer.outputs == channels:
             edges = thresholds.of_sums(tail, layer.scale, layer.bias, layer.products)
             if edges is not None:
                 layer.give_signs(*edges, groups)
@@ -138,7 +139,7 @@ class _Chains:
             maker = sign.all_input_nodes[0]
         with self.model.graph.inserting_after(maker):
             threshold, flip = floats or (None, None)
-            return self._call(SignPacking(groups, threshold, flip, self.path), maker, sign.name)
+            return self._call(SignPacking(channels, groups, threshold, flip, self.path), maker, sign.name)
 
     def _hand_over(self, floats: fx.Node, packed: fx.Node) -> None:
         """Let every reader of ``floats`` read ``packed``."""

@@ -38,7 +38,7 @@ Size = tuple[int, int]
 class Chain(Protocol):
     """Steps that the compiled module runs one after the other; shapes and meanings stand in ``source/xnor.cpp``."""
 
-    def pack(self, groups: int, threshold: Tensor | None, flip: Tensor | None, /) -> None:
+    def pack(self, channels: int, groups: int, threshold: Tensor | None, flip: Tensor | None, /) -> None:
         """Add: signs of ``(N, C, H, W)`` as bits."""
 
     def pool(self, kernel: Size, stride: Size, padding: Size, dilation: Size, size: Size, /) -> None:

@@ -40,6 +40,13 @@ class Geometry:
         """All ten, as the compiled loops take them."""
         return [*self.kernel, *self.stride, *self.dilation, *self.before, *self.after]
 
+    def least(self) -> Pair:
+        """Rows and columns of the smallest image that a window fits on, border included; may be below 1."""
+        rows, columns = (
+            self.dilation[dim] * (self.kernel[dim] - 1) + 1 - self.before[dim] - self.after[dim] for dim in (0, 1)
+        )
+        return rows, columns
+
     def output(self, size: Pair) -> Pair:
         """Rows and columns that it makes of an image."""
         return len(self.inside(size[0], 0)), len(self.inside(size[1], 1))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mcomp.deploy.xnor.extension import Chain, InstructionPath, Size
 from mcomp.deploy.xnor.filters import LANES, BinaryFilters, by_lane, pack_filters, sums_from
 from mcomp.deploy.xnor.geometry import Geometry
+from mcomp.deploy.xnor.refusals import refuse_channels, refuse_small
 from mcomp.deploy.xnor.sign_steps import SignPacking, SignStep
 from mcomp.quantization.quantizers.binary import BinaryCodes
 from mcomp.quantization.quantizers.xnor import XNORInputScale, scale_output
@@ -20,7 +21,10 @@ class XnorLayer(SignStep):
     """What the three share: filters as bits, one scale each, and an input that is packed into bits.
 
     The sums are exact. Each becomes ``float32(sum) * scale``, rounded once, plus the bias, rounded once more: the
-    simulated layer computed without rounding on the way, whose own float32 sums differ from it in the last bits.
+    simulated layer computed without rounding on the way, whose own float32 sums differ from it in the last bits. So may
+    signs: where what a following sign reads is 0 by exact sums, or nearer to it than the rounding of the simulated
+    sums, the simulation may fall on the other side of 0, and the binary input of the next layer differs by a whole -1
+    to +1. With no bias and no batch norm between, that is where as many products are +1 as are -1.
     A NaN in the input counts as a negative number.
 
     Args:
@@ -68,13 +72,18 @@ class XnorLayer(SignStep):
         self.register_buffer("flip", None)
         between = quantised and codes == "01"  # 0 is no border between these
         edges = torch.full((self.inputs,), 0.5) if between else None
-        self.register_module("packing", SignPacking(self.groups, edges, path=path))
+        self.register_module("packing", SignPacking(self.inputs, self.groups, edges, path=path))
         self.register_module("input_scale", getattr(layer, "input_scale", None))
 
     @property
     def reads_floats(self) -> bool:
         """Whether it packs its input itself."""
         return self.packing is not None
+
+    @property
+    def float_channels(self) -> int:
+        """Its inputs, where it packs them itself."""
+        return 0 if self.packing is None else self.inputs
 
     def read_signs(self) -> None:
         """From now on read packed signs."""
@@ -97,6 +106,7 @@ class XnorLayer(SignStep):
 
     def add_to(self, chain: Chain, size: Size, channels_last: bool) -> Size:
         """Packing, where floats come in, and the convolution."""
+        refuse_small(size, self.geometry.least())
         if self.packing is not None:
             self.packing.add_to(chain, size, channels_last)
         classes, base = sums_from(self.taps, self.products, self.groups, self.geometry, size, self.codes)
@@ -165,5 +175,6 @@ class XnorLinear(XnorLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product."""
+        refuse_channels(x.shape[-1] if x.dim() else 1, self.inputs)
         output = self.run(x.reshape(-1, self.inputs, 1, 1)).view(*x.shape[:-1], self.outputs)
         return output if self.input_scale is None else scale_output(output, self.input_scale(x), self.bias, 0)

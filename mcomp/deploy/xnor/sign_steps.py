@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mcomp.deploy.xnor.extension import Chain, InstructionPath, Size, extension
 from mcomp.deploy.xnor.filters import WORD
-from mcomp.errors import UsageError
+from mcomp.deploy.xnor.refusals import refuse_input, refuse_moved, refuse_small
 
 #: Sizes of image whose chains are kept.
 _KEPT = 8
@@ -38,10 +38,18 @@ class SignStep(nn.Module):
         """Whether floats come in, and not packed signs."""
         return False
 
+    @property
+    def float_channels(self) -> int:
+        """Of the floats that come in; 0 where packed signs do."""
+        return 0
+
     def add_to(self, chain: Chain, size: Size, channels_last: bool) -> Size:
         """Add what this module does to ``chain``, for images of ``size``; returns the size that it makes of them.
 
         ``channels_last`` is the memory format of floats that come in.
+
+        Raises:
+            UsageError: MC621, no window fits on the image.
         """
         raise NotImplementedError
 
@@ -49,17 +57,18 @@ class SignStep(nn.Module):
         """What the steps make of ``(N, C, H, W)`` floats or of packed signs.
 
         Raises:
-            UsageError: MC621, another type, device or number of dimensions, or a gradient is asked for.
+            UsageError: MC621, another type or device, other dimensions or channels, a gradient is asked for, or no
+                window fits on the image.
         """
         floats = self.reads_floats
-        _refuse(x, torch.float32 if floats else torch.int32)
+        refuse_input(x, torch.float32 if floats else torch.int32, self.float_channels)
         size = (x.shape[2], x.shape[3]) if floats else (x.shape[1], x.shape[2])
         last = floats and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         chain = self._chains.get((size, last))
         if chain is None:
             if len(self._chains) >= _KEPT:
                 self.forget()
-            _refuse_moved(self)
+            refuse_moved(self)
             chain = extension().Chain(self.path)
             self.add_to(chain, size, last)
             self._chains[size, last] = chain
@@ -81,6 +90,7 @@ class SignPacking(SignStep):
     """Floats to packed signs, of what a batch norm, say, would make of them.
 
     Args:
+        channels: of the floats.
         groups: of the layer that reads them.
         threshold: float32 ``[channels]``: from where on the sign is +1; 0 when left out,
         flip: bool ``[channels]``: or -1, where this says so.
@@ -94,10 +104,15 @@ class SignPacking(SignStep):
     flip: Tensor | None
 
     def __init__(
-        self, groups: int, threshold: Tensor | None = None, flip: Tensor | None = None, path: InstructionPath = "auto"
+        self,
+        channels: int,
+        groups: int = 1,
+        threshold: Tensor | None = None,
+        flip: Tensor | None = None,
+        path: InstructionPath = "auto",
     ) -> None:
         super().__init__(path)
-        self.groups = groups
+        self.channels, self.groups = channels, groups
         self.register_buffer("threshold", threshold)
         self.register_buffer("flip", None if flip is None else _as_words(flip, groups))
 
@@ -106,9 +121,14 @@ class SignPacking(SignStep):
         """Always."""
         return True
 
+    @property
+    def float_channels(self) -> int:
+        """All of them."""
+        return self.channels
+
     def add_to(self, chain: Chain, size: Size, channels_last: bool) -> Size:
         """The packing."""
-        chain.pack(self.groups, self.threshold, self.flip)
+        chain.pack(self.channels, self.groups, self.threshold, self.flip)
         return size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,11 +150,9 @@ class SignMaxPool2d(SignStep):
 
     def add_to(self, chain: Chain, size: Size, channels_last: bool) -> Size:
         """The pooling."""
-        rows, columns = (
-            (size[dim] + 2 * self.padding[dim] - self.dilation[dim] * (self.kernel[dim] - 1) - 1) // self.stride[dim]
-            + 1
-            for dim in (0, 1)
-        )
+        reach = [step * (side - 1) + 1 for step, side in zip(self.dilation, self.kernel, strict=True)]
+        refuse_small(size, (reach[0] - 2 * self.padding[0], reach[1] - 2 * self.padding[1]))
+        rows, columns = ((size[dim] + 2 * self.padding[dim] - reach[dim]) // self.stride[dim] + 1 for dim in (0, 1))
         chain.pool(self.kernel, self.stride, self.padding, self.dilation, (rows, columns))
         return rows, columns
 
@@ -163,6 +181,11 @@ class SignChain(SignStep):
         """Whether its first step does."""
         return bool(self.steps[0].reads_floats)
 
+    @property
+    def float_channels(self) -> int:
+        """Of its first step."""
+        return int(self.steps[0].float_channels)  # type: ignore[arg-type]
+
     def add_to(self, chain: Chain, size: Size, channels_last: bool) -> Size:
         """All of them."""
         for step in self.steps:
@@ -188,35 +211,3 @@ def _both(side: Any) -> Size:
 
 def _forget(step: SignStep, _keys: Any) -> None:
     step.forget()
-
-
-def _refuse_moved(step: SignStep) -> None:
-    """Compiled loops would read whatever lies there."""
-    for name, tensor in step.named_buffers():
-        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise UsageError(
-                f"`{name}` of a layer that counts bits is a {kind} tensor on `{tensor.device}`",
-                code="MC621",
-                why="its loops run on the CPU, with scales in float32",
-                hint="do not move or convert an accelerated model",
-            )
-
-
-def _refuse(x: Tensor, dtype: torch.dtype) -> None:
-    wrong = ""
-    if x.dtype != dtype:
-        wrong = f"{str(x.dtype).removeprefix('torch.')} tensor"
-    elif x.device.type != "cpu":
-        wrong = f"tensor on `{x.device}`"
-    elif x.dim() != 4:
-        wrong = f"tensor of {x.dim()} dimensions"
-    elif x.requires_grad and torch.is_grad_enabled():
-        wrong = "tensor that asks for a gradient"
-    if wrong:
-        raise UsageError(
-            f"a layer that counts bits was given a {wrong}",
-            code="MC621",
-            why=f"its loops read batches in {str(dtype).removeprefix('torch.')} on the CPU, and know no backward pass",
-            hint="call the model with float32 CPU tensors under `torch.inference_mode()`; train the simulated one",
-        )

@@ -17,7 +17,7 @@ from mcomp.deploy.preparation import prepare
 from mcomp.deploy.written_constants import fold_written_constants
 from mcomp.errors import StageError
 from mcomp.quantization import calibrate, quantize
-from tests.unit.deploy.deploy_networks import chain, images
+from tests.unit.deploy.deploy_networks import Residual, chain, images
 
 
 class Masked(nn.Module):
@@ -98,3 +98,29 @@ def test_a_prepared_network_is_proven_with_its_markers(tmp_path: Path, monkeypat
     prepared = prepare(chain().eval(), (images(2),), "tensorrt", lambda: [images()])
     to_onnx(prepared.model, (images(2),), tmp_path / "m.onnx", "tensorrt")
     assert seen == [8]  # four weights and the four tensors that they meet
+
+
+@pytest.mark.parametrize("profile", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("network", [chain, Residual])
+def test_a_network_beyond_two_gigabytes_is_exported_without_values_and_written_with_integers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Any, profile: Any
+) -> None:
+    prepared = prepare(network().eval(), (images(2),), profile, lambda: [images()])
+    usual = to_onnx(prepared.model, (images(2),), tmp_path / "usual.onnx", profile)
+    monkeypatch.setattr(float_export, "LARGEST_INSIDE", 0)
+    large = to_onnx(prepared.model, (images(2),), tmp_path / "large.onnx", profile)
+    assert [row.name for row in large.tensors if row.kind == "weight"] == [
+        row.name for row in usual.tensors if row.kind == "weight"
+    ]
+    assert [value.name for value in onnx.load(large.path).graph.input] == ["input"]
+    sessions = [OnnxSession(each.path, simulate=True) for each in (usual, large)]
+    assert torch.equal(*[session.predict(images(4)) for session in sessions])
+
+
+def test_floats_beyond_two_gigabytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = quantize(chain().eval(), (images(2),), calibration=[images()], first_layer_float=False).eval()
+    monkeypatch.setattr(float_export, "LARGEST_INSIDE", 0)
+    with pytest.raises(StageError, match="larger than 2 GiB") as caught:
+        to_onnx(model, (images(2),), tmp_path / "m.onnx", "float")
+    assert caught.value.code == "MC433"
+    assert not (tmp_path / "m.onnx").exists()

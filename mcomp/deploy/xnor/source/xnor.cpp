@@ -61,16 +61,23 @@ void in_parallel(int64_t size, int64_t grain, const F& work) {
   }
 }
 
+// Whether loops may read `size` numbers of it, where it is there at all.
+bool holds(const std::optional<Tensor>& tensor, int64_t size) {
+  return !tensor || (tensor->numel() == size && tensor->is_contiguous() && tensor->is_cpu());
+}
+
 // Signs of [N, C, H, W], contiguous or channels last: [N, H, W, groups * words]. A bit is x >= threshold (0 where there
 // is none), inverted where `flip`, one word per word of a pixel, has a 1.
-Tensor pack(const Tensor& input, int64_t groups, const std::optional<Tensor>& threshold,
+Tensor pack(const Tensor& input, int64_t channels, int64_t groups, const std::optional<Tensor>& threshold,
             const std::optional<Tensor>& flip, const std::string& path) {
   const Kernels& kernel = kernels(path);
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat && input.is_cpu(), "[N, C, H, W] in float32");
   const bool rows = !input.is_contiguous() && input.is_contiguous(at::MemoryFormat::ChannelsLast);
   const Tensor x = rows ? input : input.contiguous();
-  const int64_t images = x.size(0), channels = x.size(1), plane = x.size(2) * x.size(3);
+  TORCH_CHECK(x.size(1) == channels && groups > 0 && channels % groups == 0, "images of other channels");
+  const int64_t images = x.size(0), plane = x.size(2) * x.size(3);
   const int64_t each = channels / groups, each_words = words_for(each), words = groups * each_words;
+  TORCH_CHECK(holds(threshold, channels) && holds(flip, words), "a threshold per channel, a flip per word");
   Tensor packed = at::empty({images, x.size(2), x.size(3), words}, x.options().dtype(at::kInt));
   auto* target = reinterpret_cast<uint32_t*>(packed.mutable_data_ptr<int32_t>());
   const float* source = x.const_data_ptr<float>();
@@ -188,10 +195,13 @@ class Convolution {
         runs_(runs_of(geometry, padded_.size(2), padded_.size(3), padded_.size(3) / groups_)) {
     TORCH_CHECK(filters.is_contiguous() && packed.is_contiguous() && by_class.is_contiguous(), "contiguous words");
     TORCH_CHECK(height_ > 0 && width_ > 0 && classes.numel() == height_ * width_, "a class per pixel");
-    TORCH_CHECK(padded_.size(3) * geometry.kernel[0] * geometry.kernel[1] == filter_words_ * groups_, "other channels");
+    TORCH_CHECK(padded_.size(3) * geometry.kernel[0] * geometry.kernel[1] == filter_words_ * groups_, "other words");
+    TORCH_CHECK(outputs % groups_ == 0 && outputs / groups_ <= vectors_ * LANES, "a lane per filter");
+    TORCH_CHECK(by_class.dim() == 2 && by_class.size(1) == lanes(), "a number per class and lane");
   }
 
   Tensor floats(int32_t shift, const Tensor& scale, const std::optional<Tensor>& bias, bool channels_last) const {
+    TORCH_CHECK(holds(scale, lanes()) && holds(bias, lanes()), "a scale and a bias per lane");
     const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
     Tensor result = at::empty({images_, outputs_, height_, width_}, scale.options(), format);
     const float* factor = scale.const_data_ptr<float>();
@@ -220,6 +230,7 @@ class Convolution {
   }
 
   Tensor signs(const Tensor& flip, int64_t groups) const {
+    TORCH_CHECK(holds(flip, groups_ * vectors_) && groups > 0 && outputs_ % groups == 0, "a flip per vector");
     const int64_t each = outputs_ / groups, words = groups * words_for(each);
     // where no group ends inside a word, a register of filters fills half a word
     const bool halves = (groups == 1 || each % WORD == 0) && (groups_ == 1 || outputs_ / groups_ % LANES == 0);
@@ -252,6 +263,8 @@ class Convolution {
     int64_t lane, vectors;    // of the filters as packed
     int64_t output, outputs;  // of the filters as counted, which the last vector of a group has fewer of
   };
+
+  int64_t lanes() const { return groups_ * vectors_ * LANES; }
 
   ByClass by_class(const Tile& tile) const {
     return {by_class_.const_data_ptr<int32_t>() + tile.lane, by_class_.size(1)};
@@ -350,8 +363,8 @@ class Chain {
  public:
   explicit Chain(std::string path) : path_(std::move(path)) {}
 
-  void pack(int64_t groups, std::optional<Tensor> threshold, std::optional<Tensor> flip) {
-    add([=, this](const Tensor& x) { return xnor::pack(x, groups, threshold, flip, path_); });
+  void pack(int64_t channels, int64_t groups, std::optional<Tensor> threshold, std::optional<Tensor> flip) {
+    add([=, this](const Tensor& x) { return xnor::pack(x, channels, groups, threshold, flip, path_); });
   }
 
   void pool(std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride, std::array<int64_t, 2> padding,

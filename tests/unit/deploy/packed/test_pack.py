@@ -354,3 +354,102 @@ def test_what_was_there_before_stays_whole_where_the_disk_refuses(
     assert "No space left" in caught.value.why
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Shared(nn.Module):
+    """One convolution under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.d = self.c
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(torch.relu(self.c(torch.relu(self.a(x)))))
+
+
+class Alone(Shared):
+    """The same without the second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.c(torch.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("options", [{"scheme": "iao"}, {"scheme": "wbwtab"}, {"scheme": "lsq", "w_bits": 4}], ids=str)
+def test_a_layer_of_two_names_is_packed_under_both_and_stored_once(options: dict[str, Any], tmp_path: Path) -> None:
+    ends = {"first_layer_float": False, "last_layer_float": False, "route": "modules"}
+    model, alone = (quantised(kind(), **ends, **options) for kind in (Shared, Alone))
+    packing, one = pack(model, tmp_path / "a.packed"), pack(alone, tmp_path / "b.packed")
+    found = unpack(tmp_path / "a.packed")
+    simulated = multiplied_with(model)["c.weight"]
+    assert {"c.weight", "d.weight"} <= set(found.weights)
+    assert torch.equal(found.tensors["c.weight"], simulated)
+    assert torch.equal(found.tensors["d.weight"], simulated)
+    assert not any("weight_quantizer" in name for name in found.tensors)
+    assert packing.exact
+    rows = {row.name: row for row in packing.tensors}
+    assert [rows[f"d.{kind}"].same_as for kind in ("weight", "bias")] == ["c.weight", "c.bias"]
+    assert rows["d.weight"].bytes == rows["d.weight"].float_bytes == 0
+    assert packing.float_bytes == one.float_bytes
+    bodies = [
+        path.stat().st_size - int.from_bytes(path.read_bytes()[:8], "little") for path in (packing.path, one.path)
+    ]
+    assert bodies[0] == bodies[1]
+
+
+class FreeShared(nn.Module):
+    """A module that reads a weight through a function, under two names."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = nn.LSTM(6, 6, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.recurrent(x)[0]  # type: ignore[no-any-return]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.Inner()
+        self.two = self.one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x))
+
+
+@pytest.mark.parametrize("route", ["auto", "modules"])
+def test_a_composite_layer_of_two_names_keeps_no_latent_weight(route: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6)
+    ends: dict[str, Any] = {"first_layer_float": False, "last_layer_float": False, "route": route}
+    model = quantize(FreeShared().eval(), (x,), scheme="iao", **ends)
+    calibrate(model, [x], "minmax")
+    packing, found = pack(model.eval(), tmp_path / "a.packed"), unpack(tmp_path / "a.packed")
+    matrices = {name for name, tensor in found.tensors.items() if tensor.dim() == 2}
+    assert matrices
+    assert matrices == set(found.weights)
+    assert packing.exact
+
+
+def test_exact_is_what_the_file_gives_back_and_not_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcomp.deploy.packed import packing as module
+
+    honest = module.pack_bits
+    monkeypatch.setattr(module, "pack_bits", lambda codes, bits: honest(codes[::-1], bits))
+    packing = pack(quantised(scheme="iao"), tmp_path / "a.packed")
+    assert not packing.exact
+    wrong = [row for row in packing.tensors if not row.exact]
+    assert {row.encoding for row in wrong} == {"8-bit"}
+    assert all(row.max_abs_error > 0 for row in wrong)
+
+
+def test_kept_tensors_of_nan_and_minus_zero_are_exact(tmp_path: Path) -> None:
+    model = quantised(scheme="iao")
+    model.register_buffer("odd", torch.tensor([torch.nan, -0.0, torch.inf]))
+    assert pack(model, tmp_path / "a.packed").exact

@@ -241,3 +241,34 @@ def test_a_model_that_was_moved_or_converted_is_refused(move: Any) -> None:
     with pytest.raises(UsageError, match="of a layer that counts bits is a") as caught:
         fast(torch.zeros(1, 8, 4, 4))
     assert caught.value.code == "MC621"
+
+
+@pytest.mark.parametrize("channels", [33, 40, 63, 65, 128])
+def test_other_channels_in_as_many_words_are_refused(channels: int) -> None:
+    fast = counted(binary(nn.Conv2d(64, 8, 3)))
+    with pytest.raises(UsageError, match=f"given {channels} channels, and has 64") as caught:
+        fast(torch.zeros(1, channels, 4, 4))
+    assert caught.value.code == "MC621"
+
+
+@pytest.mark.parametrize("features", [32, 40, 96, 128])
+def test_other_features_of_a_linear_layer_are_refused(features: int) -> None:
+    with pytest.raises(UsageError, match=f"given {features} channels, and has 64") as caught:
+        counted(binary(nn.Linear(64, 8)))(torch.zeros(2, features))
+    assert caught.value.code == "MC621"
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 8, 3, dilation=2), nn.Conv2d(4, 8, (5, 1)), nn.Conv1d(4, 8, 5)])
+def test_an_image_that_no_window_fits_on_is_refused(layer: nn.Module) -> None:
+    x = torch.zeros(1, 4, 4) if isinstance(layer, nn.Conv1d) else torch.zeros(1, 4, 4, 4)
+    with pytest.raises(UsageError, match="is too small") as caught:
+        counted(binary(layer))(x)
+    assert caught.value.code == "MC621"
+    assert "larger images" in caught.value.hint
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_the_smallest_image_that_a_window_fits_on_is_computed(padding: int) -> None:
+    layer = binary(nn.Conv2d(4, 8, 5, padding=padding))
+    x = torch.randn(1, 4, 5 - 2 * padding, 5 - 2 * padding, generator=seeded(0))
+    assert torch.equal(counted(layer)(x), expected(layer, x))

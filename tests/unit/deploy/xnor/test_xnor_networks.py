@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mcomp.errors import StageError, UsageError
 from mcomp.models.network_in_network import nin, nin_gc
 from mcomp.quantization import QuantConv2d, QuantConv3d, fold_batch_norms, quantize
 from mcomp.quantization.quantizers import BinaryActivation, DoReFaWeight
-from tests.unit.deploy.xnor.binary_references import PATHS, binary, expected, needs_loops, seeded
+from tests.unit.deploy.xnor.binary_references import PATHS, binary, exact_sums, expected, needs_loops, seeded
 
 pytestmark = needs_loops
 
@@ -317,7 +318,7 @@ def test_packed_signs_are_the_bits_that_their_layout_says(
     x = torch.randn(2, channels, 13, 11, generator=seeded(3)).to(memory_format=form)
     threshold = torch.randn(channels, generator=seeded(4))
     flip = torch.rand(channels, generator=seeded(5)) > 0.5
-    packed = SignPacking(groups, threshold, flip, path)(x).numpy().view(np.uint32)
+    packed = SignPacking(channels, groups, threshold, flip, path)(x).numpy().view(np.uint32)
     bits = np.moveaxis(((x >= threshold.view(-1, 1, 1)) != flip.view(-1, 1, 1)).numpy(), 1, -1)
     each = channels // groups
     words = -(-each // 32)
@@ -330,7 +331,7 @@ def test_packed_signs_are_the_bits_that_their_layout_says(
 def test_a_pool_of_signs_is_the_pool_of_numbers(kernel: int, stride: int, padding: int, dilation: int) -> None:
     pool = nn.MaxPool2d(kernel, stride, min(padding, kernel // 2), dilation)
     x = torch.randn(2, 37, 9, 8, generator=seeded(kernel))
-    pack = SignPacking(1)
+    pack = SignPacking(37)
     assert torch.equal(SignMaxPool2d(pool)(pack(x)), pack(pool(torch.where(x >= 0, 1.0, -1.0))))
 
 
@@ -338,3 +339,74 @@ def test_a_path_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UsageError, match="no path `sse`") as caught:
         accelerate(binary(nn.Conv2d(3, 4, 1)), path="sse")  # type: ignore[arg-type]
     assert caught.value.code == "MC621"
+
+
+def test_packing_reads_no_memory_beyond_its_thresholds() -> None:
+    memory = torch.full((64,), -1e30)
+    for threshold, flip in ((memory[:1], None), (None, torch.zeros(1, dtype=torch.bool))):
+        with pytest.raises(UsageError, match="given 32 channels, and has 1"):
+            SignPacking(1, 1, threshold, flip)(torch.full((1, 32, 1, 1), -5.0))
+
+
+@pytest.mark.parametrize("wrong", [{"threshold": torch.zeros(1)}, {"flip": torch.zeros(70, dtype=torch.bool)}])
+def test_the_loops_themselves_refuse_thresholds_of_another_size(wrong: dict[str, Tensor]) -> None:
+    with pytest.raises(RuntimeError, match="a threshold per channel, a flip per word"):
+        SignPacking(32, 1, **wrong)(torch.zeros(1, 32, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["lane_scale", "lane_bias", "taps"])
+def test_the_loops_themselves_refuse_numbers_of_other_filters(name: str) -> None:
+    layer = accelerate(binary(nn.Conv2d(8, 20, 3))).model
+    setattr(layer, name, getattr(layer, name)[:1].clone())
+    with pytest.raises(RuntimeError, match="lane"):
+        layer(torch.zeros(1, 8, 4, 4))
+
+
+def behind_a_norm() -> nn.Module:
+    layers = [nn.BatchNorm2d(33), nn.Hardtanh(), nn.Conv2d(33, 16, 3), nn.Hardtanh(), nn.Conv2d(16, 4, 1)]
+    ends = {"first_layer_float": False, "last_layer_float": False}
+    x = torch.randn(1, 33, 8, 8, generator=seeded(0))
+    return accelerate(binarised(nn.Sequential(*layers), x, **ends)).model
+
+
+@pytest.mark.parametrize("channels", [1, 32, 34, 64])
+def test_a_chain_behind_a_batch_norm_refuses_other_channels(channels: int) -> None:
+    fast = behind_a_norm()
+    assert any(isinstance(module, SignChain) for module in fast.modules())
+    with pytest.raises(UsageError, match=f"given {channels} channels, and has 33") as caught:
+        fast(torch.zeros(1, channels, 8, 8))
+    assert caught.value.code == "MC621"
+
+
+def test_a_chain_refuses_a_single_image_and_one_that_is_too_small() -> None:
+    fast = behind_a_norm()
+    for x, what, fix in (
+        (torch.zeros(33, 8, 8), "of 3 dimensions", r"image\[None\]"),
+        (torch.zeros(1, 33, 2, 8), "image of 2 x 8 is too small", "larger images"),
+    ):
+        with pytest.raises(UsageError, match=what) as caught:
+            fast(x)
+        assert caught.value.code == "MC621"
+        assert re.search(fix, caught.value.hint)
+
+
+def test_a_pool_of_signs_refuses_an_image_that_its_window_does_not_fit_on() -> None:
+    packed = SignPacking(5)(torch.zeros(1, 5, 2, 2))
+    assert SignMaxPool2d(nn.MaxPool2d(2))(packed).shape == (1, 1, 1, 1)
+    with pytest.raises(UsageError, match="is too small") as caught:
+        SignMaxPool2d(nn.MaxPool2d(3))(packed)
+    assert caught.value.code == "MC621"
+
+
+def test_a_sum_of_exactly_zero_is_a_positive_sign_whatever_the_simulation_rounds_it_to() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(binary(nn.Conv2d(64, 32, 3, bias=False)), binary(nn.Conv2d(32, 8, 1)))
+    x = torch.randn(4, 64, 12, 12, generator=seeded(0))
+    sums = exact_sums(model[0], x)
+    ties = sums == 0
+    assert ties.any()
+    with torch.inference_mode():
+        simulated, fast = model[0](x), accelerate(model[0]).model(x)
+        assert torch.equal(accelerate(model).model(x), expected(model[1], sums.float()))
+    assert torch.equal(fast >= 0, sums >= 0)
+    assert torch.equal((simulated >= 0)[~ties], (sums >= 0)[~ties])  # without a bias only ties may turn
