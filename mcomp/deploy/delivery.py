@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from mcomp.deploy.integer_agreement import Agreement, compare_integers
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.onnx_writer import Precision, to_onnx
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from mcomp.metrics import Latency
 
 
+#: Test images that are followed through the layers.
+COMPARED_IMAGES = 32
+
+
 @dataclass
 class Delivery:
     """A verified file.
@@ -43,6 +48,7 @@ class Delivery:
         backend: the runtime that gave these figures.
         latency: of ``int8`` and ``fp32``, measured in turns.
         files: name to path.
+        agreement: of the simulated integers with those of the file, layer by layer; empty without data.
     """
 
     model: nn.Module
@@ -55,6 +61,7 @@ class Delivery:
     backend: str
     latency: dict[str, Latency]
     files: dict[str, Path] = field(default_factory=dict)
+    agreement: list[Agreement] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float | int | str]:
         """Figures in the project's units."""
@@ -94,6 +101,14 @@ class Delivery:
                 "integers; the figures include that"
             )
         notes += self.lowering.notes
+        if self.agreement:
+            compared, differing = (
+                sum(getattr(row, name) for row in self.agreement) for name in ("elements", "differing")
+            )
+            notes.append(
+                f"layer by layer {differing} of {compared} integers are not the simulated ones "
+                f"(largest difference {max(row.largest for row in self.agreement)})"
+            )
         rules: dict[str, list[str]] = {}
         for violation in self.violations:
             rules.setdefault(violation.rule, []).append(violation.node)
@@ -109,6 +124,7 @@ class Delivery:
             "lowering": self.lowering.as_dict(),
             "violations": [asdict(violation) for violation in self.violations],
             "latency": {name: asdict(found) for name, found in self.latency.items()},
+            "integers": [asdict(row) for row in self.agreement],
         }
 
 
@@ -169,14 +185,23 @@ def deliver(
     simulated = target == "tensorrt"
     checked = OnnxSession(lowering.path, options.threads, simulate=True) if simulated else sessions["int8"]
     verification = None if data is None else verify(checked.predict, quantised, data.test)
+    agreement = _layer_by_layer(lowering.path, quantised, data, simulate=target != "onnxruntime")
     latency = compare_latency(sessions, example_inputs, options.latency_batch, options.latency_runs)
     if isinstance(sessions["int8"], OnnxSession) and sessions["int8"].simulated:
         lowering.notes.append("this processor has no exact integer kernels for the file: it was run and timed in float")
     files = {file_name: lowering.path, "qparams.json": qparams, "model.fp32.onnx": fp32.path}
     lowering.notes[:0] = prepared.notes
-    return Delivery(
-        quantised, calibrated, prepared.added, lowering, fp32, violations, verification, backend, latency, files
-    )
+    found = Delivery(quantised, calibrated, prepared.added, lowering, fp32, violations, verification, backend, latency)
+    found.files, found.agreement = files, agreement
+    return found
+
+
+def _layer_by_layer(path: Path, model: nn.Module, data: Data | None, *, simulate: bool) -> list[Agreement]:
+    """Of one batch of test images: is what each layer makes of the simulated integers what was simulated?"""
+    if data is None:
+        return []
+    images, _ = next(iter(data.test.batches(COMPARED_IMAGES)))
+    return compare_integers(path, model, images, simulate=simulate)
 
 
 def _prepared(

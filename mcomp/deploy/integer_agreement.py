@@ -8,6 +8,7 @@ other side of a half.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,10 @@ def compare_integers(path: str | Path, model: nn.Module, images: Tensor, simulat
         if site.name in values:
             expected[site.name] = site.integers(values[site.name])
             feeds[cut.open(site, expected[site.name].shape)] = expected[site.name]
-    session = OnnxSession(cut.write(Path(path).with_suffix(".cut.onnx")), simulate=simulate)
     names = [site for site in cut.sites if site.name in expected]
-    found = session._session.run([site.quantised for site in names], feeds)
+    with tempfile.TemporaryDirectory() as folder:
+        session = OnnxSession(cut.write(Path(folder) / "cut.onnx"), simulate=simulate)
+        found = session.arrays([site.quantised for site in names], feeds)
     return [_row(site.name, expected[site.name], own) for site, own in zip(names, found, strict=True)]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcomp.errors import BackendMissingError, StageError
@@ -57,6 +59,11 @@ class OnnxSession:
         """The first output for a batch of any size: float32 tensors in, float32 tensor out, on the CPU."""
         feed = {name: tensor.detach().cpu().numpy() for name, tensor in zip(self.input_names, inputs, strict=True)}
         return torch.from_numpy(self._session.run(None, feed)[0])
+
+    def arrays(self, names: list[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Any outputs of the file by name, for inputs of any type by name."""
+        found: list[NDArray[Any]] = self._session.run(names, dict(feeds))
+        return found
 
     def logits(self, split: Split, batch_size: int = 256) -> Tensor:
         """``(samples, classes)`` over a whole split, in its order."""

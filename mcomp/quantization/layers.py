@@ -247,7 +247,7 @@ def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """The convolution of ``layer`` with a weight of its own: what it reads is quantised, scaled where that is asked."""
     if layer.input_scale is None:
         read = _read(layer, x)
-        if reads_data(layer, read):
+        if reads_data(layer, read, weight):
             return convolve_data(layer, read, weight)
         output: Tensor = layer._conv_forward(read, weight, layer.bias)
         return output

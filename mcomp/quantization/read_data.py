@@ -24,14 +24,14 @@ def mark_data(y: Tensor, slope: Tensor) -> None:
     setattr(y, _SLOPE, slope)
 
 
-def reads_data(layer: Any, x: Tensor) -> bool:
+def reads_data(layer: Any, x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve_data` serves: a plain convolution in float32 of marked data."""
     plain = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and layer.padding_mode == "zeros"
     if not plain or isinstance(layer.padding, str) or not (hasattr(x, _SLOPE) and at_hand(x)):
         return False
     if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    return bool(x.dtype == layer.weight.dtype == torch.float32 and x.dim() == layer.weight.dim())
+    return bool(x.dtype == weight.dtype == torch.float32 and x.dim() == weight.dim())
 
 
 def convolve_data(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

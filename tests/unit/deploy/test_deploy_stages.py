@@ -48,6 +48,9 @@ def test_a_quantised_model_goes_out_with_all_its_figures(stage: Any, data: Data,
     assert set(result.metrics) <= stage.traits.metrics | COMMON_METRICS
     assert all(path.exists() for path in result.files.values())
     assert json.loads(result.files["qparams.json"].read_text())["exact"] is True
+    compared = sum(row["elements"] for row in result.details["integers"])
+    assert sum(row["differing"] for row in result.details["integers"]) <= 1e-3 * compared
+    assert max(row["largest"] for row in result.details["integers"]) <= 1
     json.dumps(result.details)
 
 

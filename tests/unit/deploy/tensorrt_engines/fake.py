@@ -126,6 +126,8 @@ class FakeClass:
         self._fake.calls.append(f"{self._kind}.{member}=")
 
     def __getattr__(self, member: str) -> Any:
+        if member.startswith("_"):  # what Python and pytest ask any object for
+            raise AttributeError(member)
         fake, path = self._fake, f"{self._kind}.{member}"
         known = fake.known["classes"]
         if self._kind in known and member not in known[self._kind]:
@@ -167,6 +169,7 @@ class HostDevice:
     def __init__(self, name: str = "Fake GPU sm_90") -> None:
         self.name = name
         self.events: list[str] = []
+        self.held: list[Tensor] = []
         self.depth = 0
 
     @contextmanager
@@ -179,6 +182,7 @@ class HostDevice:
 
     def put(self, tensor: Tensor, dtype: torch.dtype) -> Buffer:
         held = tensor.to(dtype).contiguous()
+        self.held.append(held)
         return Buffer(held.data_ptr(), held)
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Buffer:

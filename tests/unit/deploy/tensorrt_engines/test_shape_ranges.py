@@ -60,6 +60,16 @@ def test_a_range_that_does_not_fit_is_told_with_the_inputs(
     assert name == "image" or "`image` [free, 3, 8, 8]" in caught.value.hint
 
 
+@pytest.mark.parametrize(("low", "high"), [([1, 3, 4, 8], [1, 3, 8, 8]), ([1, 3, 8, 8], [1, 3, 8, 16])])
+def test_a_size_that_the_file_fixes_varies_in_neither_direction(
+    tmp_path: Path, low: list[int], high: list[int]
+) -> None:
+    path = written(tmp_path, image=["batch", 3, 8, 8])
+    with pytest.raises(StageError, match="does not fit input `image`") as caught:
+        shape_ranges(path, (1, 1, 1), {"image": ShapeRange(low, low, high)})
+    assert caught.value.why == "only a free dimension may vary"
+
+
 def test_more_than_a_free_batch_needs_a_range(tmp_path: Path) -> None:
     path = written(tmp_path, image=["batch", 3, "height", 8])
     with pytest.raises(StageError, match=r"`image` \[free, 3, free, 8\] has a free dimension beside the batch"):

@@ -53,8 +53,13 @@ def test_several_inputs_and_outputs_keep_their_order(trt: Fake, files: tuple[Pat
 
 
 def test_floats_are_converted_to_the_engine_s_own(trt: Fake, plan: Path, host: HostDevice) -> None:
-    Engine(plan, device=host)(IMAGES.double())
-    assert trt.calls[-1] == "IExecutionContext.execute_async_v3"
+    Engine(plan, device=host)(IMAGES.double() + 2)
+    [held] = host.held
+    assert held.dtype == torch.float32
+    assert torch.equal(held, IMAGES + 2)
+    trt.types = {"input": "HALF"}
+    Engine(plan, device=host)(IMAGES)
+    assert host.held[-1].dtype == torch.float16
 
 
 def test_no_buffer_is_let_go_before_the_stream_has_been_waited_for(trt: Fake, plan: Path) -> None:
