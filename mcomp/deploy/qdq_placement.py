@@ -20,6 +20,7 @@ from mcomp.deploy.low_bit import INTEGERS, narrowest, stored
 from mcomp.deploy.lowering import Lowering, TensorLowering
 from mcomp.deploy.marking import DOMAIN, MarkedModel
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
+from mcomp.deploy.padded_channels import pad_input_channels
 from mcomp.deploy.profiles.base import Profile
 from mcomp.deploy.weight_lowering import WeightGrid, lower_weight
 
@@ -79,6 +80,8 @@ def lower_markers(
         lowering.notes.append("`float` keeps the values of quantised weights and drops activation quantisers")
     if target is not None and target.pools_as_convolutions:
         pools_as_convolutions(graph)
+    if target is not None and target.even_inputs:
+        pad_input_channels(graph)
     if target is not None and target.integer_bias and not half:
         _integer_biases(graph, lowering)
     rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias"]

@@ -26,6 +26,7 @@ class Profile:
         pools_as_convolutions: average pools of integers are written as depthwise convolutions.
         four_bits: layers (ONNX names) whose weights may be stored as INT4.
         two_bits: likewise as INT2, where they read a float tensor.
+        even_inputs: images are given a multiple of four channels.
         even_rows: such weights need an even last dimension.
         opset: written where nobody asks for another.
     """
@@ -42,5 +43,6 @@ class Profile:
     pools_as_convolutions: bool
     four_bits: frozenset[str]
     two_bits: frozenset[str]
+    even_inputs: bool = False
     even_rows: bool = False
     opset: int = 20
