@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcomp.deploy.checked_arguments import checked_path
+from mcomp.deploy.runtime_package import load_runtime
 from mcomp.deploy.session_inputs import DeclaredInput, check_file, check_inputs, checked_threads
-from mcomp.errors import BackendMissingError, StageError
+from mcomp.errors import StageError
 from mcomp.training.hardware import cpu_flags
 
 if TYPE_CHECKING:
@@ -36,15 +36,14 @@ class OnnxSession:
 
     Raises:
         UsageError: MC445, the path is none; MC427, the threads are no number above 0.
-        BackendMissingError: MC610, onnxruntime is not installed.
+        BackendMissingError: MC610, onnxruntime is not installed or cannot be imported.
         StageError: MC434, the file cannot be loaded.
     """
 
     def __init__(
         self, path: str | Path, threads: int = 1, *, simulate: bool = False, save_optimized: Path | None = None
     ) -> None:
-        if find_spec("onnxruntime") is None:
-            raise BackendMissingError("ONNX Runtime is not installed", code="MC610", hint="pip install onnxruntime")
+        load_runtime("onnxruntime")
         self.path, self.threads = checked_path(path), checked_threads(threads)
         check_file(self.path)
         try:

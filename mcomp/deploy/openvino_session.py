@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mcomp.deploy.checked_arguments import checked_path
+from mcomp.deploy.runtime_package import load_runtime
 from mcomp.deploy.session_inputs import DeclaredInput, check_file, check_inputs, checked_threads
-from mcomp.errors import BackendMissingError, StageError
+from mcomp.errors import StageError
 
 _MULTIPLIES = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul", "Gemm")
 _INTEGERS = ("u8", "i8")
@@ -26,15 +26,12 @@ class OpenVinoSession:
 
     Raises:
         UsageError: MC445, the path is none; MC427, the threads are no number above 0.
-        BackendMissingError: MC618, OpenVINO is not installed.
+        BackendMissingError: MC618, OpenVINO is not installed or cannot be imported.
         StageError: MC434, the file cannot be loaded.
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
-        if find_spec("openvino") is None:
-            raise BackendMissingError("OpenVINO is not installed", code="MC618", hint="pip install openvino")
-        import openvino
-
+        openvino = load_runtime("openvino")
         self.path, self.threads = checked_path(path), checked_threads(threads)
         check_file(self.path)
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
@@ -91,10 +88,10 @@ def save_ir(onnx_path: Path, path: Path) -> list[Path]:
     """Write the file as OpenVINO's own pair, ``.xml`` and ``.bin``, types as they are.
 
     Raises:
+        BackendMissingError: MC618, OpenVINO is not installed or cannot be imported.
         StageError: MC434, OpenVINO does not take the file.
     """
-    import openvino
-
+    openvino = load_runtime("openvino")
     try:
         converted = openvino.convert_model(onnx_path)
     except Exception as error:  # its exceptions share no base class but RuntimeError
