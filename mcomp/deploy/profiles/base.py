@@ -16,7 +16,8 @@ class Profile:
             ``as_simulated``: uint8 where nothing is negative, else int8.
         levels: the largest level of a non-negative 8-bit activation that a post-training grid should have.
         quantize_outputs: which of the tensors that layers make need a grid too: ``all`` where kernels end in integers,
-            ``shortcuts`` where sums fuse with one convolution; see :mod:`mcomp.quantization.outputs`.
+            ``fusions`` where sums fuse with one convolution and pools and resizes read integers; see
+            :mod:`mcomp.quantization.outputs`.
         asymmetric: zero points other than 0 are taken.
         sixteen_bits: grids of 9 to 16 bits may be kept as int16; else they stay float.
         absorb_relu: a ReLU in front of an unsigned quantiser is left to its saturation.
@@ -34,7 +35,7 @@ class Profile:
     name: str
     unsigned: Literal["always", "as_simulated", "never"]
     levels: int
-    quantize_outputs: Literal["all", "shortcuts", "none"]
+    quantize_outputs: Literal["all", "fusions", "none"]
     asymmetric: bool
     sixteen_bits: bool
     absorb_relu: bool

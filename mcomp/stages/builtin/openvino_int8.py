@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class OpenVinoInt8(Stage):
     """Write an INT8 file for OpenVINO, run it there, and compare it with the simulated model."""
 
-    name, version = "openvino_int8", 2
+    name, version = "openvino_int8", 3
     traits = Traits(provides={"openvino"}, metrics=DEPLOY_METRICS | {"integer_layers", "multiplying_layers"})
 
     class Options(DeployOptions, StageOptions):
@@ -39,10 +39,19 @@ class OpenVinoInt8(Stage):
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """OpenVINO is an extra."""
+        """None; where OpenVINO is installed and cannot be imported, its error is raised."""
+        from mcomp.deploy.runtime_package import load_runtime
+
         if find_spec("openvino") is not None:
-            return []
-        return [Finding("OpenVINO is not installed", hint="pip install openvino")]
+            load_runtime("openvino")
+        return []
+
+    @classmethod
+    def missing(cls, options: Any) -> str:
+        """OpenVINO is an extra."""
+        from mcomp.deploy.runtime_package import absent
+
+        return absent("openvino")
 
     @classmethod
     def key_parts(cls, options: Any) -> dict[str, Any]:
