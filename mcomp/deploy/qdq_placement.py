@@ -21,8 +21,8 @@ from mcomp.deploy.low_bit import INTEGERS, narrowest, stored
 from mcomp.deploy.lowering import Lowering, TensorLowering, inexact_notes
 from mcomp.deploy.marking import DOMAIN, MarkedModel
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
-from mcomp.deploy.padded_channels import pad_input_channels
 from mcomp.deploy.operator_facts import clip_bounds, commutes, feeds_weights, non_negative, reads_integers
+from mcomp.deploy.padded_channels import pad_input_channels
 from mcomp.deploy.profiles.base import Profile
 from mcomp.deploy.weight_lowering import WeightGrid, lower_weight
 
