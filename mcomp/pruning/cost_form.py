@@ -37,7 +37,11 @@ class CostForm:
     def value(self, widths: Mapping[str, float]) -> float:
         """At these widths of all groups."""
         k = torch.tensor([widths[name] for name in self.names], dtype=torch.float64)
-        return float(self.constant + self.linear @ k + (self.products * k[self.first] * k[self.second]).sum())
+        return float(self.values(k))
+
+    def values(self, k: Tensor) -> Tensor:
+        """At many sets of widths: ``[..., groups]`` float64, in the order of ``names``, to ``[...]``."""
+        return self.constant + k @ self.linear + (self.products * k[..., self.first] * k[..., self.second]).sum(-1)
 
 
 @dataclass
@@ -48,9 +52,9 @@ class _Axis:
     slopes: dict[str, float] = field(default_factory=dict)
 
 
-def parameter_form(model: nn.Module, groups: ChannelGroups) -> CostForm:
-    """The number of parameters."""
-    return _form(groups, {name: 1.0 for name, _ in model.named_parameters()}, model)
+def parameter_form(model: nn.Module, groups: ChannelGroups, only: str | None = None) -> CostForm:
+    """The number of parameters, of all of them or of ``only`` one."""
+    return _form(groups, {name: 1.0 for name, _ in model.named_parameters() if only in (None, name)}, model)
 
 
 def mac_form(model: nn.Module, inputs: tuple[Tensor, ...], groups: ChannelGroups) -> CostForm:

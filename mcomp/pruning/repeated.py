@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from mcomp.metrics.cost import parameter_count
 from mcomp.pruning.allocation import Allocation, ranking_of
 from mcomp.pruning.channel_groups import ChannelGroup
 from mcomp.pruning.channel_surgery import own_parameters, shared_copy
-from mcomp.pruning.cost_form import mac_form, parameter_form
+from mcomp.pruning.cost_form import CostForm, mac_form, parameter_form
 from mcomp.pruning.fitting import Fitting
 from mcomp.pruning.goals import cost_predictor, macs_of_one
 from mcomp.pruning.importance import Importance, channel_importance
@@ -60,20 +61,21 @@ class RepeatedPruning:
             groups, scores, Allocation(None, ranking_of(groups, "global"), {}), regular, min_channels
         )
         sizes, macs = parameter_form(subject, groups), mac_form(subject, inputs, groups)
-        whole = {
+        self.whole = {
             "macs": float(macs_of_one(subject, inputs, groups.trace.macs)),
             "params": float(parameter_count(subject)),
         }
+        self._forms = {"macs": macs, "params": sizes}
         self._costs = {
-            "macs": cost_predictor(macs, sizes, groups, whole["macs"]),
-            "params": cost_predictor(sizes, sizes, groups, whole["params"]),
+            kind: cost_predictor(form, sizes, groups, self.whole[kind]) for kind, form in self._forms.items()
         }
+        self._subject, self._groups = subject, groups
         self.layers = {group.name: group.producers for group in groups.prunable}
 
     def widths(self, keep: Mapping[str, float]) -> dict[str, int]:
         """Channels of every group, for shares of some: rounded to what its structure and ``regular`` allow."""
         fitting = self._told(keep)
-        return {group.name: group.channels for group in self._all} | fitting.counts()
+        return self.channels() | fitting.counts()
 
     def macs(self, keep: Mapping[str, float]) -> float:
         """Multiply-accumulates of one sample."""
@@ -88,12 +90,28 @@ class RepeatedPruning:
         done = self._told(keep).run()
         return surgery.inherit(own_parameters(done.apply(shared_copy(self.model)), self.model), self.model)
 
+    def bases(self) -> dict[str, int]:
+        """What the width of each group divides by."""
+        return {group.name: self._fitting.base(group) for group in self._all}
+
+    def weight_form(self, parameter: str) -> CostForm:
+        """Elements of one parameter by the widths of the groups."""
+        return parameter_form(self._subject, self._groups, parameter)
+
+    def form(self, kind: Literal["macs", "params"]) -> CostForm:
+        """Multiply-accumulates of weights, or parameters, by the widths of the groups."""
+        return self._forms[kind]
+
+    def channels(self) -> dict[str, int]:
+        """Of every group, uncut."""
+        return {group.name: group.channels for group in self._all}
+
     @property
     def _all(self) -> Sequence[ChannelGroup]:
         return [group for group in self._fitting.groups if group.name in self.layers]
 
     def _told(self, keep: Mapping[str, float]) -> Fitting:
-        channels = {group.name: group.channels for group in self._all}
-        fixed = {name: share * channels[name] for name, share in keep.items()}
+        channels = self.channels()
+        fixed = {name: share * channels[name] for name, share in keep.items() if name in channels}
         self._fitting.allocation = replace(self._fitting.allocation, fixed=fixed)
         return self._fitting
