@@ -6,7 +6,8 @@ from typing import Any
 
 import onnx
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import mcomp.data
 from mcomp.data import Data
@@ -18,6 +19,7 @@ from mcomp.quantization import ActivationQuantizer, quantize
 from mcomp.quantization.calibration import quantizers
 from mcomp.stages.base import COMMON_METRICS, StageContext, StageResult, Surroundings
 from mcomp.stages.builtin.onnx_int8 import OnnxInt8
+from mcomp.stages.builtin.openvino_int8 import OpenVinoInt8
 from mcomp.stages.builtin.trt_int8 import TrtInt8
 from tests.unit.deploy.deploy_networks import Residual, quantised
 
@@ -52,6 +54,33 @@ def test_a_quantised_model_goes_out_with_all_its_figures(stage: Any, data: Data,
     assert sum(row["differing"] for row in result.details["integers"]) <= 1e-3 * compared
     assert max(row["largest"] for row in result.details["integers"]) <= 1
     json.dumps(result.details)
+
+
+class Recurrent(nn.Module):
+    """Rows of an image one after the other."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+        super().__init__()
+        self.reader, self.head = kind(24, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.head(self.reader(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+        return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage"), [(nn.Linear, OnnxInt8), (nn.LSTM, OnnxInt8), (nn.GRU, OnnxInt8), (nn.Linear, OpenVinoInt8)]
+)
+def test_ranges_at_run_time_go_out_as_simulated(kind: Any, stage: Any, data: Data, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10))
+    model = (nn.Sequential(*layers) if kind is nn.Linear else Recurrent(kind)).eval()
+    found = run(stage, quantize(model, data.example_inputs, scheme="dynamic").eval(), data, tmp_path)
+    assert found.metrics["exact"] == "yes"
+    assert found.metrics["agreement"] == 100
+    assert found.metrics["sqnr_db"] >= 60  # a float that differs in its last bit may move a value by one level
+    assert found.metrics["top1"] == found.metrics["top1_simulated"]
+    assert not any("calibrated" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("stage", STAGES)
