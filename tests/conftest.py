@@ -20,6 +20,8 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of every worker and of what it starts: they share the cores
 os.environ.pop("MCOMP_STORE", None)  # a tester's own store is none of a test's business
 os.environ["MCOMP_CACHE"] = tempfile.mkdtemp(prefix="mcomp-cache-")  # nor are calibrations of another day
 atexit.register(shutil.rmtree, os.environ["MCOMP_CACHE"], ignore_errors=True)

@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", metavar="RUN|FILE", nargs="*", help="a run, or deployed files (.onnx, .xml, .pt, .pt2, .plan)"
     )
-    parser.add_argument("--run", dest="wanted", metavar="RUN", help="a run's id, or part of it (default: the newest)")
+    parser.add_argument(
+        "--run", dest="wanted", metavar="RUN", help="a recipe's name, a run's id, or part of it (default: the newest)"
+    )
     parser.add_argument(
         "--engine", dest="engines", action="append", metavar="NAME", help="onnxruntime, openvino, torch or tensorrt"
     )

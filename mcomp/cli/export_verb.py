@@ -27,7 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("folder", metavar="FOLDER", help="where to copy to; it must not exist yet")
     parser.add_argument(
-        "--run", dest="wanted", metavar="RUN", help="a run's id, or part of it (default: the newest ok one)"
+        "--run",
+        dest="wanted",
+        metavar="RUN",
+        help="a recipe's name, a run's id, or part of it (default: the newest ok one)",
     )
     parser.add_argument("--stage", metavar="ID", help="a stage's id (default: the last one that finished)")
     parser.add_argument(

@@ -16,6 +16,8 @@ def chosen_run(
 ) -> dict[str, Any]:
     """The result of the run whose id contains ``wanted``; of the newest finished run without one.
 
+    A recipe's whole name means the newest finished run of that recipe, whatever other ids it is a part of.
+
     Where that is not the newest of all, a note on standard error says why.
 
     Args:
@@ -34,7 +36,7 @@ def chosen_run(
             f"the store `{store.root}` holds no finished run", code="MC215", hint="run `mcomp apply RECIPE` first"
         )
     if wanted is not None:
-        named = _named(records, wanted)
+        named = _named(records, wanted, ended_well=ended_well)
         return _so_far(named) if unfinished else _result(named)
     if not finished:
         return _so_far(records[0])
@@ -45,8 +47,10 @@ def chosen_run(
     return _result(found)
 
 
-def _named(records: list[RunRecord], wanted: str) -> RunRecord:
+def _named(records: list[RunRecord], wanted: str, *, ended_well: bool) -> RunRecord:
     found = [record for record in records if record.id == wanted]
+    if not found and (own := [record for record in records if record.name == wanted]):
+        return _newest_of(own, ended_well=ended_well)
     found = found or [record for record in records if wanted in record.id]
     if len(found) > 1:
         found = [record for record in found if record.result is not None] or found
@@ -56,6 +60,16 @@ def _named(records: list[RunRecord], wanted: str) -> RunRecord:
         listed = ", ".join(record.id for record in found[:3])
         raise UsageError(f"{len(found)} runs match `{wanted}`: {listed}", code="MC215", hint="give more of the id")
     return found[0]
+
+
+def _newest_of(own: list[RunRecord], *, ended_well: bool) -> RunRecord:
+    """Of one recipe's runs, newest first, the one that a person means by its name; which, they are told."""
+    finished = [record for record in own if record.result is not None]
+    well = [record for record in finished if _result(record)["status"] == "ok"] if ended_well else []
+    found = (well or finished or own)[0]
+    if len(own) > 1:
+        say(f"note: of {len(own)} runs of `{found.name}` this is {found.id}", error=True)
+    return found
 
 
 def _state(record: RunRecord) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.openvino_session import OpenVinoSession
-from mcomp.errors import UsageError
+from mcomp.errors import McompError, UsageError
 from mcomp.metrics.samples import with_samples
 
 Engine = Literal["onnxruntime", "openvino", "torch", "tensorrt"]
@@ -74,7 +74,9 @@ def of_file(path: Path, engine: Engine, inputs: tuple[Tensor, ...], threads: int
         raise UsageError(
             f"`{path.name}` does not take a batch of {[list(x.shape) for x in inputs]} in {engine}",
             code="MC449",
-            why=(str(error).strip() or type(error).__name__).splitlines()[0],
+            why=error.message
+            if isinstance(error, McompError)
+            else (str(error).strip() or type(error).__name__).splitlines()[0],
             hint="bench files of one network together, at a batch size that they all take",
         ) from error
     return Contestant(name or path.name, engine, size, call)

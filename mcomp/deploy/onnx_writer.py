@@ -11,7 +11,7 @@ import onnx
 from torch import Tensor, nn
 
 import mcomp
-from mcomp.deploy.checked_arguments import check_arguments
+from mcomp.deploy.checked_arguments import check_arguments, check_metadata, checked_path
 from mcomp.deploy.float_export import DEFAULT_OPSET, export_float, input_names
 from mcomp.deploy.folding import folded
 from mcomp.deploy.half_precision import to_half
@@ -67,16 +67,18 @@ def to_onnx(
     Raises:
         StageError: the network cannot be exported (MC430), is not calibrated (MC431), or the file breaks ONNX (MC433).
         UsageError: unknown profile or precision (MC432), opset too old or too new (MC442), inputs that the network does
-            not take (MC429), no folder for the file (MC445).
+            not take (MC429), no folder for the file (MC445), a model or metadata of another kind (MC427).
     """
-    inputs = check_arguments(model, example_inputs, Path(path))
-    target = find_profile(profile)
+    place = checked_path(path)
+    check_metadata(metadata)
+    inputs = check_arguments(model, example_inputs, place)
+    target = find_profile(profile if isinstance(profile, str) else str(profile))
     if precision not in PRECISIONS:
         raise UsageError(f"no precision `{precision}`", code="MC432", hint=f"on offer: {', '.join(PRECISIONS)}")
     half = precision == "fp16"
     wanted = wanted_opset(opset, target, half=half)
     graph, marked = _float_graph(model, inputs, min(wanted, DEFAULT_OPSET))
-    lowering = Lowering(Path(path), profile)
+    lowering = Lowering(place, profile)
     lower_markers(graph, marked, target, lowering, half=half, low_bit=low_bit)
     if target is not None and not lowering.tensors:
         lowering.notes.append("nothing of this model is quantised: the file is float throughout")
@@ -130,7 +132,19 @@ def _describe(
     proto.producer_name, proto.producer_version = "mcomp", mcomp.__version__
     del proto.metadata_props[:]
     for key, value in facts.items():
-        proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+        proto.metadata_props.add(key=key, value=value if isinstance(value, str) else _as_json(key, value))
+
+
+def _as_json(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the metadata `{key}` cannot be written as JSON",
+            code="MC427",
+            why=str(error),
+            hint="give text, numbers, lists and dicts of them",
+        ) from None
 
 
 def _drop_value_inputs(proto: onnx.ModelProto, names: list[str]) -> None:

@@ -29,9 +29,15 @@ def wanted_opset(asked: int | None, target: Profile | None, *, half: bool) -> in
     if asked is None:
         usual = target.opset if target is not None else DEFAULT_OPSET
         return max(usual, HALF_OPSET if half else 0)
-    if not isinstance(asked, int) or asked < OLDEST_OPSET:
+    if isinstance(asked, bool) or not isinstance(asked, int):
         raise UsageError(
-            f"opset {asked!r} has no per-channel Q/DQ",
+            f"`opset` is {asked!r}, a `{type(asked).__name__}`",
+            code="MC442",
+            hint=f"give a whole number, {OLDEST_OPSET} or more, or leave it out",
+        )
+    if asked < OLDEST_OPSET:
+        raise UsageError(
+            f"opset {asked} has no per-channel Q/DQ",
             code="MC442",
             hint=f"leave `opset` out, or give {OLDEST_OPSET} or more",
         )

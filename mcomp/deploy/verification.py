@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcomp.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -56,9 +58,21 @@ def verify(run: Callable[[Tensor], Tensor], model: nn.Module, split: Split, batc
         model: the simulated model, in eval mode.
         split: e.g. ``data.test``.
         batch_size: samples per call.
+
+    Raises:
+        UsageError: MC427, ``run`` cannot be called, the model is none, or ``split`` is none.
     """
     from mcomp.metrics import sqnr_db, top1_agreement
+    from mcomp.quantization.inputs import check_model
 
+    check_model(model)
+    for what, given, wanted in (("run", run, "__call__"), ("split", split, "batches")):
+        if not hasattr(given, wanted):
+            raise UsageError(
+                f"`{what}` is a `{type(given).__name__}`",
+                code="MC427",
+                hint="call e.g. `verify(OnnxSession(path).predict, model, data.test)`",
+            )
     deployed, simulated, labels = [], [], []
     with torch.inference_mode():
         for images, targets in split.batches(batch_size):

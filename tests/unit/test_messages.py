@@ -23,6 +23,7 @@ SHARED = {
     "MC237": "starting weights are missing or do not fit; the engine looks before the model is built",
     "MC312": "an artifact's tensors are damaged; by its container, or by its manifest",
     "MC427": "what a call is given is not what it takes, a model that counts bits among it",
+    "MC429": "a batch or the inputs do not fit: of a network, or of a file that was made of it",
     "MC449": "nothing to measure: the words are wrong, or the files they name are",
     "MC457": "layers told twice in `keep` and `prune`; a recipe is refused before it runs, Python when it is called",
     "MC400": "a stage failed for a reason of its own: the class's default code",

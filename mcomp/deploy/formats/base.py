@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mcomp.deploy.formats.names import PACKAGES, missing_packages
+from mcomp.deploy.runtime_package import install_command
 from mcomp.errors import BackendMissingError, StageError
 
 
@@ -59,17 +60,17 @@ class Format(ABC):
         """The first output that the files give for a batch."""
 
     def require(self) -> None:
-        """Refuse where a package is missing.
+        """Refuse where a package is missing, or cannot be imported.
 
         Raises:
-            BackendMissingError: MC618.
+            BackendMissingError: MC618, or MC610 for ONNX Runtime.
         """
         missing = missing_packages(self.name)
         if missing:
             raise BackendMissingError(
                 f"the format `{self.name}` needs {' and '.join(missing)}",
                 code="MC618",
-                hint=f"pip install {' '.join(missing)}",
+                hint=install_command(missing),
             )
 
     def versions(self) -> dict[str, str]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcomp.deploy.checked_arguments import refuse_counting
+from mcomp.deploy.checked_arguments import checked_inputs, checked_path
 from mcomp.deploy.formats.base import Format, Written, first_output
 from mcomp.deploy.formats.names import WEIGHT_BITS
 from mcomp.deploy.formats.plain_model import plain_model
-from mcomp.errors import StageError, UsageError
+from mcomp.errors import McompError, StageError, UsageError
 from mcomp.quantization.modules import relative_error
 from mcomp.quantization.summary import quantising_modules
 from mcomp.suggest import did_you_mean
@@ -79,18 +79,16 @@ def export(
             costs is reported and not judged.
 
     Raises:
-        UsageError: MC446, no such format, or not these bits; MC427, the model counts bits.
+        UsageError: MC446, no such format, or not these bits; MC427, the model is none, or counts bits; MC429, the
+            inputs are no tensors or hold nan or inf; MC445, the path is none.
         BackendMissingError: MC618, a package of the format is not installed.
         StageError: MC447, the format cannot express the network; MC448, the file answers differently.
     """
     chosen = find_format(format)
     check_bits(format, weight_bits)
     chosen.require()
-    refuse_counting(model)
-    inputs = tuple(
-        x.detach().cpu() for x in ([example_inputs] if isinstance(example_inputs, Tensor) else example_inputs)
-    )
-    wanted = Path(path)
+    inputs = tuple(x.detach().cpu() for x in checked_inputs(model, example_inputs))
+    wanted = checked_path(path)
     target = wanted if wanted.suffix == chosen.suffix else wanted.with_name(wanted.name + chosen.suffix)
     target.parent.mkdir(parents=True, exist_ok=True)
     written = chosen.write(model, inputs, target, weight_bits)
@@ -119,8 +117,8 @@ def find_format(name: str) -> Format:
     Raises:
         UsageError: MC446, there is none.
     """
-    if name not in FORMATS:
-        advice = did_you_mean(name, FORMATS)
+    if not isinstance(name, str) or name not in FORMATS:
+        advice = did_you_mean(str(name), FORMATS)
         raise UsageError(f"no format `{name}`", code="MC446", hint=advice or f"there are {', '.join(FORMATS)}")
     module, held = FORMATS[name]
     made: Format = getattr(importlib.import_module(f"mcomp.deploy.formats.{module}"), held)()
@@ -153,6 +151,8 @@ def _fixed_batch(chosen: Format, written: Written, inputs: tuple[Tensor, ...]) -
     wanted = tuple(torch.cat([x, x[:1]]) for x in inputs)
     try:
         found = chosen.run(written, wanted)
+    except McompError as error:
+        return error.why or error.message
     except Exception as error:  # every runtime has its own
         return str(error).strip().splitlines()[0][:120]
     return "" if len(found) == len(wanted[0]) else f"it answers {len(found)} rows to {len(wanted[0])}"

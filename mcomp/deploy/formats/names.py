@@ -7,7 +7,7 @@ from typing import Literal
 
 FormatName = Literal["onnx", "pt2", "torchscript", "openvino", "ncnn", "mnn"]
 
-#: What must be installed beside torch: name to import, name to install.
+#: What must be installed beside torch: name to import, name of the distribution.
 PACKAGES: dict[str, dict[str, str]] = {
     "onnx": {"onnxruntime": "onnxruntime"},
     "openvino": {"openvino": "openvino"},
@@ -20,5 +20,5 @@ WEIGHT_BITS: dict[str, tuple[int, ...]] = {"ncnn": (16,), "mnn": (8, 4, 2)}
 
 
 def missing_packages(name: str) -> list[str]:
-    """What to install before a model can be exported as ``name``."""
-    return [install for module, install in PACKAGES.get(name, {}).items() if find_spec(module) is None]
+    """What to install before a model can be exported as ``name``, by the names to import."""
+    return [module for module in PACKAGES.get(name, {}) if find_spec(module) is None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mcomp.deploy.formats.base import Format, Written
 from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.onnx_writer import to_onnx
+from mcomp.deploy.runtime_package import load_runtime
 from mcomp.quantization.summary import quantising_modules
 
 
@@ -18,6 +19,11 @@ class Onnx(Format):
 
     name, suffix = "onnx", ".onnx"
     tolerance: ClassVar[float] = 0.05  # integer kernels round sums and biases; float files come within 1e-5
+
+    def require(self) -> None:
+        """Import it too."""
+        super().require()
+        load_runtime("onnxruntime")
 
     def write(self, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, weight_bits: int | None) -> Written:
         """As :func:`mcomp.deploy.to_onnx` does."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mcomp.deploy.formats.base import Format, Written
 from mcomp.deploy.onnx_writer import to_onnx
 from mcomp.deploy.openvino_session import OpenVinoSession, save_ir
+from mcomp.deploy.runtime_package import load_runtime
 from mcomp.quantization.summary import quantising_modules
 
 
@@ -19,6 +20,11 @@ class OpenVinoIR(Format):
 
     name, suffix = "openvino", ".xml"
     tolerance: ClassVar[float] = 0.05  # integer kernels
+
+    def require(self) -> None:
+        """Import it too."""
+        super().require()
+        load_runtime("openvino")
 
     def write(self, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, weight_bits: int | None) -> Written:
         """Write ONNX, convert it, save both halves in float32 and int8 as they are."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mcomp.deploy.checked_arguments import check_metadata, checked_path
 from mcomp.deploy.packed.codes import pack_bits, pack_trits
 from mcomp.deploy.packed.container import Body
 from mcomp.deploy.packed.quantised_weights import QuantisedWeight, quantised_weights
 from mcomp.deploy.packed.unpacking import unpack
-from mcomp.errors import StageError
+from mcomp.errors import StageError, UsageError
+from mcomp.quantization.config import OFF
 
 #: How three values are stored: five in a byte (1.6 bits each), or two bits each, which are read faster.
 Ternary = Literal["base3", "2bit"]
@@ -62,11 +64,13 @@ class Packing:
         path: where it is.
         bytes: on the disk.
         tensors: of the file, weights first.
+        notes: what a person must know.
     """
 
     path: Path
     bytes: int
     tensors: tuple[PackedTensor, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def float_bytes(self) -> int:
@@ -86,6 +90,7 @@ class Packing:
             "float_bytes": self.float_bytes,
             "exact": self.exact,
             "tensors": [asdict(tensor) for tensor in self.tensors],
+            "notes": list(self.notes),
         }
 
 
@@ -105,10 +110,18 @@ def pack(
         metadata: names and values to keep in the header.
 
     Raises:
+        UsageError: MC427, an argument is of another kind; MC445, the path is none.
         StageError: MC471, no weight is quantised, or a tensor has a type that the format does not have; MC431, a scale
             is not a number; MC472, the file cannot be written or read back; or a weight holds inf or nan, or has no
             range yet.
     """
+    from mcomp.quantization.inputs import check_model
+
+    check_model(model)
+    place = checked_path(path)
+    check_metadata(metadata, text_only=True)
+    if ternary not in get_args(Ternary):
+        raise UsageError(f"`ternary` is {ternary!r}", code="MC427", hint=f"one of: {', '.join(get_args(Ternary))}")
     weights = quantised_weights(model)
     if not weights:
         raise StageError(
@@ -129,9 +142,24 @@ def pack(
             _counted(PackedTensor(name, tuple(tensor.shape), kind, 0, len(data), 0, 4 * tensor.numel()), same_as)
         )
         wanted[name] = tensor
-    size = body.write(Path(path), header, dict(metadata or {}))
-    held = unpack(path).tensors
-    return Packing(Path(path), size, tuple(_compared(row, held[row.name], wanted[row.name]) for row in rows))
+    size = body.write(place, header, dict(metadata or {}))
+    held = unpack(place).tensors
+    compared = tuple(_compared(row, held[row.name], wanted[row.name]) for row in rows)
+    return Packing(place, size, compared, _without_ranges(model))
+
+
+def _without_ranges(model: nn.Module) -> tuple[str, ...]:
+    """What a reader of the file must not take for measured: the weights' ranges are, for else they are refused."""
+    from mcomp.quantization.calibration import quantizers
+
+    empty = [name for name, each in quantizers(model).items() if each.bits != OFF and not each.ready]
+    if not empty:
+        return ()
+    have = "range has" if len(empty) == 1 else "ranges have"
+    return (
+        f"{len(empty)} activation {have} not been calibrated yet, first `{empty[0]}`: the file holds the weights, and "
+        "placeholders for these",
+    )
 
 
 def _counted(row: PackedTensor, same_as: str) -> PackedTensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcomp.deploy.checked_arguments import checked_path
 from mcomp.deploy.packed import container
 from mcomp.deploy.packed.codes import unpack_bits, unpack_trits
 from mcomp.deploy.packed.entries import BFLOAT16, KeptEntry, WeightEntry, check_range, read_entry
@@ -36,10 +37,11 @@ def unpack(path: str | Path) -> Unpacked:
     """Read a file of :func:`mcomp.deploy.pack`. Nothing in it is executed.
 
     Raises:
+        UsageError: MC445, the path is none.
         StageError: MC472, it cannot be read, is another kind of file, or is truncated or damaged; MC473, a newer mcomp
             wrote it.
     """
-    header, data = container.read(Path(path))
+    header, data = container.read(checked_path(path))
     try:
         tensors = {name: _tensor(read_entry(entry, data)) for name, entry in header["tensors"].items()}
         weights = tuple(name for name, entry in header["tensors"].items() if "bits" in entry)

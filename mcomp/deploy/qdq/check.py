@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from mcomp.deploy.checked_arguments import checked_path
 from mcomp.deploy.qdq import cpu_rules, fusion_rules, general_rules, importer_rules
 from mcomp.deploy.qdq.checked_graph import CheckedGraph, is_pair
 from mcomp.deploy.qdq.rules import RULES, TARGETS, Target, Violation
@@ -32,11 +33,12 @@ def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
         target: ``tensorrt``, ``onnxruntime`` or ``openvino``.
 
     Raises:
-        UsageError: no such target (MC432), or the file is no ONNX model (MC443).
+        UsageError: no such target (MC432), no path (MC445), or the file is no ONNX model (MC443).
     """
+    place = checked_path(path)
     if target not in TARGETS:
         raise UsageError(f"no rules for `{target}`", code="MC432", hint=f"targets: {', '.join(TARGETS)}")
-    model = load_onnx(Path(path))
+    model = load_onnx(place)
     found: list[Violation] = []
     pairs = 0
     for graph in CheckedGraph(model, model.graph).graphs():
@@ -50,7 +52,7 @@ def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
         ]
     if not pairs and not found:
         message = f"none of its {len(model.graph.node)} nodes computes with integers: the whole network runs in float"
-        found.append(Violation("G5", "warning", Path(path).name, message, "quantise the model before exporting it"))
+        found.append(Violation("G5", "warning", place.name, message, "quantise the model before exporting it"))
     return sorted(found, key=lambda violation: violation.severity != "error")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from mcomp.deploy.checked_arguments import checked_path
 from mcomp.deploy.tensorrt import timing_cache as times
 from mcomp.deploy.tensorrt.api import load_tensorrt, make, version_of
 from mcomp.deploy.tensorrt.devices import Device, TorchDevice
@@ -17,8 +18,8 @@ from mcomp.errors import StageError
 
 
 def build_engine(
-    onnx_path: Path,
-    plan_path: Path,
+    onnx_path: str | Path,
+    plan_path: str | Path,
     shapes: Mapping[str, ShapeRange],
     *,
     workspace_mb: int = 1024,
@@ -39,10 +40,12 @@ def build_engine(
         device: where it is built; torch's current CUDA device by default.
 
     Raises:
+        UsageError: a path is none (MC445).
         BackendMissingError: TensorRT, its libraries, a driver or a GPU is missing (MC611).
         StageError: the file does not parse (MC437), a shape range is missing or refused (MC438), or the build failed
             (MC439).
     """
+    onnx_path, plan_path = checked_path(onnx_path, "the ONNX file"), checked_path(plan_path, "the engine")
     trt = load_tensorrt()
     device = device or TorchDevice()
     messages = Messages(trt)

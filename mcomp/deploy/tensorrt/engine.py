@@ -7,6 +7,7 @@ from types import TracebackType
 
 from torch import Tensor
 
+from mcomp.deploy.checked_arguments import checked_path
 from mcomp.deploy.tensorrt.api import load_tensorrt, make, version_of
 from mcomp.deploy.tensorrt.devices import Buffer, Buffers, Device, open_device
 from mcomp.deploy.tensorrt.info import BUILD_AGAIN, checked_plan, read_info
@@ -35,24 +36,27 @@ class Engine:
         outputs: their names, in the order of an answer.
 
     Raises:
+        UsageError: a path is none (MC445).
         BackendMissingError: TensorRT, a GPU or pycuda is missing (MC611).
         StageError: the plan belongs to another TensorRT, GPU or file, or is damaged (MC440).
     """
 
     def __init__(
         self,
-        plan_path: Path,
+        plan_path: str | Path,
         buffers: Buffers = "torch",
         *,
-        onnx_path: Path | None = None,
+        onnx_path: str | Path | None = None,
         device: Device | None = None,
     ) -> None:
+        plan_path = checked_path(plan_path, "the engine")
+        source = None if onnx_path is None else checked_path(onnx_path, "the ONNX file")
         trt = load_tensorrt()
         self.info = read_info(plan_path)
         self._device = device or open_device(buffers)
         self._messages = Messages(trt)
         try:
-            plan = checked_plan(plan_path, self.info, version_of(trt), self._device.name, onnx_path)
+            plan = checked_plan(plan_path, self.info, version_of(trt), self._device.name, source)
             self._load(trt, plan, plan_path.name)
         except BaseException:
             self._device.close()

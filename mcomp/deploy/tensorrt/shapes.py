@@ -17,7 +17,7 @@ class ShapeRange:
     """The smallest, the best served and the largest shape of one input, batch included.
 
     Raises:
-        StageError: MC438, they have not one length, or are not in order.
+        StageError: MC438, they are no shapes, have not one length, or are not in order.
     """
 
     min: list[int]
@@ -25,6 +25,9 @@ class ShapeRange:
     max: list[int]
 
     def __post_init__(self) -> None:
+        for given in (self.min, self.opt, self.max):
+            if not isinstance(given, (list, tuple)) or not all(isinstance(size, int) for size in given):
+                raise StageError(f"{given!r} is no shape", code="MC438", hint="give whole numbers, e.g. [1, 3, 32, 32]")
         fault = disorder(self.min, self.opt, self.max)
         if fault:
             raise StageError(f"no range of shapes: {fault}", code="MC438", hint="order them min <= opt <= max")

@@ -78,8 +78,11 @@ def accelerate(model: nn.Module, *, path: InstructionPath = "auto") -> Accelerat
     Raises:
         StageError: MC470, no layer has a binary weight and a binary input; or the model holds inf or nan.
         BackendMissingError: MC620, the loops cannot be built.
-        UsageError: MC621, the processor does not have that path.
+        UsageError: MC621, the processor does not have that path; MC427, the model is none.
     """
+    from mcomp.quantization.inputs import check_model
+
+    check_model(model)
     check_path(path)
     made = copy.deepcopy(model).cpu().eval()
     for record in (ATTRIBUTE, FLOAT):  # no artifact could repeat this, and no float network be made of it

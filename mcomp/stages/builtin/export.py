@@ -55,16 +55,24 @@ class Export(Stage):
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """Packages that are not installed."""
-        return [
-            Finding(
-                f"the format `{name}` needs {' and '.join(missing)}",
-                option=("formats", place),
-                hint=f"pip install {' '.join(missing)}",
-            )
-            for place, name in enumerate(options.formats)
-            if (missing := missing_packages(name))
-        ]
+        """None; where a package is installed and cannot be imported, its error is raised."""
+        from mcomp.deploy.formats.export import find_format
+
+        for name in options.formats:
+            if not missing_packages(name):
+                find_format(name).require()
+        return []
+
+    @classmethod
+    def missing(cls, options: Any) -> str:
+        """Packages that are not installed, and what installs them."""
+        from mcomp.deploy.runtime_package import install_command
+
+        lacking = {name: modules for name in options.formats if (modules := missing_packages(name))}
+        return "; ".join(
+            f"the format `{name}` needs {' and '.join(modules)} ({install_command(modules)})"
+            for name, modules in lacking.items()
+        )
 
     @classmethod
     def key_parts(cls, options: Any) -> dict[str, Any]:

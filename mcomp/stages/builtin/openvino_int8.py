@@ -39,10 +39,19 @@ class OpenVinoInt8(Stage):
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
-        """OpenVINO is an extra."""
+        """None; where OpenVINO is installed and cannot be imported, its error is raised."""
+        from mcomp.deploy.runtime_package import load_runtime
+
         if find_spec("openvino") is not None:
-            return []
-        return [Finding("OpenVINO is not installed", hint="pip install openvino")]
+            load_runtime("openvino")
+        return []
+
+    @classmethod
+    def missing(cls, options: Any) -> str:
+        """OpenVINO is an extra."""
+        from mcomp.deploy.runtime_package import absent
+
+        return absent("openvino")
 
     @classmethod
     def key_parts(cls, options: Any) -> dict[str, Any]:

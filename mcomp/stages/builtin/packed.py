@@ -17,7 +17,7 @@ FILE = "weights.packed"
 class Packed(Stage):
     """Write the weights bit-packed, read them back and compare (`mcomp help packed-weights`); hand the model on."""
 
-    name, version = "packed", 2
+    name, version = "packed", 3
     traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "float_bytes", "exact"})
 
     class Options(StageOptions):
@@ -47,9 +47,12 @@ class Packed(Stage):
             "exact": "yes" if made.exact else "no",
         }
         notes = [
-            f"`{tensor.name}` comes back up to {tensor.max_abs_error:.1e} apart"
-            for tensor in made.tensors
-            if not tensor.exact
+            *made.notes,
+            *(
+                f"`{tensor.name}` comes back up to {tensor.max_abs_error:.1e} apart"
+                for tensor in made.tensors
+                if not tensor.exact
+            ),
         ]
         return StageResult(
             model=ctx.model, metrics=metrics, files={FILE: made.path}, notes=notes, details={"packed": made.as_dict()}

@@ -36,6 +36,22 @@ def test_files_are_timed_in_the_runtimes_that_take_them(
     assert found["threads"] == 1
 
 
+@pytest.mark.parametrize(
+    ("terminal", "words", "shown"), [(True, [], True), (True, ["--json"], False), (False, [], False)]
+)
+def test_progress_is_for_a_terminal_and_not_beside_json(
+    terminal: bool,
+    words: list[str],
+    shown: bool,
+    files: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    assert main(["bench", files["onnx"], "--engine", "onnxruntime", "--rounds", "1", "--batch", "1", *words]) == 0
+    assert ("round 1 of 1" in capsys.readouterr().err) == shown
+
+
 def test_people_get_a_table_with_batch_and_threads(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", files["onnx"], "--engine", "onnxruntime", "--rounds", "1", "--batch", "2"]) == 0
     printed = capsys.readouterr().out

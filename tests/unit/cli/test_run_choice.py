@@ -56,6 +56,32 @@ def test_a_damaged_run_that_is_asked_for_is_called_damaged(store: Store) -> None
         chosen_run(store, NEW)
 
 
+def add_run(store: Store, run: str, name: str, status: str = "ok") -> None:
+    (store.root / "runs" / run).mkdir()
+    (store.root / "runs" / run / "result.json").write_text(json.dumps({**result(run, status), "name": name}))
+
+
+def test_a_recipes_whole_name_wins_over_ids_that_contain_it(store: Store) -> None:
+    own, longer = (f"20260102T00000{n}000Z-{name}-0000000{n}" for n, name in ((4, "odd"), (5, "oddk")))
+    add_run(store, own, "odd")
+    add_run(store, longer, "oddk")
+    assert chosen_run(store, "odd")["run"] == own
+    assert chosen_run(store, "oddk")["run"] == longer
+    with pytest.raises(UsageError, match="2 runs match `od`"):
+        chosen_run(store, "od")
+
+
+def test_of_several_runs_of_one_recipe_its_name_means_the_newest_and_says_so(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well, failed = (f"20260102T00000{n}000Z-odd-0000000{n}" for n in (4, 5))
+    add_run(store, well, "odd")
+    add_run(store, failed, "odd", "failed")
+    assert chosen_run(store, "odd")["run"] == failed
+    assert chosen_run(store, "odd", ended_well=True)["run"] == well
+    assert f"note: of 2 runs of `odd` this is {failed}" in capsys.readouterr().err
+
+
 def test_an_unfinished_run_that_is_asked_for_is_called_unfinished(store: Store) -> None:
     (store.root / "runs" / NEW / "result.json").unlink()
     with pytest.raises(UsageError, match="is not finished"):

@@ -147,7 +147,7 @@ def test_names_bits_and_packages_are_checked(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UsageError, match="no weights in 4 bits"):
         export(model, x, tmp_path / "model", "pt2", weight_bits=4)
     monkeypatch.setattr("mcomp.deploy.formats.base.missing_packages", lambda name: ["ncnn", "pnnx"])
-    with pytest.raises(BackendMissingError, match="pip install ncnn pnnx"):
+    with pytest.raises(BackendMissingError, match=r"pip install 'mcomp\[ncnn\]'$"):
         export(model, x, tmp_path / "model", "torchscript")
 
 
@@ -180,5 +180,6 @@ def test_missing_packages_are_told_before_anything_runs(monkeypatch: pytest.Monk
     from mcomp.stages.builtin.export import Export
 
     monkeypatch.setattr("mcomp.stages.builtin.export.missing_packages", lambda name: ["ncnn"] if name == "ncnn" else [])
-    found = Export.preflight(nn.Identity(), Export.Options(formats=["onnx", "ncnn"]))
-    assert [(one.option, one.hint) for one in found] == [(("formats", 1), "pip install ncnn")]
+    options = Export.Options(formats=["onnx", "ncnn"])
+    assert Export.preflight(nn.Identity(), options) == []
+    assert Export.missing(options) == "the format `ncnn` needs ncnn (pip install 'mcomp[ncnn]')"

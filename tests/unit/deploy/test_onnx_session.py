@@ -14,7 +14,7 @@ from mcomp.quantization import quantize
 
 
 def test_a_missing_runtime_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcomp.deploy.onnx_session.find_spec", lambda name: None)
+    monkeypatch.setattr("mcomp.deploy.runtime_package.find_spec", lambda name: None)
     with pytest.raises(BackendMissingError, match="ONNX Runtime is not installed") as caught:
         OnnxSession(tmp_path / "m.onnx")
     assert caught.value.exit_code == 7

@@ -43,8 +43,8 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(StageError, match="OpenVINO cannot load"):
         OpenVinoSession(tmp_path / "text.onnx")
-    monkeypatch.setattr("mcomp.deploy.openvino_session.find_spec", lambda name: None)
-    with pytest.raises(BackendMissingError, match="pip install openvino"):
+    monkeypatch.setattr("mcomp.deploy.runtime_package.find_spec", lambda name: None)
+    with pytest.raises(BackendMissingError, match=r"pip install 'mcomp\[openvino\]'"):
         OpenVinoSession(tmp_path / "text.onnx")
 
 
