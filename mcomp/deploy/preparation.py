@@ -93,11 +93,7 @@ def prepare(
     if target.quantize_outputs != "none" and outputs:
         _add_outputs(prepared, example_inputs, target, batches, method, calibrator or _calibrated)
     if target.integer_bias:
-        from mcomp.quantization.accumulator_bias import round_biases
-
-        change = round_biases(prepared.model)
-        if change:
-            prepared.notes.append(f"biases are whole numbers of the accumulator's unit (largest change {change:.1e})")
+        _round_biases(prepared, example_inputs)
     prepared.model.eval()
     return prepared
 
@@ -153,6 +149,23 @@ def _add_outputs(
         return
     prepared.calibrated += calibrator(model, batches, method)
     prepared.model, prepared.added = model, added
+
+
+def _round_biases(prepared: Prepared, example_inputs: tuple[Tensor, ...]) -> None:
+    """Give biases the values that the file will hold; only weights that are integers already have a unit for them."""
+    from mcomp.quantization import fold_batch_norms
+    from mcomp.quantization.accumulator_bias import round_biases
+    from mcomp.quantization.folded import FoldedLayer
+
+    if not any(isinstance(module, FoldedLayer) for module in prepared.model.modules()):
+        try:
+            prepared.model = fold_batch_norms(prepared.model, example_inputs).model
+        except StageError as error:
+            prepared.notes.append(f"biases are rounded in the file alone: {error}")
+            return
+    change = round_biases(prepared.model)
+    if change:
+        prepared.notes.append(f"biases are whole numbers of the accumulator's unit (largest change {change:.1e})")
 
 
 def _calibrated(model: nn.Module, batches: Callable[[], Iterable[Batch]], method: str | None) -> list[str]:

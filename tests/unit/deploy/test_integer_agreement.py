@@ -97,6 +97,19 @@ def test_biases_are_whole_numbers_of_the_accumulators_unit_and_move_by_half_of_o
             assert float((layer.bias - after.bias).abs().max()) <= unit
 
 
+@pytest.mark.parametrize("norms", [True, False])
+def test_biases_of_few_bits_are_rounded_where_they_are_measured(tmp_path: Path, norms: bool) -> None:
+    model: nn.Module = chain() if norms else nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    made = quantised(model, scheme="lsq", w_bits=4, a_bits=4)
+    prepared = prepare(made, (images(2),), "onnxruntime", lambda: [images()])
+    lowering = to_onnx(prepared.model, (images(2),), tmp_path / "m.onnx")
+    rows = [row for row in lowering.tensors if row.kind == "bias"]
+    assert rows
+    assert all(row.max_abs_error <= 1e-6 for row in rows)
+    compared = compare_integers(lowering.path, prepared.model, images())
+    assert sum(row.differing for row in compared) <= TIES * sum(row.elements for row in compared)
+
+
 def test_rounding_biases_again_changes_nothing() -> None:
     prepared = prepare(quantised(chain()), (images(2),), "onnxruntime", lambda: [images()])
     assert round_biases(prepared.model) == pytest.approx(0, abs=1e-7)
