@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Export(Stage):
     """Write the network in one or several formats, run each file, and compare; hand the model on unchanged."""
 
-    name, version = "export", 4
+    name, version = "export", 5
     traits = Traits(metrics={"top1", "loss", "files_written", "relative_error"})
 
     class Options(StageOptions):
