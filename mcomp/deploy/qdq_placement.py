@@ -83,7 +83,8 @@ def lower_markers(
         _integer_biases(graph, lowering)
     rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias"]
     if rounded:
-        lowering.notes.append(f"{len(rounded)} biases are int32 in accumulator units (max rounding {max(rounded):.1e})")
+        are = "1 bias is" if len(rounded) == 1 else f"{len(rounded)} biases are"
+        lowering.notes.append(f"{are} int32 in accumulator units (max rounding {max(rounded):.1e})")
     for row in lowering.tensors:
         if not row.exact and row.kind != "bias":
             lowering.notes.append(f"`{row.name}` is not exact (max error {row.max_abs_error:.2g}): {row.why}")
