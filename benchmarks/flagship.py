@@ -1,7 +1,9 @@
 """Claim: the flagship recipe, from nothing to a measured INT8 file, takes about a minute of two cores; again, no time.
 
 Runs ``recipes/nin_gc_prune_quant.yaml`` on an empty store (cold), then again (warm), per seed, each in a fresh
-process, and prints per-stage CPU seconds, wall time, peak memory and the final figures.
+process, and prints per-stage CPU seconds, wall time, peak memory and the final figures. Then what pruning and
+quantisation gain each, and together: the trained network in float, the pruned one in float and the INT8 file made for
+ONNX Runtime, in turns within one process, on one thread of it.
 
     python benchmarks/flagship.py [--seeds 0 1 2] [--out benchmarks/results/flagship.json]
 """
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 RECIPE = "recipes/nin_gc_prune_quant.yaml"
+SPEED_ROUNDS = 300
+BATCHES = (1, 32)
 
 
 def apply(store: str, seed: int) -> dict[str, Any]:
@@ -48,16 +52,40 @@ def stage_cpu(store: str, run: dict[str, Any]) -> dict[str, float]:
     return seconds
 
 
-def fp32_onnx_bytes(store: str, run: dict[str, Any]) -> int:
-    """Size of the trained, unpruned model as a float ONNX file, BN folded, written now."""
+def artifact(store: str, run: dict[str, Any], stage: str) -> Path:
+    """Where the store has the model that a stage ended with."""
+    digest = next(each["artifact"] for each in run["stages"] if each["id"] == stage)
+    return Path(store) / "objects" / digest[:2] / digest
+
+
+def write_files(store: str, run: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """The network as it was trained, as it was pruned, and the quantised one, as ONNX files; BN folded in all."""
     import mcomp
 
-    digest = next(stage["artifact"] for stage in run["stages"] if stage["id"] == "train")
-    folder = Path(store) / "objects" / digest[:2] / digest
     images = mcomp.data.load(name="digits", image_size=16).example_inputs
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "fp32.onnx"
-        return int(mcomp.deploy.to_onnx(mcomp.load_model(folder), images, file, profile="float").bytes)
+    sources = {"float": ("train", "float"), "pruned": ("finetune", "float"), "int8": ("bn_fuse", "onnxruntime")}
+    return {
+        name: mcomp.deploy.to_onnx(
+            mcomp.load_model(artifact(store, run, stage)), images, folder / f"{name}.onnx", profile
+        ).path
+        for name, (stage, profile) in sources.items()
+    }
+
+
+def speedups(files: dict[str, Path], batch: int) -> dict[str, float]:
+    """How many times faster than the float network each file is, paired; of the INT8 file, also than the pruned."""
+    from mcomp.deploy.contestants import inputs_of, of_file
+    from mcomp.metrics.comparison import compare
+
+    inputs = inputs_of(files["float"], batch)
+    calls = {name: of_file(path, "onnxruntime", inputs, threads=1).call for name, path in files.items()}
+    timed = compare(calls, warmup=20, rounds=SPEED_ROUNDS)
+    times = {f"{name}_ms": round(timed[name].median_ms, 4) for name in calls}
+    gains = {"pruning": timed["pruned"].speedup, "both": timed["int8"].speedup}
+    gains["quantisation"] = compare({name: calls[name] for name in ("pruned", "int8")}, rounds=SPEED_ROUNDS)[
+        "int8"
+    ].speedup
+    return times | {name: round(gain, 2) for name, gain in gains.items()}
 
 
 def measure(seed: int) -> dict[str, Any]:
@@ -68,6 +96,7 @@ def measure(seed: int) -> dict[str, Any]:
             raise SystemExit(f"seed {seed}: exit {cold['exit']} and {warm['exit']}: {cold.get('errors')}")
         stages = {stage["id"]: stage["metrics"] for stage in cold["stages"]}
         last = stages["trt_int8"]
+        files = write_files(store, cold, Path(store))
         return {
             "seed": seed,
             "cold": {name: cold[name] for name in ("wall_s", "cpu_s", "peak_bytes")},
@@ -77,10 +106,11 @@ def measure(seed: int) -> dict[str, Any]:
             "top1": {name: round(metrics["top1"], 3) for name, metrics in stages.items() if "top1" in metrics},
             "params_ratio": round(stages["prune"]["params"] / stages["train"]["params"], 4),
             "int8_bytes": last["bytes"],
-            "unpruned_fp32_onnx_bytes": fp32_onnx_bytes(store, cold),
+            "unpruned_fp32_onnx_bytes": files["float"].stat().st_size,
             "drop_from_baseline_points": round(stages["train"]["top1"] - last["top1"], 3),
             "agreement": last["agreement"],
             "latency_ms": last["latency_ms"],
+            "times_faster": {str(batch): speedups(files, batch) for batch in BATCHES},
         }
 
 
@@ -102,6 +132,9 @@ def main() -> None:
         share = 100 * run["int8_bytes"] / run["unpruned_fp32_onnx_bytes"]
         sizes = f"params {100 * run['params_ratio']:.1f} %, INT8 file {run['int8_bytes']} bytes, {share:.1f} % of fp32"
         print(f"  {sizes}; drop {run['drop_from_baseline_points']:.2f} points, agreement {run['agreement']:.2f} %")
+        for batch, gain in run["times_faster"].items():
+            parts = f"pruning {gain['pruning']:.2f} x, quantisation {gain['quantisation']:.2f} x"
+            print(f"  batch {batch}: {gain['both']:.2f} x as fast as its float network ({parts})")
     result = {
         "recipe": RECIPE,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -32,9 +32,11 @@ from mcomp.deploy import OnnxSession, to_onnx
 from mcomp.deploy.preparation import prepare
 from mcomp.metrics import sqnr_db
 from mcomp.models import build
+from mcomp.pruning import prune
 
 SIZES = {"nin": 32, "resnet18": 224, "mobilenet_v2": 224}
 CALIBRATION = 8
+PRUNED_TO = 16  # multiples
 #: A round is repeated until it takes this long, for short networks jitter.
 ROUND_SECONDS = 0.02
 
@@ -120,6 +122,9 @@ def entrants(name: str, images: Tensor, batch: int, folder: Path) -> tuple[dict[
     model, example = network(name, images), (images[:2],)
     files = {"ORT fp32": to_onnx(model, example, folder / "fp32.onnx", "float").path}
     files["ORT mcomp"] = ours(model, images, "onnxruntime", folder / "mcomp.onnx")
+    pruned = prune(model, example, 0.5, regular=PRUNED_TO, importance="l1", scope="per_layer").model
+    files["ORT fp32, pruned"] = to_onnx(pruned, example, folder / "pruned.onnx", "float").path
+    files["ORT mcomp, pruned"] = ours(pruned, images, "onnxruntime", folder / "pruned_int8.onnx")
     files["ORT quantize_static"] = static_quantised(files["ORT fp32"], images, folder / "static.onnx")
     opened: dict[str, Open] = {label: partial(in_onnxruntime, path) for label, path in files.items()}
     if find_spec("openvino") is not None:
@@ -173,7 +178,8 @@ def measure(name: str, batch: int, sessions: int, rounds: int) -> dict[str, Any]
         opened, sizes = entrants(name, images, batch, Path(folder))
         outputs = {label: torch.from_numpy(opener()(x).copy()) for label, opener in opened.items()}
         times = interleaved(opened, x, sessions, rounds)
-    noise = {label: round(sqnr_db(outputs["ORT fp32"], found), 1) for label, found in outputs.items()}
+    exact = outputs.pop("ORT fp32")
+    noise = {label: round(sqnr_db(exact, found), 1) for label, found in outputs.items() if not label.endswith("pruned")}
     row: dict[str, Any] = {
         "model": name,
         "batch": batch,
@@ -187,7 +193,8 @@ def measure(name: str, batch: int, sessions: int, rounds: int) -> dict[str, Any]
     }
     print(f"{name}, batch {batch}: {row['times_smaller']} x smaller than float")
     for label, speed in row["times_ort_fp32"].items():
-        print(f"  {label:20} {row['ms'][label]:9.3f} ms   {speed:5.2f} x ORT fp32   {noise[label]:6.1f} dB")
+        quality = f"   {noise[label]:6.1f} dB" if label in noise else ""
+        print(f"  {label:20} {row['ms'][label]:9.3f} ms   {speed:5.2f} x ORT fp32{quality}")
     print(f"  mcomp / quantize_static {row['mcomp_over_quantize_static']}, mcomp / NNCF {row['mcomp_over_nncf']}")
     return row
 

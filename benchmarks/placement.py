@@ -2,8 +2,8 @@
 
 The same float file goes through ModelOpt's ONNX quantiser; the network, quantised by mcomp, through the profile
 ``tensorrt``. For every convolution, matrix product, sum and pool of the two graphs, in order, the inputs that come from
-DQ are compared. Differences are printed with their node. ModelOpt is NVIDIA's, runs on a CPU, and is no dependency:
-without it the script says so and ends with 7.
+DQ are compared. Differences are printed with their node; one of them is meant, and said why (`CHOSEN`). ModelOpt is
+NVIDIA's, runs on a CPU, and is no dependency: without it the script says so and ends with 7.
 
     python benchmarks/placement.py [--out benchmarks/results/placement.json]
 """
@@ -27,10 +27,16 @@ from torch import Tensor, nn
 
 import mcomp
 from mcomp.deploy import to_onnx
+from mcomp.deploy.preparation import prepare
 from mcomp.deploy.qdq.checked_graph import CheckedGraph
 
 OPERATIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool")
 Site = tuple[str, tuple[bool, ...]]
+#: Why the last layer's weight is an integer here and not there.
+CHOSEN = (
+    "by choice: what a recipe quantised is what ships, the last layer too, and its file is a quarter of the float one; "
+    "`check-qdq` advises (P8), and `last_layer_float: true` leaves it float"
+)
 
 
 def networks() -> dict[str, tuple[nn.Module, Tensor]]:
@@ -54,11 +60,8 @@ def sites(path: Path) -> list[tuple[str, Site]]:
 
 
 def ours(model: nn.Module, x: Tensor, path: Path) -> None:
-    folded = mcomp.quantization.fold_batch_norms(model.eval(), (x,)).model
-    to_onnx(folded, (x,), path.with_suffix(".float.onnx"), "float")
-    made = mcomp.quantization.quantize(folded, (x,), scheme="iao", levels=127, first_layer_float=False)
-    mcomp.quantization.calibrate(made, [x], "minmax")
-    to_onnx(made.eval(), (x,), path, "tensorrt")
+    to_onnx(model.eval(), (x,), path.with_suffix(".float.onnx"), "float")
+    to_onnx(prepare(model, (x,), "tensorrt", lambda: [x]).model, (x,), path, "tensorrt")
 
 
 def theirs(x: Tensor, path: Path) -> None:
@@ -83,6 +86,9 @@ def compared(mine: list[tuple[str, Site]], other: list[tuple[str, Site]]) -> dic
         for (name, site), (_, their) in zip(mine, other, strict=True)
         if site != their
     ]
+    last = differences[-1] if differences else {}
+    if last.get("node") == mine[-1][0] and last["operation"] == "Gemm" and all(last["mcomp"]):
+        last["why"] = CHOSEN
     return {"operations": len(mine), "same": len(mine) - len(differences), "differences": differences}
 
 
@@ -107,6 +113,8 @@ def main() -> int:
         print(f"{name}: {found['same']} of {found['operations']} operations quantised alike")
         for one in found["differences"]:
             print(f"  {one['operation']} `{one['node']}`: inputs {one['mcomp']}, ModelOpt {one['modelopt']}")
+            if "why" in one:
+                print(f"    {one['why']}")
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     return 0

@@ -62,7 +62,7 @@ def lower_activation(site: ActivationSite, target: Profile, *, half: bool = Fals
         scale=float(scale),
         exact=False,
         max_abs_error=grid.row.max_abs_error + float(abs(scale - grid.scale)) * reach + float(grid.scale) / 2,
-        why="; ".join([*([grid.row.why] if grid.row.why else []), "scale rounded to half precision"]),
+        why="; ".join([*([grid.row.why] if grid.row.why else []), "scales rounded to half precision"]),
     )
     return replace(grid, scale=np.float32(scale), row=row)
 

@@ -96,7 +96,7 @@ def _simulated(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 class _Site:
     name: str
     quantised: str
-    dequantise: onnx.NodeProto
+    reader: onnx.NodeProto
     scale: float
     zero_point: int
     dtype: np.dtype[Any]
@@ -118,13 +118,15 @@ class _Cut:
         name = node.output[0].removesuffix("_dequantized")
         if node.op_type != "DequantizeLinear" or name == node.output[0]:
             return None
-        maker = self.graph.producer(node.input[0])
+        entry, maker = node, self.graph.producer(node.input[0])
+        if maker is not None and maker.op_type == "Pad":  # adds channels that the network does not have
+            entry, maker = maker, self.graph.producer(maker.input[0])
         if maker is None or maker.op_type not in ("QuantizeLinear", "Clip"):
             return None
         scale, zero_point = (self.graph.array(each) for each in node.input[1:3])
         if scale is None or zero_point is None or scale.size > 1:
             return None
-        return _Site(name, node.input[0], node, float(scale), int(zero_point), zero_point.dtype)
+        return _Site(name, entry.input[0], entry, float(scale), int(zero_point), zero_point.dtype)
 
     def open(self, site: _Site, shape: tuple[int, ...]) -> str:
         """Let the readers of a tensor read a new input; returns its name."""
@@ -134,7 +136,7 @@ class _Cut:
         self.graph.inputs.add(name)
         self.graph.model.graph.output.append(helper.make_tensor_value_info(site.quantised, kind, None))
         self.graph.outputs.add(site.quantised)
-        site.dequantise.input[0] = name
+        site.reader.input[0] = name
         return name
 
     def write(self, path: Path) -> Path:

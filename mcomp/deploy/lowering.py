@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -68,3 +69,20 @@ class Lowering:
             "notes": self.notes,
             "tensors": [asdict(tensor) for tensor in self.tensors],
         }
+
+
+def inexact_notes(tensors: Iterable[TensorLowering]) -> list[str]:
+    """A sentence for each reason why activations or weights are not exact, however many tensors share it."""
+    reasons: dict[str, list[TensorLowering]] = {}
+    for row in tensors:
+        if not row.exact and row.kind != "bias":
+            for why in row.why.split("; "):
+                reasons.setdefault(why, []).append(row)
+    notes = []
+    for why, rows in reasons.items():
+        error = max(row.max_abs_error for row in rows)
+        if len(rows) == 1:
+            notes.append(f"`{rows[0].name}` is not exact (max error {error:.2g}): {why}")
+        else:
+            notes.append(f"{len(rows)} tensors are not exact, first `{rows[0].name}` (max error {error:.2g}): {why}")
+    return notes

@@ -139,7 +139,7 @@ def _add_outputs(
 
     try:
         model = folded(prepared.model, example_inputs)
-        model, added = quantize_outputs(model, shortcuts=target.quantize_outputs == "shortcuts")
+        model, added = quantize_outputs(model, for_fusion=target.quantize_outputs == "fusions")
     except StageError as error:
         prepared.notes.append(f"what layers make stays float: {error}")
         return

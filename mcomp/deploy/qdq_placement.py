@@ -1,6 +1,7 @@
 """Replace the markers of a float graph by Q/DQ nodes, placed as the target fuses them.
 
-Quantising is monotone and works element by element, so it commutes with max pooling and with moving data about.
+Quantising is monotone and works element by element, so it commutes with max pooling and with moving data about, as a
+resize to the nearest element does.
 A quantiser sits right behind the operation that makes its tensor, where the target can fuse it; behind each commuting
 operation it is repeated, exactly (its grid is a fixed point), so that integers flow all the way to the next layer.
 """
@@ -17,20 +18,13 @@ from mcomp.deploy.activation_lowering import ActivationGrid, lower_activation
 from mcomp.deploy.dynamic_placement import place_dynamic
 from mcomp.deploy.integer_pooling import pools_as_convolutions
 from mcomp.deploy.low_bit import INTEGERS, narrowest, stored
-from mcomp.deploy.lowering import Lowering, TensorLowering
+from mcomp.deploy.lowering import Lowering, TensorLowering, inexact_notes
 from mcomp.deploy.marking import DOMAIN, MarkedModel
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
+from mcomp.deploy.operator_facts import clip_bounds, commutes, feeds_weights, non_negative, reads_integers
+from mcomp.deploy.padded_channels import pad_input_channels
 from mcomp.deploy.profiles.base import Profile
 from mcomp.deploy.weight_lowering import WeightGrid, lower_weight
-
-#: Outputs hold elements of the first input and nothing else.
-COMMUTING = frozenset(
-    {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "DepthToSpace"}
-)
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-#: Results that are never below zero; and those that keep the sign of their first input.
-NON_NEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Softplus"})
-SIGN_KEEPING = COMMUTING | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Identity", "Dropout"}
 
 
 def lower_markers(
@@ -79,15 +73,15 @@ def lower_markers(
         lowering.notes.append("`float` keeps the values of quantised weights and drops activation quantisers")
     if target is not None and target.pools_as_convolutions:
         pools_as_convolutions(graph)
+    if target is not None and target.even_inputs:
+        pad_input_channels(graph)
     if target is not None and target.integer_bias and not half:
         _integer_biases(graph, lowering)
     rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias"]
     if rounded:
         are = "1 bias is" if len(rounded) == 1 else f"{len(rounded)} biases are"
         lowering.notes.append(f"{are} int32 in accumulator units (max rounding {max(rounded):.1e})")
-    for row in lowering.tensors:
-        if not row.exact and row.kind != "bias":
-            lowering.notes.append(f"`{row.name}` is not exact (max error {row.max_abs_error:.2g}): {row.why}")
+    lowering.notes += inexact_notes(lowering.tensors)
 
 
 def _drop(graph: OnnxGraph, node: onnx.NodeProto) -> None:
@@ -112,8 +106,8 @@ def _place_weight(
     kind = values.dtype.name
     if packing is not None and not weight.row.zero_point:
         readers = graph.consumers(output)
-        reads_integers = any(_integers(graph, reader.input[0]) for reader in readers)
-        kind = narrowest(values, [reader.op_type for reader in readers], packing, beside_integers=reads_integers)
+        beside_integers = any(reads_integers(graph, reader.input[0]) for reader in readers)
+        kind = narrowest(values, [reader.op_type for reader in readers], packing, beside_integers=beside_integers)
     # a layer that is called several times has one set of integers; each call unpacks them
     zeros = np.full(len(weight.scale), weight.row.zero_point, values.dtype)
     inputs = [
@@ -173,23 +167,15 @@ def _quantise_parts(graph: OnnxGraph, concat: onnx.NodeProto, grid: ActivationGr
 def _repeat_behind(graph: OnnxGraph, dequantised: str, grid: ActivationGrid, target: Profile) -> None:
     """Quantise again behind every operation that commutes with it, up to the layers that read the tensor."""
     for reader in graph.consumers(dequantised):
-        if reader.op_type not in COMMUTING or reader.input[0] != dequantised:
+        if not commutes(reader) or reader.input[0] != dequantised:
             continue
         for output in list(reader.output):
-            if not _feeds_weights(graph, output):
+            if not feeds_weights(graph, output):
                 continue
             behind = _quantise(graph, output, grid, target, first=False)
             quantiser = graph.producer(graph.producer(behind).input[0])  # type: ignore[union-attr]
             graph.redirect(output, behind, keep=quantiser)
             _repeat_behind(graph, behind, grid, target)
-
-
-def _feeds_weights(graph: OnnxGraph, tensor: str) -> bool:
-    """True if a layer with weights reads ``tensor``, or reads it through operations that commute."""
-    return any(
-        reader.op_type in WEIGHTED or (reader.op_type in COMMUTING and _feeds_weights(graph, reader.output[0]))
-        for reader in graph.consumers(tensor)
-    )
 
 
 def _absorbs(graph: OnnxGraph, maker: onnx.NodeProto, grid: ActivationGrid, target: Profile) -> bool:
@@ -200,18 +186,8 @@ def _absorbs(graph: OnnxGraph, maker: onnx.NodeProto, grid: ActivationGrid, targ
         return True
     if maker.op_type != "Clip":
         return False
-    low, high = _clip_bounds(graph, maker)
+    low, high = clip_bounds(graph, maker)
     return low == 0 and np.rint(np.float32(high) / grid.scale) >= grid.high - grid.zero_point
-
-
-def _clip_bounds(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[float, float]:
-    """A ``Clip`` node's limits; infinite where absent, NaN where computed."""
-    limits = [-np.inf, np.inf]
-    for index, tensor in enumerate(node.input[1:3]):
-        if tensor:
-            value = graph.array(tensor)
-            limits[index] = float(value) if value is not None else np.nan
-    return limits[0], limits[1]
 
 
 def _quantise(
@@ -260,23 +236,6 @@ def _clip_reals(graph: OnnxGraph, tensor: str, grid: ActivationGrid, name: str) 
     return f"{name}_clipped"
 
 
-def non_negative(graph: OnnxGraph, tensor: str) -> bool:
-    """True if the graph shows that ``tensor`` is never below zero."""
-    maker = graph.producer(tensor)
-    if maker is None:
-        value = graph.array(tensor)
-        return value is not None and bool((value >= 0).all())
-    if maker.op_type in NON_NEGATIVE:
-        return True
-    if maker.op_type == "Clip":
-        return _clip_bounds(graph, maker)[0] >= 0
-    if maker.op_type in SIGN_KEEPING | {"QuantizeLinear", "DequantizeLinear"}:
-        return non_negative(graph, maker.input[0])
-    if maker.op_type in ("Add", "Mul", "Concat", "Max"):
-        return all(non_negative(graph, name) for name in maker.input)
-    return False
-
-
 def _integer_biases(graph: OnnxGraph, lowering: Lowering) -> None:
     """Where a quantised layer feeds a quantiser, give its bias in the accumulator's own units."""
     for node in list(graph.nodes):
@@ -319,14 +278,6 @@ def _accumulator_scale(graph: OnnxGraph, node: onnx.NodeProto) -> NDArray[np.flo
         scales.append(scale)
     product: NDArray[np.float32] = (scales[0].reshape(-1) * scales[1].reshape(-1)).astype(np.float32)
     return product
-
-
-def _integers(graph: OnnxGraph, tensor: str) -> bool:
-    """True if the tensor is, or will be, unpacked from integers."""
-    maker = graph.producer(tensor)
-    while maker is not None and maker.op_type in COMMUTING:
-        maker = graph.producer(maker.input[0])
-    return maker is not None and (maker.domain == DOMAIN or maker.op_type == "DequantizeLinear")
 
 
 def _packed(graph: OnnxGraph, maker: onnx.NodeProto | None) -> bool:

@@ -22,4 +22,5 @@ ONNXRUNTIME = Profile(
     pools_as_convolutions=True,
     four_bits=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"}),
     two_bits=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"}),
+    even_inputs=True,
 )

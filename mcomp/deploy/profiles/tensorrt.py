@@ -1,7 +1,7 @@
 """TensorRT 10 and 11: symmetric int8 with zero point 0, float biases, explicit axes; ReLUs stay in the graph.
 
-Its fusions look for Conv, ReLU, Q in this order and for a residual sum with Q/DQ on the skip input only. What its
-parser refuses is told by the rules E1 to E8 of :mod:`mcomp.deploy.qdq_rules`.
+Its fusions look for Conv, ReLU, Q in this order, for a residual sum with Q/DQ on the skip input only, and for pools
+behind DQ. What its parser refuses is told by the rules E1 to E8 of :mod:`mcomp.deploy.qdq`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ TENSORRT = Profile(
     name="tensorrt",
     unsigned="never",
     levels=127,
-    quantize_outputs="shortcuts",
+    quantize_outputs="fusions",
     asymmetric=False,
     sixteen_bits=False,
     absorb_relu=False,

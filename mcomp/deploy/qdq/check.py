@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 
 from mcomp.deploy.checked_arguments import checked_path
+from mcomp.deploy.operator_facts import COMMUTING
 from mcomp.deploy.qdq import cpu_rules, fusion_rules, general_rules, importer_rules
 from mcomp.deploy.qdq.checked_graph import CheckedGraph, is_pair
 from mcomp.deploy.qdq.rules import RULES, TARGETS, Target, Violation
-from mcomp.deploy.qdq_placement import COMMUTING
 from mcomp.errors import UsageError
 
 #: Imported for the rules that they declare.
@@ -109,7 +109,7 @@ def _malformed(graph: onnx.GraphProto, around: set[str]) -> str:
     made = {name for node in graph.node for name in node.output}
     for node in graph.node:
         name = node.name or node.op_type
-        least = _LEAST_INPUTS.get(node.op_type, 1 if node.op_type in COMMUTING else 0)
+        least = _LEAST_INPUTS.get(node.op_type, 1 if node.op_type in COMMUTING | {"Resize"} else 0)
         if len(node.input) < least or not node.output:
             return f"node `{name}` has {len(node.input)} inputs and {len(node.output)} outputs"
     waiting = list(graph.node)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from mcomp.deploy.onnx_graph import attribute, constant_value, reads
-from mcomp.deploy.qdq_placement import COMMUTING
+from mcomp.deploy.operator_facts import commutes
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -79,7 +79,9 @@ class CheckedGraph:
 
     def dequantised(self, tensor: str) -> onnx.NodeProto | None:
         """The ``DequantizeLinear`` behind ``tensor``, through operations that only move data."""
-        maker = self.behind(tensor, COMMUTING)
+        maker = self.maker(tensor)
+        while maker is not None and commutes(maker):
+            maker = self.maker(maker.input[0])
         return maker if maker is not None and maker.op_type == DEQUANTIZE else None
 
     def behind(self, tensor: str, op_types: Collection[str]) -> onnx.NodeProto | None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from mcomp.deploy.operator_facts import WEIGHTED
 from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, QUANTIZE, CheckedGraph, is_pair
 from mcomp.deploy.qdq.rules import Fault, rule
-from mcomp.deploy.qdq_placement import WEIGHTED
 
 _WIDE = ("int16", "uint16", "int32")
 _NOT_IN_OPENVINO = ("QGemm", "QLinearGlobalAveragePool")

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from mcomp.deploy.onnx_graph import attribute
+from mcomp.deploy.operator_facts import WEIGHTED
 from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, QUANTIZE, CheckedGraph, is_pair
 from mcomp.deploy.qdq.rules import Fault, rule
-from mcomp.deploy.qdq_placement import WEIGHTED
 
 _MOVES = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", QUANTIZE, DEQUANTIZE})
 _ACTIVATIONS = {"Relu", "Clip", "BatchNormalization", "LeakyRelu"}

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from mcomp.deploy.onnx_graph import attribute
+from mcomp.deploy.operator_facts import COMMUTING, commutes
 from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, QUANTIZE, CheckedGraph, is_pair
 from mcomp.deploy.qdq.rules import Fault, rule
-from mcomp.deploy.qdq_placement import COMMUTING
 
 #: Type of the integers, and since which version of ONNX's operators Q and DQ take it.
 _SINCE: dict[int, int] = {
@@ -100,8 +100,7 @@ def a_pair_agrees(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
 
 
 def _takes_integers(reader: onnx.NodeProto) -> bool:
-    nearest = reader.op_type == "Resize" and attribute(reader, "mode", "nearest") == "nearest"
-    return nearest or reader.op_type in _TAKES_INTEGERS or reader.domain == "com.microsoft"
+    return commutes(reader) or reader.op_type in _TAKES_INTEGERS or reader.domain == "com.microsoft"
 
 
 def _same(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
@@ -123,5 +122,5 @@ def _integer_readers(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[tupl
                 continue
             seen.add(id(reader))
             yield maker.output[0], reader
-            if reader.op_type in COMMUTING | {"Identity", "Concat"}:
+            if commutes(reader) or reader.op_type in ("Identity", "Concat"):
                 waiting.append(reader)

@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto
 
 from mcomp.deploy.onnx_graph import attribute
+from mcomp.deploy.operator_facts import WEIGHTED
 from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, QUANTIZE, CheckedGraph, channel_axis, is_pair
 from mcomp.deploy.qdq.rules import Fault, rule
-from mcomp.deploy.qdq_placement import WEIGHTED
 
 _REFUSED = frozenset(
     {

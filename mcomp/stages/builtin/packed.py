@@ -17,7 +17,7 @@ FILE = "weights.packed"
 class Packed(Stage):
     """Write the weights bit-packed, read them back and compare (`mcomp help packed-weights`); hand the model on."""
 
-    name, version = "packed", 3
+    name, version = "packed", 4
     traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "bytes_of", "float_bytes", "exact"})
 
     class Options(StageOptions):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.deploy import OnnxSession, check_qdq, to_onnx
+from mcomp.deploy.integer_agreement import compare_integers
 from mcomp.deploy.onnx_graph import OnnxGraph
 from mcomp.deploy.preparation import prepare
 from mcomp.deploy.profiles import PROFILES
@@ -93,6 +96,73 @@ def test_of_two_convolutions_in_a_sum_tensorrt_gets_the_shortcut_as_integers(tmp
     lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx", "tensorrt")
     assert lowering.exact
     assert not [each.rule for each in check_qdq(lowering.path) if each.rule in ("P2", "P3")]
+
+
+class Squeezed(nn.Module):
+    """Pools behind an activation, inside a gate, behind a sum, and of what no layer of integers makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.gate, self.way, self.head = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1), nn.Linear(19, 4)
+        self.quarter, self.whole = nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.quarter(torch.relu(self.stem(x)))
+        wide = nn.functional.silu(self.body(inner))
+        wide = inner + wide * torch.sigmoid(self.gate(self.whole(wide)))
+        return self.head(torch.cat([self.whole(wide + self.way(wide)), self.whole(x.exp())], 1).flatten(1))
+
+
+def test_what_average_pools_read_of_integer_layers_is_integer_for_tensorrt(tmp_path: Path) -> None:
+    x = images(8)
+    prepared = prepare(warmed(Squeezed()), (x[:2],), "tensorrt", lambda: [x])
+    assert prepared.added == [f"activation_quantizers.{name}" for name in ("relu", "silu", "add_1")]
+    lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx", "tensorrt")
+    assert lowering.exact
+    assert not [each.rule for each in check_qdq(lowering.path) if each.rule in ("P4", "P11")]
+    for row in compare_integers(lowering.path, prepared.model, x, simulate=True):
+        assert row.largest <= 1
+        assert row.differing <= 1e-3 * row.elements
+
+
+class Resized(nn.Module):
+    def __init__(self, resize: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.resize, self.first, self.last = resize, nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.resize(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize("profile", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize(
+    "resize",
+    [
+        nn.Upsample(scale_factor=2),
+        nn.UpsamplingNearest2d(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        partial(nn.functional.interpolate, size=(12, 12)),
+    ],
+    ids=["Upsample", "UpsamplingNearest2d", "bilinear", "interpolate"],
+)
+def test_a_resize_between_integer_layers_reads_and_ends_in_integers(
+    tmp_path: Path, resize: Callable[[Tensor], Tensor], profile: Any
+) -> None:
+    x = images(8)
+    prepared = prepare(Resized(resize).eval(), (x[:2],), profile, lambda: [x])
+    lowering = to_onnx(prepared.model, (x[:2],), tmp_path / "m.onnx", profile)
+    assert lowering.exact
+    graph = OnnxGraph(onnx.load(lowering.path))
+    (node,) = [each for each in graph.nodes if each.op_type == "Resize"]
+    maker = graph.producer(node.input[0])
+    assert maker is not None
+    assert maker.op_type == "DequantizeLinear"
+    assert [each.op_type for each in graph.consumers(node.output[0])] == ["QuantizeLinear"]
+    assert not {each.rule for each in check_qdq(lowering.path, profile)} & {"P1", "P7", "P11"}
+    for row in compare_integers(lowering.path, prepared.model, x, simulate=True):
+        assert row.largest <= 1
+        assert row.differing <= 1e-3 * row.elements
 
 
 def test_targets_that_fuse_a_raw_branch_get_no_grid_more() -> None:
