@@ -27,6 +27,8 @@ class ModelEntry:
         options: every flat key allowed under ``model:`` for this name.
         summary: one line for ``mcomp models``.
         min_size: smallest height and width of an input, in pixels.
+        image_size: height and width of the images that it was published for.
+        classes: of them.
     """
 
     name: str
@@ -35,6 +37,8 @@ class ModelEntry:
     options: type[ModelOptions]
     summary: str
     min_size: int = 4
+    image_size: int = 32
+    classes: int = 10
 
 
 MODELS: dict[str, ModelEntry] = {

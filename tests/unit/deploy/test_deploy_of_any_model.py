@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mcomp.deploy import OnnxSession, check_qdq, to_onnx
+from mcomp.deploy.integer_agreement import compare_integers
 from mcomp.errors import StageError
 from mcomp.metrics import sqnr_db
 from mcomp.quantization import fold_batch_norms, quantize
@@ -26,12 +27,17 @@ def test_the_file_computes_what_was_simulated(tmp_path: Path, name: str) -> None
     torch.manual_seed(0)
     model = quantize(build(name), (inputs(4),), scheme="iao", calibration=[inputs(8)], levels=127).eval()
     x = inputs(5)
+    simulated = fold_batch_norms(model, (x,)).model
     with torch.no_grad():
-        expected = fold_batch_norms(model, (x,)).model(x)
+        expected = simulated(x)
     for profile in ("onnxruntime", "tensorrt"):
         lowering = to_onnx(model, (inputs(4),), tmp_path / f"{profile}.onnx", profile)  # type: ignore[arg-type]
         assert lowering.exact, lowering.notes
-        assert sqnr_db(expected, OnnxSession(lowering.path, simulate=True).predict(x)) > 60
+        if sqnr_db(expected, OnnxSession(lowering.path, simulate=True).predict(x)) <= 60:
+            # sums and sigmoids in another order or approximation: a value in the middle of two may go either way
+            rows = compare_integers(lowering.path, simulated, x, simulate=True)
+            assert 0 < sum(row.differing for row in rows) <= max(1, sum(row.elements for row in rows) // 1000)
+            assert max(row.largest for row in rows) == 1
         assert not [each for each in check_qdq(lowering.path, profile) if each.severity == "error"]  # type: ignore[arg-type]
 
 
