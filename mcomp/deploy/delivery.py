@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from mcomp.deploy.beside_float import size_beside_float, speed_beside_float
 from mcomp.deploy.integer_agreement import Agreement, compare_integers
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
@@ -49,6 +50,7 @@ class Delivery:
         latency: of ``int8`` and ``fp32``, measured in turns.
         files: name to path.
         agreement: of the simulated integers with those of the file, layer by layer; empty without data.
+        bias_change: the most that a bias was moved to a whole number of the accumulator's unit.
     """
 
     model: nn.Module
@@ -62,12 +64,14 @@ class Delivery:
     latency: dict[str, Latency]
     files: dict[str, Path] = field(default_factory=dict)
     agreement: list[Agreement] = field(default_factory=list)
+    bias_change: float = 0.0
 
     def metrics(self) -> dict[str, float | int | str]:
         """Figures in the project's units."""
         int8, fp32 = self.latency["int8"], self.latency["fp32"]
         found: dict[str, float | int | str] = {
             "bytes": self.lowering.bytes,
+            "bytes_of": "file",
             "fp32_bytes": self.fp32.bytes,
             "latency_ms": round(int8.median_ms, 4),
             "latency_fp32_ms": round(fp32.median_ms, 4),
@@ -76,7 +80,7 @@ class Delivery:
             "latency_threads": int8.threads,
             "speedup": round(fp32.median_ms / int8.median_ms, 3),
             "exact": "yes" if self.lowering.exact else "no",
-            "max_abs_error": self.lowering.max_abs_error,
+            "max_abs_error": max(self.lowering.max_abs_error, self.bias_change),
             "violations": len(self.violations),
         }
         if self.verification is not None:
@@ -92,13 +96,20 @@ class Delivery:
 
     def notes(self) -> list[str]:
         """Sentences for the reader of the table."""
-        notes = []
+        file = self.lowering.path.name
+        notes = [
+            size_beside_float(file, self.lowering.bytes, self.fp32.bytes),
+            speed_beside_float(file, self.latency["int8"], self.latency["fp32"], self.backend),
+        ]
         if self.calibrated:
-            notes.append(f"{len(self.calibrated)} activation ranges were calibrated, not trained")
+            were = "was" if len(self.calibrated) == 1 else "were"
+            notes.append(f"{plural(len(self.calibrated), 'activation range')} {were} calibrated, not trained")
         if self.added:
+            count = len(self.added)
+            which = f"{count} of them are of tensors" if count > 1 else "1 of them is of a tensor"
             notes.append(
-                f"{len(self.added)} of them are of tensors that layers make, which the target's kernels want as "
-                "integers; the figures include that"
+                f"{'it is of a tensor' if len(self.calibrated) == 1 else which} that layers make, which the target's "
+                "kernels want as integers; the figures include that"
             )
         notes += self.lowering.notes
         if self.agreement:
@@ -184,7 +195,7 @@ def deliver(
     # a graph for TensorRT is computed as it is written: ONNX Runtime's kernels would round its biases
     simulated = target == "tensorrt"
     checked = OnnxSession(lowering.path, options.threads, simulate=True) if simulated else sessions["int8"]
-    verification = None if data is None else verify(checked.predict, quantised, data.test)
+    verification = None if data is None else verify(checked.predict, _measured(model, quantised), data.test)
     agreement = _layer_by_layer(lowering.path, quantised, data, simulate=target != "onnxruntime")
     latency = compare_latency(sessions, example_inputs, options.latency_batch, options.latency_runs)
     if isinstance(sessions["int8"], OnnxSession) and sessions["int8"].simulated:
@@ -192,8 +203,15 @@ def deliver(
     files = {file_name: lowering.path, "qparams.json": qparams, "model.fp32.onnx": fp32.path}
     lowering.notes[:0] = prepared.notes
     found = Delivery(quantised, calibrated, prepared.added, lowering, fp32, violations, verification, backend, latency)
-    found.files, found.agreement = files, agreement
+    found.files, found.agreement, found.bias_change = files, agreement, prepared.bias_change
     return found
+
+
+def _measured(model: nn.Module, quantised: nn.Module) -> nn.Module:
+    """The network that the stage before measured, where it was quantised: not what a target made of it since."""
+    from mcomp.quantization.summary import quantising_modules
+
+    return model if quantising_modules(model) and not missing_ranges(model) else quantised
 
 
 def _layer_by_layer(path: Path, model: nn.Module, data: Data | None, *, simulate: bool) -> list[Agreement]:
@@ -241,7 +259,8 @@ def _refuse_errors(violations: list[Violation], target: Deliverable) -> None:
     if errors:
         first = errors[0]
         raise StageError(
-            f"the file breaks {len(errors)} rules of {target}, first {first.rule} at `{first.node}`: {first.message}",
+            f"the file breaks {plural(len(errors), 'rule')} of {target}, "
+            f"first {first.rule} at `{first.node}`: {first.message}",
             code="MC436",
             hint=first.fix,
         )

@@ -135,6 +135,8 @@ def _session(path: Path, threads: int, save_optimized: Path | None, *, simulate:
     options.log_severity_level = 4  # what goes wrong is raised too
     if exact_kernels:  # without VNNI, u8 x s8 products saturate in 16 bits; this takes exact kernels there
         options.add_session_config_entry("session.x64quantprecision", "1")
+    # of a weight beside a float activation it makes a product that quantises the activation too, unless told not to
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if simulate:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if save_optimized is not None:

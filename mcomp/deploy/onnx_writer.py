@@ -23,6 +23,7 @@ from mcomp.deploy.pooling import equal_pools
 from mcomp.deploy.profiles import ProfileName, find_profile
 from mcomp.deploy.profiles.base import Profile
 from mcomp.deploy.qdq_placement import lower_markers
+from mcomp.deploy.repeated_pairs import TYPED_OPSET, repeat_pairs
 from mcomp.deploy.simplify import count_no_padding, fix_reshapes
 from mcomp.errors import StageError, UsageError
 from mcomp.quantization.modules import replace_module
@@ -83,7 +84,10 @@ def to_onnx(
         lowering.notes.append("nothing of this model is quantised: the file is float throughout")
     if half:
         to_half(graph, lowering)
-    proto = finish(graph, lowering, max(wanted, needed_opset(lowering, opset, half=half)))
+    needed = max(wanted, needed_opset(lowering, opset, half=half))
+    if needed >= TYPED_OPSET:
+        repeat_pairs(graph)
+    proto = finish(graph, lowering, needed)
     _describe(proto, model, target, lowering, metadata or {})
     _drop_value_inputs(proto, input_names(inputs))
     _write(proto, lowering)

@@ -15,6 +15,8 @@ from mcomp.errors import StageError
 
 _MULTIPLIES = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul", "Gemm")
 _INTEGERS = ("u8", "i8")
+#: Says in how large groups a float tensor is quantised that meets an integer weight; 0 leaves it alone.
+_REQUANTISING = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
 class OpenVinoSession:
@@ -35,6 +37,7 @@ class OpenVinoSession:
         self.path, self.threads = checked_path(path), checked_threads(threads)
         check_file(self.path)
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
+        settings[_REQUANTISING] = "0"
         try:
             self._compiled: Any = openvino.Core().compile_model(self.path, "CPU", settings)
         except Exception as error:  # its exceptions share no base class but RuntimeError
@@ -101,6 +104,7 @@ def save_ir(onnx_path: Path, path: Path) -> list[Path]:
             why=_cause(error),
             hint="replace the operation that it names",
         ) from error
+    converted.set_rt_info("0", ["runtime_options", _REQUANTISING])  # whoever loads the pair computes what was measured
     openvino.save_model(converted, path, compress_to_fp16=False)
     return [path, path.with_suffix(".bin")]
 

@@ -36,12 +36,14 @@ class Prepared:
         calibrated: activation quantisers whose range was found now.
         added: those of them that were in no training: what layers make, for engines that end in integers.
         notes: what could not be prepared.
+        bias_change: the most that a bias was moved to a whole number of the accumulator's unit.
     """
 
     model: nn.Module
     calibrated: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bias_change: float = 0.0
 
 
 def prepare(
@@ -93,11 +95,7 @@ def prepare(
     if target.quantize_outputs != "none" and outputs:
         _add_outputs(prepared, example_inputs, target, batches, method, calibrator or _calibrated)
     if target.integer_bias:
-        from mcomp.quantization.accumulator_bias import round_biases
-
-        change = round_biases(prepared.model)
-        if change:
-            prepared.notes.append(f"biases are whole numbers of the accumulator's unit (largest change {change:.1e})")
+        _round_biases(prepared, example_inputs)
     prepared.model.eval()
     return prepared
 
@@ -153,6 +151,25 @@ def _add_outputs(
         return
     prepared.calibrated += calibrator(model, batches, method)
     prepared.model, prepared.added = model, added
+
+
+def _round_biases(prepared: Prepared, example_inputs: tuple[Tensor, ...]) -> None:
+    """Give biases the values that the file will hold; only weights that are integers already have a unit for them."""
+    from mcomp.quantization import fold_batch_norms
+    from mcomp.quantization.accumulator_bias import round_biases
+    from mcomp.quantization.folded import FoldedLayer
+
+    if not any(isinstance(module, FoldedLayer) for module in prepared.model.modules()):
+        try:
+            prepared.model = fold_batch_norms(prepared.model, example_inputs).model
+        except StageError as error:
+            prepared.notes.append(f"biases are rounded in the file alone: {error}")
+            return
+    prepared.bias_change = round_biases(prepared.model)
+    if prepared.bias_change:
+        prepared.notes.append(
+            f"biases are whole numbers of the accumulator's unit (largest change {prepared.bias_change:.1e})"
+        )
 
 
 def _calibrated(model: nn.Module, batches: Callable[[], Iterable[Batch]], method: str | None) -> list[str]:

@@ -12,13 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from mcomp.deploy.activation_lowering import ActivationGrid, lower_activation
 from mcomp.deploy.dynamic_placement import place_dynamic
+from mcomp.deploy.dynamic_products import integer_products
+from mcomp.deploy.float_beside_integers import note_requantised
+from mcomp.deploy.integer_biases import integer_biases
 from mcomp.deploy.integer_pooling import pools_as_convolutions
-from mcomp.deploy.low_bit import INTEGERS, narrowest, stored
-from mcomp.deploy.lowering import Lowering, TensorLowering, inexact_notes
+from mcomp.deploy.low_bit import narrowest, stored
+from mcomp.deploy.lowering import Lowering, inexact_notes
 from mcomp.deploy.marking import DOMAIN, MarkedModel
 from mcomp.deploy.onnx_graph import OnnxGraph, attribute
 from mcomp.deploy.operator_facts import clip_bounds, commutes, feeds_weights, non_negative, reads_integers
@@ -76,10 +78,14 @@ def lower_markers(
     if target is not None and target.even_inputs:
         pad_input_channels(graph)
     if target is not None and target.integer_bias and not half:
-        _integer_biases(graph, lowering)
-    rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias"]
+        integer_biases(graph, lowering)
+        integer_products(graph)
+    if target is not None:
+        note_requantised(graph, target, lowering)
+    rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias" and not row.exact]
     if rounded:
-        lowering.notes.append(f"{len(rounded)} biases are int32 in accumulator units (max rounding {max(rounded):.1e})")
+        are = "1 bias is" if len(rounded) == 1 else f"{len(rounded)} biases are"
+        lowering.notes.append(f"{are} int32 in accumulator units (max rounding {max(rounded):.1e})")
     lowering.notes += inexact_notes(lowering.tensors)
 
 
@@ -233,52 +239,3 @@ def _clip_reals(graph: OnnxGraph, tensor: str, grid: ActivationGrid, name: str) 
     ]
     graph.add_node("Clip", [tensor, *limits], f"{name}_clipped")
     return f"{name}_clipped"
-
-
-def _integer_biases(graph: OnnxGraph, lowering: Lowering) -> None:
-    """Where a quantised layer feeds a quantiser, give its bias in the accumulator's own units."""
-    for node in list(graph.nodes):
-        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3 or not node.input[2]:
-            continue
-        bias, scale = graph.array(node.input[2]), _accumulator_scale(graph, node)
-        if bias is None or scale is None or bias.ndim != 1:
-            continue
-        quantised = [reader.op_type for reader in graph.consumers(node.output[0])] == ["QuantizeLinear"]
-        if node.op_type == "Conv" and not quantised:
-            continue  # it has no integer kernel with a float output, other than Gemm
-        integers = np.rint(bias.astype(np.float64) / scale)
-        if np.abs(integers).max(initial=0) > 2**31 - 1:
-            continue
-        name = graph.unique(node.input[2])  # a layer called twice has another input scale at each call
-        error = float(np.abs(integers * scale.astype(np.float64) - bias).max(initial=0))
-        inputs = [
-            graph.add_initializer(f"{name}_integers", integers.astype(np.int32)),
-            graph.add_initializer(f"{name}_scale", scale),
-            graph.add_initializer(f"{name}_zero_point", np.zeros(len(scale), np.int32)),
-        ]
-        node.input[2] = graph.add_node("DequantizeLinear", inputs, f"{name}_dequantized", axis=0).output[0]
-        why = "rounded to units of the accumulator (input scale times weight scale)" if error else ""
-        scales = [float(entry) for entry in scale]
-        lowering.tensors.append(TensorLowering(name, "bias", 32, scales, 0, "int32", not error, error, why))
-
-
-def _accumulator_scale(graph: OnnxGraph, node: onnx.NodeProto) -> NDArray[np.float32] | None:
-    """Input scale times weight scale of each output channel; None unless both come from ``DequantizeLinear``."""
-    makers = [graph.producer(name) for name in node.input[:2]]
-    if _packed(graph, makers[1]):
-        return None  # it is unpacked to float, and so is the bias
-    scales = []
-    for maker in makers:
-        if maker is None or maker.op_type != "DequantizeLinear":
-            return None
-        scale = graph.array(maker.input[1])
-        if scale is None:
-            return None
-        scales.append(scale)
-    product: NDArray[np.float32] = (scales[0].reshape(-1) * scales[1].reshape(-1)).astype(np.float32)
-    return product
-
-
-def _packed(graph: OnnxGraph, maker: onnx.NodeProto | None) -> bool:
-    integers = graph.array(maker.input[0]) if maker is not None and maker.op_type == "DequantizeLinear" else None
-    return integers is not None and integers.dtype.name in INTEGERS

@@ -53,10 +53,10 @@ def reestimate_batch_norms(model: nn.Module, batches: Iterable[Batch]) -> list[s
     try:
         with torch.no_grad():
             for batch in batches:
-                inputs = inputs_of(batch).to(device)
+                inputs = [each.to(device) for each in inputs_of(batch, model)]
                 seen += 1
-                with fitting(model, f"batch {seen}", [inputs]):
-                    model(inputs)
+                with fitting(model, f"batch {seen}", inputs):
+                    model(*inputs)
     finally:
         for handle in handles:
             handle.remove()

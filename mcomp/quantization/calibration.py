@@ -28,7 +28,8 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], method: str | None = N
 
     Args:
         model: a model with activation quantisers; changed in place.
-        batches: inputs ``[N, ...]``, or ``(inputs, labels)`` pairs of which the first is used.
+        batches: inputs ``[N, ...]``, or ``(inputs, labels)`` pairs of which the first is used; of a network that is
+            called with several tensors tuples of these, or ``((left, right), labels)``.
         method: ``minmax``, ``moving_average``, ``percentile``, ``mse`` or ``entropy``, for all quantisers, see
             :func:`mcomp.quantization.ranges.clip_range`; None leaves it to each quantiser's own observer (``mse``
             where it has none).
@@ -173,8 +174,8 @@ def run_batches(model: nn.Module, batches: Iterable[Batch]) -> None:
     try:
         with torch.inference_mode():
             for place, batch in enumerate(batches, start=1):
-                inputs = inputs_of(batch).to(device)
-                with fitting(model, f"batch {place}", [inputs]):
-                    model(inputs)
+                inputs = [each.to(device) for each in inputs_of(batch, model)]
+                with fitting(model, f"batch {place}", inputs):
+                    model(*inputs)
     finally:
         model.train(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mcomp.errors import UsageError
 
-Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
+Batch = Tensor | tuple[Any, ...] | list[Any]
 
 
 def example_tuple(given: Any) -> tuple[Tensor, ...]:
@@ -63,22 +64,45 @@ def check_batches(batches: Any) -> None:
         )
 
 
-def inputs_of(batch: Any) -> Tensor:
-    """The inputs in a batch: itself, or the first of a pair of inputs and labels.
+def inputs_of(batch: Any, model: nn.Module) -> tuple[Tensor, ...]:
+    """The inputs in a batch: itself; or what a tuple begins with, labels behind it.
+
+    A network of several inputs takes as many tensors as it requires; ``((a, b), labels)`` says them itself.
+
+    Args:
+        batch: one tensor, or a tuple.
+        model: what they are for.
 
     Raises:
         UsageError: MC429, it holds none.
     """
-    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if isinstance(first, Tensor):
-        return first
+    return split_batch(batch, model)[0]
+
+
+def split_batch(batch: Any, model: nn.Module) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """The inputs in a batch, see :func:`inputs_of`, and what stands behind them, labels first."""
+    if isinstance(batch, Tensor):
+        return (batch,), ()
+    if isinstance(batch, (tuple, list)) and batch:
+        nested = isinstance(batch[0], (tuple, list))
+        count = 1 if nested else max(1, min(_required_inputs(model), len(batch)))
+        inputs = tuple(batch[0]) if nested else tuple(batch[:count])
+        if inputs and all(isinstance(each, Tensor) for each in inputs):
+            return inputs, tuple(batch[count:])
     held = described(batch) if isinstance(batch, (tuple, list)) else f"a `{type(batch).__name__}`"
     raise UsageError(
         f"a batch is {held}",
         code="MC429",
         why="a batch is a tensor of inputs, or a tuple that begins with one",
-        hint="pass e.g. `[images]` or `[(images, labels)]`",
+        hint="pass e.g. `[images]` or `[(images, labels)]`, of several inputs `[((left, right), labels)]`",
     )
+
+
+def _required_inputs(model: nn.Module) -> int:
+    """How many arguments the network cannot be called without."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = inspect.signature(model.forward).parameters.values()
+    return sum(each.kind in kinds and each.default is inspect.Parameter.empty for each in taken)
 
 
 @contextmanager

@@ -78,7 +78,8 @@ class LayerReport:
         ]
         outputs = [["output of", "SQNR"], *([row.name, _db(row.sqnr_db)] for row in self.outputs)]
         outputs.append(["the network", _db(self.sqnr_db)])
-        return f"{text_table(lines)}\n\n{text_table(outputs)}"
+        notes = [f"{row.name}: {row.note}" for row in self.tensors if row.note]
+        return "\n\n".join(filter(None, [text_table(lines), "\n".join(notes), text_table(outputs)]))
 
 
 @torch.no_grad()
@@ -112,10 +113,10 @@ def layer_report(model: nn.Module, batches: Iterable[Batch]) -> LayerReport:
     try:
         model.eval()
         for place, batch in enumerate(batches, start=1):
-            inputs = inputs_of(batch).to(device)
-            with fitting(model, f"batch {place}", [inputs]):
+            inputs = [each.to(device) for each in inputs_of(batch, model)]
+            with fitting(model, f"batch {place}", inputs):
                 watched.run(inputs)
-            samples += len(inputs)
+            samples += len(inputs[0])
     finally:
         watched.close()
         model.train(training)
@@ -166,16 +167,16 @@ class _Watched:
                     if twin is not None:
                         twin.register_forward_hook(self._output_hook(unit.name))
 
-    def run(self, inputs: Tensor) -> None:
+    def run(self, inputs: list[Tensor]) -> None:
         """Both runs of one batch."""
         self.comparing, self.expected = False, {}
         if self.plain is not None:
-            plain = self.plain(inputs)
+            plain = self.plain(*inputs)
         else:
             with bypassed(self.model):
-                plain = self.model(inputs)
+                plain = self.model(*inputs)
         self.comparing = True
-        self.whole.add(plain, self.model(inputs))
+        self.whole.add(plain, self.model(*inputs))
         self.expected = {}
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.quantization.bypass import bypassed
 from mcomp.quantization.config import OFF
 from mcomp.quantization.conversion import quantize
-from mcomp.quantization.inputs import Batch, check_batches, check_model, fitting, inputs_of
+from mcomp.quantization.inputs import Batch, check_batches, check_model, fitting, inputs_of, split_batch
 from mcomp.quantization.noise import Noise
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.restoration import float_twin
@@ -113,7 +114,7 @@ def sensitivity(
     """
     check_model(model)
     check_batches(batches)
-    shown = list(batches) if accuracy else [inputs_of(batch) for batch, _ in zip(batches, range(1), strict=False)]
+    shown: list[Batch] = list(batches) if accuracy else [(inputs_of(each, model),) for each in islice(batches, 1)]
     if not shown:
         raise UsageError("sensitivity needs at least one batch", code="MC427", hint="pass inputs, or pairs with labels")
     if not quantising_modules(model):
@@ -153,9 +154,9 @@ class _Outcome:
         device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
         outputs, noise, right, count = [], Noise(), 0, 0
         for index, batch in enumerate(batches):
-            labels = () if isinstance(batch, Tensor) else batch[1:]
-            inputs = inputs_of(batch).to(device)
-            with fitting(model, f"batch {index + 1}", [inputs]):
+            given, labels = split_batch(batch, model)
+            inputs = [each.to(device) for each in given]
+            with fitting(model, f"batch {index + 1}", inputs):
                 output = _run(model, inputs, keep)
             if plain is None:
                 outputs.append(output)
@@ -167,11 +168,11 @@ class _Outcome:
         return cls(outputs, noise, 100 * right / count if count else None)
 
 
-def _run(model: nn.Module, inputs: Tensor, keep: Sequence[Quantizer] | None) -> Any:
+def _run(model: nn.Module, inputs: Sequence[Tensor], keep: Sequence[Quantizer] | None) -> Any:
     if keep is None:
-        return model(inputs)
+        return model(*inputs)
     with bypassed(model, keep):
-        return model(inputs)
+        return model(*inputs)
 
 
 def _row(unit: Unit, outcome: _Outcome, plain: _Outcome) -> LayerSensitivity:

@@ -131,8 +131,10 @@ def _ristretto_activation(bits: int, nonnegative: bool, levels: int | None, opti
 
 
 def _wbwtab_weight(bits: int, per_channel: bool, options: Options) -> Quantizer:
-    from mcomp.quantization.quantizers import BinaryWeight, TernaryWeight
+    from mcomp.quantization.quantizers import AffineQuantizer, BinaryWeight, TernaryWeight
 
+    if bits == OFF:
+        return AffineQuantizer(OFF)  # of a layer that is written by hand: it passes its weight through
     return BinaryWeight() if bits == 1 else TernaryWeight()
 
 

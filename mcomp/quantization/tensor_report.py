@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,10 @@ from mcomp.quantization.integers import QParams, along
 from mcomp.quantization.noise import Noise
 from mcomp.quantization.quantizers.base import Quantizer
 
+#: Of a weight most of whose values, zeros apart, are levels already.
+_ROUNDED = (
+    "it was on its grid before (learned rounding leaves it there): what that rounding cost is not in these figures"
+)
 #: Steps beyond an end that are rounding of the scale, and no clipping.
 _SLACK = 1e-3
 
@@ -36,6 +40,7 @@ class TensorReport:
         used: percent of the grid's levels that some value fell on.
         sqnr_db: of the tensor, signal to quantisation noise; None where there is no noise.
         histogram: before and after.
+        note: what the figures leave out.
     """
 
     name: str
@@ -52,6 +57,7 @@ class TensorReport:
     used: float
     sqnr_db: float | None
     histogram: GridHistogram
+    note: str = ""
 
 
 class TensorSums(Noise):
@@ -103,9 +109,12 @@ def weight_report(name: str, layer: str, quantizer: Quantizer, weight: Tensor) -
     """The row of a weight, its output channels first."""
     sums = TensorSums()
     training = quantizer.training
-    sums.see(weight, quantizer.eval()(weight), quantizer.qparams(weight))
+    rounded = quantizer.eval()(weight)
+    sums.see(weight, rounded, quantizer.qparams(weight))
     quantizer.train(training)
-    return sums.report(name, "weight", [layer], quantizer)
+    row = sums.report(name, "weight", [layer], quantizer)
+    lain = int(((weight == rounded) & (weight != 0)).sum())
+    return replace(row, note=_ROUNDED) if 2 * lain > int(weight.count_nonzero()) else row
 
 
 def _ends(grid: QParams, dims: int, slack: float = 0.0) -> tuple[Tensor, Tensor]:

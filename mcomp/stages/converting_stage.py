@@ -59,7 +59,7 @@ class ConvertingStage(Stage):
 
 
 def _ranges_not_held(options: QuantizationOptions, around: Surroundings) -> list[Finding]:
-    """A fault for every place that asks for ranges at run time though a stage follows whose file holds them."""
+    """A fault for every place that asks for ranges at run time though a stage follows whose engine takes none."""
     following = itertools.takewhile(lambda stage: stage not in _CONVERTING, around.after)
     target = next((stage for stage in following if stage in _HOLD_RANGES), None)
     if target is None:
@@ -68,9 +68,9 @@ def _ranges_not_held(options: QuantizationOptions, around: Surroundings) -> list
     asked |= {("overrides", pattern): own for pattern, own in options.overrides.items()}
     return [
         Finding(
-            f"`dynamic` finds activation ranges at run time, and the file of `{target}` holds constant ones",
+            f"`dynamic` finds activation ranges at run time, and TensorRT (`{target}`) takes constant ones only",
             option=(*place, "a_scheme" if own.a_scheme is not None else "scheme"),
-            hint="take another scheme for activations, `a_scheme: iao` say, or leave that stage out",
+            hint="take another scheme for activations, `a_scheme: iao` say, or `onnx_int8` in place of that stage",
         )
         for place, own in asked.items()
         if (own.a_scheme or own.scheme) == "dynamic" and own.a_bits != OFF
@@ -78,7 +78,7 @@ def _ranges_not_held(options: QuantizationOptions, around: Surroundings) -> list
 
 
 #: Stages whose files hold every range, and those that decide anew how activations are quantised.
-_HOLD_RANGES = ("onnx_int8", "openvino_int8", "trt_int8")
+_HOLD_RANGES = ("trt_int8",)
 _CONVERTING = ("quantize", "calibrate")
 
 

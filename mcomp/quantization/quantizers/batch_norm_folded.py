@@ -23,6 +23,9 @@ from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
 
 Folding = Literal["batch", "correction"]
+#: Of so many passes one looks whether the batch norm runs, where nothing else depends on that. One miss is none: a pass
+#: may break off, and one of a checkpoint may end in front of the batch norm.
+_LOOK = 64
 
 
 @dataclass
@@ -87,6 +90,7 @@ class BatchNormFoldedWeight(Quantizer):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # mirrors `steps`, so that a forward pass never waits for the device
         self._awaited: list[RemovableHandle] = []
+        self._passes = self._missed = 0  # where the batch norm only has to be there, which is looked after now and then
         self._ends = inside_bounds(1.0, inner.qmin, inner.qmax)
 
     @property
@@ -117,7 +121,10 @@ class BatchNormFoldedWeight(Quantizer):
             return False
         counts = self.norm.training
         two = (self.folding == "batch" or self.inner.channel_axis is None) and self._calibrator is None
-        if (two or self.freeze_after) and missed:
+        seldom = not two and not self.freeze_after and not torch.compiler.is_compiling()
+        if seldom:
+            self._missed = self._missed + 1 if missed else 0
+        if missed and (two or self.freeze_after or self._missed > 1):
             raise StageError(
                 f"the batch norm that `{self.name or 'a layer'}` was folded with no longer runs behind it",
                 code="MC420",
@@ -129,8 +136,9 @@ class BatchNormFoldedWeight(Quantizer):
             self.steps += 1
         if two and counts:
             return True
-        if two or self.freeze_after:
+        if two or self.freeze_after or (seldom and (self._missed or self._passes % _LOOK == 0)):
             self._await(lambda output: output)
+        self._passes += seldom
         return False
 
     def outputs(
@@ -276,7 +284,7 @@ class BatchNormFoldedWeight(Quantizer):
         self._steps = 0 if self.steps.is_meta else int(self.steps)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_awaited": []}
+        return {**self.__dict__, "_awaited": [], "_passes": 0, "_missed": 0}
 
 
 class _FoldedWeight(torch.autograd.Function):

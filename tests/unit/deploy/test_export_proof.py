@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mcomp.deploy import OnnxSession, float_export, to_onnx
+from mcomp.deploy.export_proof import OtherFunctionError, prove_export, reference
 from mcomp.deploy.integer_agreement import compare_integers
 from mcomp.deploy.preparation import prepare
 from mcomp.deploy.written_constants import fold_written_constants
@@ -124,3 +125,32 @@ def test_floats_beyond_two_gigabytes_are_refused(tmp_path: Path, monkeypatch: py
         to_onnx(model, (images(2),), tmp_path / "m.onnx", "float")
     assert caught.value.code == "MC433"
     assert not (tmp_path / "m.onnx").exists()
+
+
+class Chaotic(nn.Module):
+    """The logistic map of a layer's output: each of its steps doubles a difference."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.layer, self.steps = nn.Linear(3, 8), steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 0.5 + 0.4 * self.layer(x.mean((2, 3))).clamp(-1, 1)
+        for _ in range(self.steps):
+            x = 4 * x * (1 - x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("steps", "apart", "accepted"), [(0, 5e-4, True), (0, 5e-3, False), (14, 5e-3, True), (14, 0.2, False)]
+)
+def test_a_network_that_blows_rounding_up_is_held_to_its_own_rounding(steps: int, apart: float, accepted: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Chaotic(steps).eval(), (images(4),)
+    proto, _ = float_export.export_float(lambda _route: (model, None), x)
+    expected = [each + apart * each.abs().max() for each in reference(model, x)]
+    if accepted:
+        prove_export(proto, expected, x, model)
+    else:
+        with pytest.raises(OtherFunctionError, match="computes something else"):
+            prove_export(proto, expected, x, model)

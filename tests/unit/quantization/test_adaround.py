@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcomp.quantization import adaptive_rounding, calibrate, quantize
+from mcomp.quantization import adaptive_rounding, calibrate, layer_report, quantize
 from mcomp.quantization.layers import QuantizedLayer
 
 
@@ -112,3 +112,13 @@ def test_a_weight_that_a_function_reads_is_named_as_not_rounded() -> None:
     assert rows["conv"] == ""
     assert "a function" in rows["matrix"]
     assert torch.equal(made.get_parameter("matrix"), model.matrix)
+
+
+def test_the_report_of_a_weight_that_was_rounded_before_says_so() -> None:
+    model, x = network(), images(64)
+    made = quantised(model, **SCHEMES[0])
+    assert not any(row.note for row in layer_report(made, [x]).tensors)
+    moved = {row.layer for row in adaptive_rounding(made, model, x.split(16), iterations=50) if row.moved}
+    report = layer_report(made, [x])
+    assert {row.name for row in report.tensors if "not in these figures" in row.note} == moved
+    assert all(f"{name}: it was on its grid before" in str(report) for name in moved)

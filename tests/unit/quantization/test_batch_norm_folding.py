@@ -297,7 +297,23 @@ def test_running_statistics_fold_whoever_tracked_them() -> None:
     assert fold_batch_norms(shared, (batch(),)).error < 1e-5
 
 
-def test_a_batch_norm_that_was_replaced_after_quantising_is_missed_when_it_is_folded() -> None:
+def train(model: nn.Module, steps: int) -> None:
+    for _ in range(steps):
+        model.train()(batch(2))
+
+
+def test_a_batch_norm_that_was_replaced_after_quantising_is_missed_in_training_and_when_it_is_folded() -> None:
+    made = converted([0.8, -1.1], "correction", per_channel=True)
+    train(made, 64)
+    made.conv(batch(2))  # a pass that broke off
+    train(made, 3)
+    made.norm = nn.BatchNorm2d(2)
+    with pytest.raises(StageError, match="no longer runs behind it"):
+        train(made, 66)
+    replaced = nn.SyncBatchNorm.convert_sync_batchnorm(converted([0.8, -1.1], "correction", per_channel=True))
+    replaced.norm.forward = lambda x: x  # it wants a process group
+    with pytest.raises(StageError, match="no longer runs behind it"):
+        train(replaced, 3)
     model = quantize(
         warm(chain()), (batch(),), scheme="iao", fold_bn="correction", per_channel=True, calibration=[batch()]
     )

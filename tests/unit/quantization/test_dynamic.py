@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mcomp
+from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.errors import StageError, UsageError
 from mcomp.quantization import describe, quantize
 from mcomp.quantization.quantizers import DynamicQuantizer
@@ -131,6 +132,22 @@ def test_onnx_runtime_computes_what_was_simulated(tmp_path: Path) -> None:
     # a float that differs in its last bit may move a value by one level; nothing else may differ
     assert np.abs(found - expected).max() < 0.2 * np.abs(plain - expected).max() + 1e-6
     assert float(np.median(np.abs(found - expected))) < 1e-6
+
+
+def test_linear_layers_multiply_integers_in_onnx_runtime(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(40, 3)).eval()
+    x = torch.randn(4, 5, 6)
+    quantised = quantize(model, (x,), scheme="dynamic").eval()
+    lowering = mcomp.deploy.to_onnx(quantised, (x,), tmp_path / "m.onnx", profile="onnxruntime")
+    written = [node.op_type for node in onnx.load(lowering.path).graph.node]
+    assert (written.count("MatMulInteger"), written.count("DequantizeLinear")) == (2, 0)
+    session = OnnxSession(lowering.path, save_optimized=tmp_path / "run.onnx")
+    with torch.no_grad():
+        expected = quantised(x)
+    assert (session.predict(x) - expected).abs().max() <= 1e-6
+    run = {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    assert not run & {"Gemm", "MatMul", "FusedGemm"}
 
 
 def test_tensorrt_takes_constant_scales_only(tmp_path: Path) -> None:

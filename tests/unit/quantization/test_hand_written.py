@@ -46,6 +46,7 @@ from mcomp.quantization.quantizers import (
     RistrettoQuantizer,
     TernaryWeight,
 )
+from mcomp.quantization.schemes import SCHEMES
 
 #: Every scheme, and the options of one that differ in kind.
 WRITTEN: dict[str, dict[str, Any]] = {
@@ -189,6 +190,24 @@ def test_the_arguments_are_those_of_the_original() -> None:
     ours.load_state_dict(original.state_dict())
     x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
     assert torch.equal(ours(x), original(x))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_at_32_bits_a_layer_is_the_float_layer(scheme: str) -> None:
+    off: Any = {"scheme": scheme, "w_bits": 32, "a_bits": 32}
+    of = (3, 5)
+    pairs = [
+        (QuantConv2d(*of, 3, **off), nn.Conv2d(*of, 3), (2, 3, 6, 6)),
+        (QuantConvTranspose2d(*of, 3, **off), nn.ConvTranspose2d(*of, 3), (2, 3, 6, 6)),
+        (QuantLinear(*of, **off), nn.Linear(*of), (2, 3)),
+        (QuantGRU(*of, **off), nn.GRU(*of), (4, 2, 3)),
+        (QuantLSTMCell(*of, **off), nn.LSTMCell(*of), (2, 3)),
+    ]
+    for quantised, plain, shape in pairs:
+        plain.load_state_dict(quantised.state_dict(), strict=False)
+        x = torch.randn(shape)
+        found, expected = quantised(x), plain(x)
+        assert torch.equal(found[0], expected[0])
 
 
 def test_an_explicit_quantiser_is_taken_as_it_is() -> None:

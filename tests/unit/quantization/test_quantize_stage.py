@@ -152,9 +152,10 @@ def test_all_faults_of_an_override_are_told() -> None:
     assert "no `per_channel`" in faults["overrides", "fc*"]
 
 
-@pytest.mark.parametrize("target", ["onnx_int8", "trt_int8"])
 @pytest.mark.parametrize("stage", [Quantize, Calibrate])
-def test_ranges_at_run_time_are_refused_where_a_file_holds_them(stage: Any, target: str) -> None:
+def test_ranges_at_run_time_are_refused_where_an_engine_takes_none(stage: Any) -> None:
+    target = "trt_int8"
+
     def places(after: tuple[str, ...], **options: Any) -> list[tuple[str | int, ...]]:
         read = stage.Options.model_validate(options)
         found = stage.check(stage.resolve(read, Surroundings(after=after)), Surroundings(after=after))
@@ -165,6 +166,7 @@ def test_ranges_at_run_time_are_refused_where_a_file_holds_them(stage: Any, targ
     assert places((target,), scheme="iao", a_scheme="dynamic") == [("a_scheme",)]
     assert places((target,), overrides={"fc": {"a_scheme": "dynamic"}}) == [("overrides", "fc", "a_scheme")]
     assert places(("bn_fuse", "evaluate"), scheme="dynamic") == []
+    assert places(("onnx_int8", "openvino_int8"), scheme="dynamic") == []
     assert places(("calibrate", target), scheme="dynamic") == [], "they are found anew"
     assert places((target,), scheme="dynamic", a_bits=32) == []
     assert places((target,), scheme="iao") == []
@@ -172,12 +174,12 @@ def test_ranges_at_run_time_are_refused_where_a_file_holds_them(stage: Any, targ
 
 def test_the_recipe_is_refused_at_the_line_that_asks_for_ranges_at_run_time() -> None:
     text = "version: 1\nmodel: {name: nin}\ndata: {name: digits}\nstages:\n"
-    text += "  - calibrate: {scheme: dynamic}\n  - onnx_int8\n"
+    text += "  - calibrate: {scheme: dynamic}\n  - trt_int8\n"
     with pytest.raises(RecipeError) as caught:
         Recipe.from_text(text)
     (fault,) = caught.value.diagnostics
     assert (fault.line, fault.source_line[(fault.column or 0) - 1 :][:7]) == (5, "dynamic")
-    assert "`onnx_int8`" in fault.message
+    assert "`trt_int8`" in fault.message
 
 
 def test_training_that_costs_accuracy_is_noted_and_training_that_does_not_is_not() -> None:
