@@ -41,7 +41,7 @@ class AntColony(Optimizer):
         pool = list(dict.fromkeys([*self._archive, *genomes]))
         pool.sort(key=lambda genome: -worth[genome])
         self._archive = pool[: _ARCHIVE * self.population]
-        points = np.array([self.space.encode(genome) for genome in self._archive])
+        points = np.array([self._point(genome) for genome in self._archive])
         ranks = np.arange(len(points))
         weights = np.exp(-0.5 * (ranks / (_LOCALITY * len(points))) ** 2)
         weights /= weights.sum()
@@ -54,6 +54,9 @@ class AntColony(Optimizer):
         scatter = np.maximum(scatter, 0.35 * self.space.bins)
         moved: Vector = np.clip(guide + scatter * self.generator.normal(size=len(guide)), 0, 1)
         return moved
+
+    def _kept(self) -> list[Genome]:
+        return self._archive
 
     def _memory(self) -> dict[str, Any]:
         return {"archive": [list(genome) for genome in self._archive]}

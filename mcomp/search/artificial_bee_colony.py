@@ -16,8 +16,8 @@ from mcomp.search.base import Optimizer
 from mcomp.search.budgets import Vector
 from mcomp.search.genes import Genome
 
-_CHANGED = 0.15
-_PULL = 1.5
+_CHANGED = 0.7  # share of the genes that a bee moves: budgets tie them, one alone goes nowhere
+_PULL = 1.0
 
 
 class ArtificialBeeColony(Optimizer):
@@ -52,7 +52,7 @@ class ArtificialBeeColony(Optimizer):
         worth = np.array([self._known[genome] for genome in self._sources])
         self._visited = self._onlookers(worth) if self._onlooking else list(range(len(self._sources)))
         self._onlooking = not self._onlooking
-        points = np.array([self.space.encode(genome) for genome in self._sources])
+        points = np.array([self._point(genome) for genome in self._sources])
         best = points[int(np.argmax(worth))]
         taken: set[Genome] = set()
         worn = int(np.argmax(self._trials))
@@ -61,7 +61,7 @@ class ArtificialBeeColony(Optimizer):
             scouted = source == worn and self._trials[source] > self.limit and source != int(np.argmax(worth))
             if scouted:
                 self._trials[source] = -1  # whatever the scout finds is taken
-                point = self.space.encode(self.space.random(self.generator))
+                point = self.generator.random(len(self.space))
                 worn = -1
             else:
                 point = self._neighbour(source, points, best)
@@ -85,7 +85,7 @@ class ArtificialBeeColony(Optimizer):
     def _neighbour(self, source: int, points: Vector, best: Vector) -> Vector:
         size = len(best)
         here = points[source]
-        other = points[(source + 1 + int(self.generator.integers(len(points) - 1))) % len(points)]
+        other = points[(source + 1 + int(self.generator.integers(max(len(points) - 1, 1)))) % len(points)]
         chosen = self.generator.random(size) < _CHANGED
         chosen[self.generator.integers(size)] = True
         away = self.generator.uniform(-1, 1, size) * (here - other) + self.generator.uniform(0, _PULL, size) * (
@@ -93,6 +93,9 @@ class ArtificialBeeColony(Optimizer):
         )
         moved: Vector = np.clip(here + chosen * away, 0, 1)
         return moved
+
+    def _kept(self) -> list[Genome]:
+        return self._sources
 
     def _memory(self) -> dict[str, Any]:
         return {

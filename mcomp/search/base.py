@@ -17,6 +17,7 @@ from mcomp.search.space import Space
 
 _FAILED = "failed"
 _TRIES = 24
+_REACH = (0.3, 1.0)
 _QUIET = 8  # generations without a genome that is not known: the space is used up, or as good as
 
 
@@ -39,6 +40,9 @@ class Optimizer(ABC):
     A generation depends on the seed and on the fitness of those before it, not on who tried them when: any number of
     workers sees the same candidates. ``ask`` gives fewer than wanted, or none, while the rest of a generation is out.
     No genome is asked for twice.
+
+    A genome is remembered with the point of the cube that it was drawn at, which may lie far above the budgets: where
+    it lies tells the repair which genes are to fall.
 
     Args:
         space: where to search.
@@ -69,6 +73,7 @@ class Optimizer(ABC):
         self._known: dict[Genome, float] = {}
         self._told: dict[int, Genome] = {}
         self._plan: list[Genome] = []
+        self._drawn_at: dict[Genome, Vector] = {}
         self._open: dict[int, Genome] = {}
         self._waiting: list[int] = []
         self._next = 0
@@ -131,6 +136,7 @@ class Optimizer(ABC):
             "population": self.population,
             "generator": self.generator.bit_generator.state,
             "plan": [list(genome) for genome in self._plan],
+            "drawn_at": [[list(genome), point.tolist()] for genome, point in self._drawn_at.items()],
             "open": {str(number): list(genome) for number, genome in self._open.items()},
             "told": {
                 str(number): [list(genome), _written(self._known[genome])] for number, genome in self._told.items()
@@ -156,6 +162,7 @@ class Optimizer(ABC):
                 )
         self.generator.bit_generator.state = state["generator"]
         self._plan = [tuple(genome) for genome in state["plan"]]
+        self._drawn_at = {tuple(genome): np.array(point) for genome, point in state["drawn_at"]}
         self._open = {int(number): tuple(genome) for number, genome in state["open"].items()}
         told = {int(number): (tuple(genome), _read(fitness)) for number, (genome, fitness) in state["told"].items()}
         self._told = {number: genome for number, (genome, _) in told.items()}
@@ -183,26 +190,43 @@ class Optimizer(ABC):
     def _recall(self, memory: dict[str, Any]) -> None:
         """Take up what ``_memory`` wrote."""
 
+    def _kept(self) -> Sequence[Genome]:
+        """Genomes of earlier generations that the algorithm goes on from."""
+        return ()
+
     def _counts(self, genome: Genome) -> bool:
         """Whether a genome may be the best: all that an algorithm asks for are inside the budgets, as a rule."""
         return True
 
     def _starting(self, n: int) -> list[Genome]:
-        """The given genomes, the uniform and the greedy one, and random ones: ``n`` in all, none twice if possible."""
+        """The given genomes, the uniform and the greedy one, and random ones: ``n`` in all, none twice if possible.
+
+        The random ones are drawn from a box of random size at the top of the cube: more bits are better as a rule, and
+        the repair brings them to the budgets.
+        """
         chosen = list(dict.fromkeys([*self._start, self.space.uniform(), self.space.greedy()]))[:n]
-        for _ in range(_TRIES * n):
+        for _ in range(_TRIES * n):  # a small space may not have as many
             if len(chosen) == n:
                 break
-            genome = self.space.random(self.generator)
+            reach = self.generator.uniform(*_REACH)
+            point = 1 - reach * self.generator.random(len(self.space))
+            genome = self.space.decode(point)
             if genome not in chosen:
                 chosen.append(genome)
+                self._drawn_at[genome] = point
         return chosen
+
+    def _point(self, genome: Genome) -> Vector:
+        """Where in the cube a genome was drawn."""
+        drawn = self._drawn_at.get(genome)
+        return self.space.encode(genome) if drawn is None else drawn.copy()
 
     def _fresh(self, point: Vector, taken: set[Genome]) -> Genome:
         """The genome at a point of the cube or, where it is known or taken, one near it that is not.
 
         Each try moves a few more of the genes, by a bit or by a few percent of a ratio's range.
         """
+        point = np.clip(point, 0, 1)
         genome = self.space.decode(point)
         for tried in range(_TRIES):
             if genome not in self._known and genome not in taken:
@@ -210,12 +234,16 @@ class Optimizer(ABC):
             moved = self.generator.random(len(point)) < (1.0 + tried / 4) / len(point)
             away = np.maximum(self.space.bins, 0.05) * self.generator.normal(size=len(point)) * (1 + tried / 8)
             away = np.where(self.space.bins > 0, np.sign(away) * np.maximum(np.abs(away), self.space.bins), away)
-            genome = self.space.decode(np.clip(point + moved * away, 0, 1))
+            point = np.clip(point + moved * away, 0, 1)
+            genome = self.space.decode(point)
         taken.add(genome)
+        self._drawn_at[genome] = point
         return genome
 
     def _lay_out(self, genomes: list[Genome]) -> None:
         self._plan = genomes
+        held = {*genomes, *self._kept()}
+        self._drawn_at = {genome: point for genome, point in self._drawn_at.items() if genome in held}
         for genome in dict.fromkeys(genomes):
             if genome not in self._known:
                 self._open[self._next] = genome

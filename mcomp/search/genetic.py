@@ -1,7 +1,9 @@
-"""A genetic algorithm over mixed genes: tournaments, simulated binary crossover, survival of the fittest of both ages.
+"""A genetic algorithm over mixed genes: crossover by line and by gene, mutation, one-to-one survival.
 
-After Holland, "Adaptation in Natural and Artificial Systems" (1975), with the crossover of Deb and Agrawal, "Simulated
-Binary Crossover for Continuous Search Space" (Complex Systems 9, 1995).
+After Holland, "Adaptation in Natural and Artificial Systems" (1975); a child competes with its own parent as in
+Mahfoud, "Crowding and preselection revisited" (PPSN II, 1992), which keeps the population apart. One crossover is the
+simulated binary one of Deb and Agrawal (Complex Systems 9, 1995), the other goes towards one of the best and along a
+difference of two others, as in Zhang and Sanderson, "JADE: Adaptive Differential Evolution" (IEEE TEVC 13, 2009).
 """
 
 from __future__ import annotations
@@ -15,59 +17,62 @@ from mcomp.search.budgets import Vector
 from mcomp.search.genes import Genome
 
 _CROWD = 8.0  # of simulated binary crossover: children near their parents
-_RATE = 0.9
-_TOWARDS = 0.5
-_FAR = 1.0
-_MUTATED = 1.5
+_TOWARDS = 0.7  # share of the children that are crossed along lines
+_ELITE = 0.25  # share of the parents that count as the best
+_LENGTH = (0.4, 1.0)
+_CROSSED = 0.8  # share of the genes
+_MUTATED = 1.5  # genes, in the mean
 _STEP = (0.01, 0.3)
 _FASTER, _SLOWER = 1.2, 0.88
 
 
 class Genetic(Optimizer):
-    """Parents are won in tournaments of two, children are crossed and mutated, the best of parents and children stay.
+    """Every parent has a child with one of the best; the child takes its parent's place if it is better.
 
     A real gene mutates by a normal step, a whole one by at least one value. The step grows while more than a fifth of
     the children survive and shrinks otherwise (Rechenberg's rule, "Evolutionsstrategie", 1973).
     """
 
     name = "ga"
-    default_population = 20
+    default_population = 14
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._parents: list[Genome] = []
-        self._fitness: Vector = np.empty(0)
         self._step = 0.15
 
     def _first(self) -> list[Genome]:
         return self._starting(self.population)
 
     def _following(self, genomes: list[Genome], fitness: Vector) -> list[Genome]:
-        old = len(self._parents)
-        pool = [*self._parents, *genomes]
-        worth = np.concatenate([self._fitness, fitness])
-        order = np.argsort(-worth, kind="stable")[: self.population]
-        if old:
-            born = np.mean(order >= old)
-            self._step = float(np.clip(self._step * (_FASTER if born > 0.2 else _SLOWER), *_STEP))
-        self._parents = [pool[place] for place in order]
-        self._fitness = worth[order]
-        points = np.array([self.space.encode(genome) for genome in self._parents])
-        taken: set[Genome] = set()
-        return [self._fresh(self._child(points), taken) for _ in range(self.population)]
-
-    def _child(self, points: Vector) -> Vector:
-        one, other = sorted((self._winner(), self._winner()))
-        first, second = points[one], points[other]
-        if self.generator.random() < _TOWARDS:
-            child = first + self.generator.uniform(0, _FAR, len(first)) * (first - second)
+        if self._parents:
+            born = [value > self._known[parent] for parent, value in zip(self._parents, fitness, strict=True)]
+            pairs = zip(self._parents, genomes, born, strict=True)
+            self._parents = [child if better else parent for parent, child, better in pairs]
+            self._step = float(np.clip(self._step * (_FASTER if np.mean(born) > 0.2 else _SLOWER), *_STEP))
         else:
-            child = self._crossed(first, second)
-        return self._mutated(child)
+            self._parents = list(genomes)
+        points = np.array([self._point(genome) for genome in self._parents])
+        ranked = points[np.argsort([-self._known[genome] for genome in self._parents], kind="stable")]
+        best = ranked[: max(2, int(_ELITE * len(ranked)))]
+        taken: set[Genome] = set()
+        return [self._fresh(self._child(parent, best, points), taken) for parent in points]
 
-    def _winner(self) -> int:
-        """The better of two; the parents stand in order."""
-        return int(self.generator.integers(len(self._parents), size=2).min())
+    def _child(self, parent: Vector, best: Vector, points: Vector) -> Vector:
+        mate = best[self.generator.integers(len(best))]
+        if self.generator.random() >= _TOWARDS:
+            return self._mutated(self._crossed(parent, mate))
+        child = self._led(parent, mate, points)
+        return child if self.generator.random() < 0.5 else self._mutated(child)
+
+    def _led(self, parent: Vector, mate: Vector, points: Vector) -> Vector:
+        """Towards the mate and along the difference of two others; half of the way back where that leaves the cube."""
+        one, other = points[self.generator.integers(len(points), size=2)]
+        length = self.generator.uniform(*_LENGTH)
+        child = parent + length * (mate - parent) + length * (one - other)
+        child = np.where(child < 0, parent / 2, np.where(child > 1, (1 + parent) / 2, child))
+        led: Vector = np.where(self.generator.random(len(parent)) < _CROSSED, child, parent)
+        return led
 
     def _crossed(self, first: Vector, second: Vector) -> Vector:
         size = len(first)
@@ -86,13 +91,12 @@ class Genetic(Optimizer):
         moved: Vector = np.clip(point + chosen * away, 0, 1)
         return moved
 
+    def _kept(self) -> list[Genome]:
+        return self._parents
+
     def _memory(self) -> dict[str, Any]:
-        return {
-            "parents": [list(genome) for genome in self._parents],
-            "step": self._step,
-        }
+        return {"parents": [list(genome) for genome in self._parents], "step": self._step}
 
     def _recall(self, memory: dict[str, Any]) -> None:
         self._parents = [tuple(genome) for genome in memory["parents"]]
-        self._fitness = np.array([self._known[genome] for genome in self._parents])
         self._step = memory["step"]

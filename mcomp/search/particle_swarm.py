@@ -16,14 +16,14 @@ from mcomp.search.genes import Genome
 
 _INERTIA, _PULL = 0.7298, 1.49618  # Clerc and Kennedy's constriction for a total pull of 4.1
 _FASTEST = 0.3
-_INFORMANTS = 4
+_INFORMANTS = 8
 
 
 class ParticleSwarm(Optimizer):
     """Particles fly through the unit cube, pulled to the best place of their own and to that of a few others.
 
-    Whole genes fly like real ones and are read off at the nearest value. A particle's place is moved to its repaired
-    genome, so that it does not drift where the budgets forbid.
+    Whole genes fly like real ones and are read off at the nearest value; a place above the budgets stands for the
+    genome that the repair makes of it.
     """
 
     name = "pso"
@@ -38,7 +38,7 @@ class ParticleSwarm(Optimizer):
 
     def _first(self) -> list[Genome]:
         genomes = self._starting(self.population)
-        self._places = np.array([self.space.encode(genome) for genome in genomes])
+        self._places = np.array([self._point(genome) for genome in genomes])
         self._speeds = 0.5 * (self.generator.random(self._places.shape) - self._places)
         self._bests = self._places.copy()
         self._fitness = np.full(len(genomes), -np.inf)
@@ -51,9 +51,8 @@ class ParticleSwarm(Optimizer):
         taken: set[Genome] = set()
         following = []
         for one in range(len(genomes)):
-            point = self._flown(one)
-            genome = self._fresh(point, taken)
-            self._places[one] = self._settled(point, genome)
+            genome = self._fresh(self._flown(one), taken)
+            self._places[one] = self._point(genome)
             following.append(genome)
         return following
 
@@ -68,13 +67,6 @@ class ParticleSwarm(Optimizer):
         outside = (point < 0) | (point > 1)
         self._speeds[one] = np.where(outside, -0.5 * speed, speed)
         moved: Vector = np.clip(point, 0, 1)
-        return moved
-
-    def _settled(self, point: Vector, genome: Genome) -> Vector:
-        """The place within the genome's part of the cube that is nearest to where the particle flew."""
-        middle = self.space.encode(genome)
-        half = self.space.bins / 2
-        moved: Vector = np.clip(point, middle - half, middle + half)
         return moved
 
     def _memory(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_a_run_killed_anywhere_and_resumed_tries_the_same_candidates(name: str) 
     while len(tried) < len(undisturbed):
         tried += (asked := optimizer.ask())
         optimizer.tell(asked[0], quality(asked[0].genome))
-        if len(tried) % 7 == 3:
+        if len(tried) % 19 == 3:
             optimizer.ask(2)  # given out, and lost with whoever had them
             saved = json.loads(json.dumps(optimizer.state(), allow_nan=False))
             optimizer = built(name, seed=99)
@@ -118,6 +118,16 @@ def test_a_small_space_is_used_up(name: str) -> None:
     tried = [one.genome for one in run(built(name, space), 50)]
     assert len(set(tried)) == len(tried) <= 9
     assert space.uniform() in tried
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_space_in_which_one_genome_fits_ends_with_it(name: str) -> None:
+    genes = genes_of(["stem", "head"], w_bits=(2, 4))
+    space = Space(genes, [average_bits(genes, "w_bits", WEIGHTS, 2.0)])
+    optimizer = built(name, space)
+    run(optimizer, 50)
+    assert optimizer.finished
+    assert optimizer.best == ((2, 2), quality((2, 2)))
 
 
 @pytest.mark.parametrize("name", OWN)
