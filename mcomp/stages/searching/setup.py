@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,10 @@ class SearchSetup:
             "images": self.images,
             "labels": self.labels,
         }
+        pending = folder / f"{TENSORS}{atomic.TEMPORARY}"
         with atomic.storage_errors(folder):
-            torch.save(held, folder / TENSORS)
+            torch.save(held, pending)
+            os.replace(pending, folder / TENSORS)  # who maps the one before goes on reading that
         atomic.write_json(
             folder / SETUP,
             {
