@@ -30,6 +30,8 @@ _BUILT_IN = {
     "quantize": "mcomp.quantization",
     "fuse": "mcomp.quantization",
     "quantize_outputs": "mcomp.quantization",
+    "sensitivity": "mcomp.search.recorded",
+    "search": "mcomp.search.recorded",
 }
 
 
