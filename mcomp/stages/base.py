@@ -124,6 +124,7 @@ class StageContext:
         save: keep a snapshot (a dict of tensors, numbers, strings, lists, dicts), atomically.
         restore: the last snapshot of this very action, or None.
         should_stop: True once a signal asked to stop: save, then raise ``InterruptedRun``.
+        base_dir: what the paths of a person's own files are relative to; the current folder without it.
         earlier: id of an earlier stage to a function that loads its model, for the ids that :meth:`Stage.reads` names.
     """
 
@@ -141,6 +142,7 @@ class StageContext:
     restore: Callable[[], dict[str, Any] | None] = _ignore
     should_stop: Callable[[], int] = lambda: 0
     earlier: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    base_dir: Path | None = None
 
     def require_data(self) -> Data:
         """The data, or a clear refusal where a plain call gave none.

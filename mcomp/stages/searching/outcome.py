@@ -54,20 +54,13 @@ class Outcome:
 
     def legacy_lines(self) -> list[str]:
         """As older projects print and read them."""
-        layers = [each.name for each in self.known.layers]
-        by_layer: dict[str, dict[str, float]] = {name: {} for name in layers}
-        for name, kinds in self.choice.items():
-            if name in by_layer:
-                by_layer[name] |= {kind: value for kind, value in kinds.items() if kind != "keep"}
-        if self.known.pruning is not None:
-            whole = self.known.pruning.channels()
-            for group, members in self.known.pruning.layers.items():
-                for layer in members:
-                    if layer in by_layer:
-                        by_layer[layer]["keep"] = self.widths.get(group, whole[group]) / whole[group]
-            for layer in layers:
-                by_layer[layer].setdefault("keep", 1.0)
-        return legacy_lines(layers, by_layer)
+        coupled = {} if self.known.pruning is None else self.known.pruning.layers
+        whole = {} if self.known.pruning is None else self.known.pruning.channels()
+        choice = {name: dict(kinds) for name, kinds in self.choice.items()}
+        for group, kinds in choice.items():
+            if "keep" in kinds:  # what is really cut, after rounding
+                kinds["keep"] = self.widths.get(group, whole[group]) / whole[group]
+        return legacy_lines(self.known.layers, choice, coupled)
 
     def metrics(self) -> Metrics:
         """Of the search and of what it chose; ``top1`` beside them is that of the model, which stays as it is."""
