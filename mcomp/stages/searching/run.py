@@ -41,6 +41,7 @@ class SearchRun:
     def __init__(self, ctx: StageContext, options: SearchOptions) -> None:
         self.ctx, self.options = ctx, options
         self._saved = time.monotonic()
+        self._begun = self._saved, 0  # when, and with how many looks
         with one_thread():  # scores of channels are sums too
             self.pruning = self._cuts()
             self.known = self._space()
@@ -63,6 +64,7 @@ class SearchRun:
             InterruptedRun: a signal asked to stop; the trials so far are kept.
         """
         ctx = self.ctx
+        self._begun = time.monotonic(), len(self.study.trials)
         with self._workers() as workers:
             ended = self.study.run(workers)
         self._save()
@@ -71,7 +73,8 @@ class SearchRun:
         outcome = Outcome(self.study, self.known, self._chosen())
         for line in outcome.legacy_lines():
             ctx.log(line)
-        record_choice(ctx.model, outcome.choice, pruning=self._how_cut() if self.pruning is not None else None)
+        how = None if self.pruning is None else {**self._how_cut(), "widths": outcome.widths}
+        record_choice(ctx.model, outcome.choice, pruning=how)
         metrics: Metrics = {**ctx.evaluate(), **outcome.metrics()}
         return StageResult(
             model=ctx.model,
@@ -180,12 +183,11 @@ class SearchRun:
         first = "proxy" if self.options.proxy else "full"
         tried = sum(one.level == first for one in self.study.trials)
         best = self.study.best
-        self.ctx.report(
-            "step",
-            step=tried,
-            steps=self.options.candidates,
-            **({} if best is None or best.fitness is None else {"val_top1": best.fitness}),
-        )
+        more = {} if best is None or best.fitness is None else {"best_top1": best.fitness}
+        looks = len(self.study.trials) - self._begun[1]
+        left = self.options.candidates - tried
+        more["eta_s"] = (time.monotonic() - self._begun[0]) / looks * left * len(self.study.trials) / max(tried, 1)
+        self.ctx.report("step", unit="candidate", step=tried, steps=self.options.candidates, **more)
         if time.monotonic() - self._saved > _SAVE_EVERY:
             self._save()
 
