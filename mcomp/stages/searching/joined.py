@@ -24,12 +24,11 @@ def joined_workers(setup: SearchSetup, options: SearchOptions, ctx: StageContext
     """Claim the study, write the setup, start ``workers`` processes that join, and see that they live."""
     from mcomp.stages.searching.run import worker_environment
 
-    assert options.study is not None
-    shared = open_study(options.study, make=True)
+    shared = open_study(_placed(options.study or "", ctx.base_dir), make=True)
     folder = ctx.work_dir / "setup"
     shared.claim(setup.study, folder)  # before a file of another search could be replaced
     setup.write(folder)
-    ctx.log(f"others join by: mcomp search --join {options.study}")
+    ctx.log(f"others join by: mcomp search --join {shared.address}")
     ours = _Ours(shared, folder, ctx.work_dir, worker_environment(), options.workers)
     ours.tend()
     try:
@@ -40,6 +39,11 @@ def joined_workers(setup: SearchSetup, options: SearchOptions, ctx: StageContext
     if not ctx.should_stop():
         shared.finish()
     ours.end(at_once=bool(ctx.should_stop()))
+
+
+def _placed(address: str, base_dir: Path | None) -> str:
+    """A journal's path relative to the recipe, as every path in it; a URL is what it is."""
+    return address if "://" in address or base_dir is None else str(base_dir / Path(address).expanduser())
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.artifact import load_artifact, save_artifact
-from mcomp.errors import StageError, StoreError, UsageError
+from mcomp.errors import StageError, UsageError
 from mcomp.pruning.repeated import RepeatedPruning
 from mcomp.search.evaluator import Evaluator
 from mcomp.search.fitness import Fitness
@@ -124,7 +124,7 @@ class SearchSetup:
             device: where candidates run, if elsewhere than with the one who wrote it.
 
         Raises:
-            UsageError: MC492, the folder holds none.
+            UsageError: MC492, the folder holds none, or one of another version.
             StoreError: as of an artifact.
         """
         try:
@@ -137,9 +137,9 @@ class SearchSetup:
                 hint="name the folder that the search wrote, as this machine sees it: `--setup FOLDER`",
             ) from error
         if said["format"] != FORMAT:
-            raise StoreError(
+            raise UsageError(
                 f"`{folder}` is of another version of mcomp",
-                code="MC314",
+                code="MC492",
                 hint="use the same version on every machine of a search",
             )
         base = None if said["base_dir"] is None else Path(said["base_dir"])
