@@ -84,8 +84,8 @@ def byte_cost(
 
     def of_both(rows: Vector) -> Vector:
         k = widths(rows)
-        count = {name: form.values(k).numpy() for name, form in forms.items()}
-        left = every.values(k).numpy() - sum(count.values())
+        count: dict[str, Vector] = {name: form.values(k).numpy() for name, form in forms.items()}
+        left: Vector = every.values(k).numpy() - sum(count.values())
         found: Vector = (sum(rows[:, bits[name]] * size for name, size in count.items()) + FLOAT_BITS * left) / 8
         return found
 

@@ -90,7 +90,9 @@ class SearchOptions(StageOptions):
     )
     min_channels: int = Field(1, ge=1, description="keep: no layer keeps fewer channels")
     ignore: list[str] = Field([], description="keep: names or patterns of layers to leave whole")
-    population: int | None = Field(None, ge=4, description="candidates of a generation; the algorithm's own when left out")
+    population: int | None = Field(
+        None, ge=4, description="candidates of a generation; the algorithm's own when left out"
+    )
     start: str | None = Field(
         None, description="a `best.yaml` of an earlier search to begin with", json_schema_extra={"path": True}
     )
@@ -154,9 +156,7 @@ class SearchOptions(StageOptions):
             if not set(OF_KIND[name]) & set(searched):
                 raise fault_at("objectives", f"nothing that is searched changes `{name}`", held)
         if len(self.objectives) > 1 and self.algorithm not in SEVERAL:
-            raise fault_at(
-                "algorithm", f"`{self.algorithm}` has one objective; `nsga2` and `tpe` weigh several", held
-            )
+            raise fault_at("algorithm", f"`{self.algorithm}` has one objective; `nsga2` and `tpe` weigh several", held)
         if len(self.objectives) == 1 and not self.budgets.given():
             raise ValueError(
                 "without a budget the largest network is the best; give one, e.g. `budgets: {avg_bit_weights: 4}`, "
@@ -178,4 +178,6 @@ def _refuse_idle_budget(name: str, searched: list[str], held: dict[str, Any]) ->
     needed = OF_KIND[name]
     if not set(needed) & set(searched):
         ranges = " or ".join(f"`{kind}`" for kind in needed)
-        raise fault_at("budgets", f"`{name}` is bounded, and nothing that is searched changes it: give {ranges} a range", held)
+        raise fault_at(
+            "budgets", f"`{name}` is bounded, and nothing that is searched changes it: give {ranges} a range", held
+        )
