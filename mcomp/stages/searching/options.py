@@ -91,7 +91,7 @@ class SearchOptions(StageOptions):
     min_channels: int = Field(1, ge=1, description="keep: no layer keeps fewer channels")
     ignore: list[str] = Field([], description="keep: names or patterns of layers to leave whole")
     population: int | None = Field(
-        None, ge=4, description="candidates of a generation; the algorithm's own when left out"
+        None, ge=4, description="candidates of a generation; the algorithm's own number when left out"
     )
     start: str | None = Field(
         None, description="a `best.yaml` of an earlier search to begin with", json_schema_extra={"path": True}
@@ -146,7 +146,8 @@ class SearchOptions(StageOptions):
         searched = [name for name in KINDS if getattr(self, name) is not None]
         if not searched:
             raise ValueError(
-                "nothing says what is searched; give `w_bits: [2, 8]`, `a_bits: [2, 8]`, `keep: [0.3, 1.0]`, or some of them"
+                "nothing says what is searched; give `w_bits: [2, 8]`, `a_bits: [2, 8]`, `keep: [0.3, 1.0]`, "
+                "or some of them"
             )
         for name in self.budgets.given():
             _refuse_idle_budget(name, searched, held)
