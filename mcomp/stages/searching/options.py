@@ -109,8 +109,8 @@ class SearchOptions(StageOptions):
     )
     study: str | None = Field(
         None,
-        description="where others join by `mcomp search --join`: a journal file on a shared folder or a database's URL, "
-        "and `#NAME` for more than one there",
+        description="where others join by `mcomp search --join`: a journal file on a shared folder, or the URL of a "
+        "database; `#NAME` behind it for more than one there",
         json_schema_extra={"cache": "ignore"},
     )
     lost_after: float = Field(
