@@ -164,9 +164,13 @@ class Study:
     ) -> bool:
         """Make the trials that are missing; False if a stop came between."""
         tasks = [Task(each.number, level, each.genome) for each in candidates]
-        for task in tasks:  # of another study, or of other options: nothing here leads to it
+        for task in tasks:
             if task.key in known and known[task.key].genome != task.genome:
-                known.pop(task.key)
+                # of another study, or of other options: nothing here leads to it, nor to what came after it
+                for key in [key for key in known if key[0] >= task.number]:
+                    del known[key]
+                self.trials = [known[key] for key in sorted(known)]
+                break
         missing = [task for task in tasks if task.key not in known]
         for found in workers.results(missing, self.should_stop) if missing else ():
             trial = replace(found, costs=dict(self.costs(found.genome)))
