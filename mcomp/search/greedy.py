@@ -41,6 +41,11 @@ class Greedy(Optimizer):
         self._measured: Sensitivity | None = None
 
     @property
+    def measuring(self) -> int:
+        """How many candidates the curves take; one more is the first that keeps the budgets for certain."""
+        return len({*self._first()})
+
+    @property
     def points(self) -> Mapping[str, Mapping[float, float]]:
         """``kind:layer`` to value to the fitness lost there, all other genes at their largest; empty until measured."""
         return self._points

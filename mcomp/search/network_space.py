@@ -69,6 +69,11 @@ class NetworkSpace:
         row = np.asarray(genome, dtype=np.float64)
         return {name: cost.value(row) for name, cost in self.costs.items()}
 
+    def keeps(self, genome: Genome) -> bool:
+        """True where a candidate is inside all budgets."""
+        row = np.asarray(genome, dtype=np.float64)
+        return all(budget.value(row) <= budget.bound for budget in self.space.budgets)
+
 
 def network_space(
     model: nn.Module,

@@ -287,8 +287,6 @@ def test_a_slower_small_network_gives_a_latency_that_no_gene_raises_as_it_falls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     times = iter([3.0, 3.5])
-    monkeypatch.setattr(
-        "mcomp.metrics.model_latency", lambda *_, **__: type("Found", (), {"median_ms": next(times)})()
-    )
+    monkeypatch.setattr("mcomp.metrics.model_latency", lambda *_, **__: type("Found", (), {"median_ms": next(times)})())
     known = space_of(time=True)
     assert known.costs_of(known.space.top())["latency_ms"] == known.costs_of(known.space.lowest())["latency_ms"] == 3.5
