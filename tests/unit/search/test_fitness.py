@@ -174,7 +174,9 @@ def test_no_label_and_no_batch_is_no_step() -> None:
     assert tune_scales(plain, [], 3) > 0
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no such width\nin detail"), IndexError("no such width")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no such width\nin detail"), IndexError("no such width"), TypeError("no such width")]
+)
 def test_a_candidate_that_cannot_be_made_is_a_trial_that_says_why(error: Exception) -> None:
     evaluator = Evaluator(fitness_of(), GENES)
 
