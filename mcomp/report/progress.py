@@ -65,8 +65,11 @@ def epoch_text(event: Event) -> str:
 
 
 def step_text(event: Event) -> str:
-    """Where an epoch is, as a line."""
-    parts = [f"epoch {event.get('epoch')}/{event.get('epochs')}", f"step {event.get('step')}/{event.get('steps')}"]
+    """Where an epoch is, or a stage without epochs, as a line."""
+    parts = [f"epoch {event.get('epoch')}/{event.get('epochs')}"] if "epoch" in event else []
+    parts.append(f"step {event.get('step')}/{event.get('steps')}")
+    if isinstance(event.get("text"), str):
+        parts.append(event["text"])
     for field, form in (
         ("loss", "loss {:.4f}"),
         ("top1", "top-1 {:.2f} %"),
@@ -155,7 +158,7 @@ class _BarListener:
             self._progress.console.print(escape(visible(line)), highlight=False, soft_wrap=True)
 
     def _advance(self, task: TaskID, event: Event) -> None:
-        steps, epochs = event.get("steps"), event.get("epochs")
+        steps, epochs = event.get("steps"), event.get("epochs", 1)
         if isinstance(steps, int) and isinstance(epochs, int):
             finished = (int(event.get("epoch", 1)) - 1) * steps + int(event.get("step", 0))
             self._progress.update(task, completed=finished, total=steps * epochs)
