@@ -65,12 +65,14 @@ def epoch_text(event: Event) -> str:
 
 
 def step_text(event: Event) -> str:
-    """Where an epoch is, or a stage without epochs, as a line."""
-    parts = [f"epoch {event.get('epoch')}/{event.get('epochs')}"] if "epoch" in event else []
-    parts.append(f"step {event.get('step')}/{event.get('steps')}")
+    """Where an epoch is, or a stage that knows none, as a line."""
+    parts = [f"{event.get('unit', 'step')} {event.get('step')}/{event.get('steps')}"]
+    if "epochs" in event:
+        parts.insert(0, f"epoch {event.get('epoch')}/{event['epochs']}")
     if isinstance(event.get("text"), str):
         parts.append(event["text"])
     for field, form in (
+        ("best_top1", "best {:.2f} %"),
         ("loss", "loss {:.4f}"),
         ("top1", "top-1 {:.2f} %"),
         ("images_per_s", "{:.0f} images/s"),
@@ -158,8 +160,10 @@ class _BarListener:
             self._progress.console.print(escape(visible(line)), highlight=False, soft_wrap=True)
 
     def _advance(self, task: TaskID, event: Event) -> None:
-        steps, epochs = event.get("steps"), event.get("epochs", 1)
-        if isinstance(steps, int) and isinstance(epochs, int):
+        steps, epochs = event.get("steps"), event.get("epochs")
+        if isinstance(steps, int) and epochs is None:
+            self._progress.update(task, completed=int(event.get("step", 0)), total=steps)
+        elif isinstance(steps, int) and isinstance(epochs, int):
             finished = (int(event.get("epoch", 1)) - 1) * steps + int(event.get("step", 0))
             self._progress.update(task, completed=finished, total=steps * epochs)
         self._progress.update(task, line=visible(step_text(event)))

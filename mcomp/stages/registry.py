@@ -24,6 +24,7 @@ BUILT_IN = (
     "train",
     "sparse_train",
     "sensitivity",
+    "search",
     "prune",
     "sparsify",
     "finetune",

@@ -25,9 +25,9 @@ def hold_to_torch_and_to_what_torchvision_publishes(name: str) -> None:
     assert usual is not None
     found = measure(build(f"torchvision:{name}", num_classes=1000, weightless=True), (torch.zeros(2, *usual.shape),))
 
-    without_heads = {"aux_logits": False} if name in ("inception_v3", "googlenet") else {}
+    old = {"aux_logits": False, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        model = get_model(name, weights=None, **without_heads).eval().to("meta")
+        model = get_model(name, weights=None, **old).eval().to("meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         torch.backends.mha.set_fastpath_enabled(False)
         try:
