@@ -20,6 +20,8 @@ _TITLES = {
 }
 #: Rises below this share of the largest are all but uncoloured: the scale is linear there, logarithmic above.
 _LINEAR = 1e-3
+#: Nats that have full ink at the least: a map of chance alone stays pale.
+_LEAST_TOP = 0.01
 _MOST_INK = 60  # percent: the number in a cell stays legible
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -37,7 +39,7 @@ def sensitivity_heat(stage: str, details: Mapping[str, Any]) -> str:
     rows = [(*row,) for row in held.get("rows") or [] if _is_row(row)]
     if not rows:
         return ""
-    top = max(0.0, *(rise for *_, rise, _ in rows))
+    top = max(_LEAST_TOP, *(rise for *_, rise, _ in rows))
     blocks = (_block(kind, [row for row in rows if row[0] == kind], top) for kind in _TITLES)
     told = f"{_base(held)}; a cell holds the rise of the loss in nats, and beside it the change of top-1 in points"
     return (
@@ -48,9 +50,9 @@ def sensitivity_heat(stage: str, details: Mapping[str, Any]) -> str:
 
 def shade(rise: float, top: float) -> float:
     """How much ink a rise gets, from 0 to 1: log-like, so that three decades below the largest can be told apart."""
-    if top <= 0 or rise <= 0:
+    if rise <= 0:
         return 0.0
-    return min(1.0, math.log1p(rise / (_LINEAR * top)) / math.log1p(1 / _LINEAR))
+    return min(1.0, math.log1p(rise / top / _LINEAR) / math.log1p(1 / _LINEAR))
 
 
 def _rise_at(share: float, top: float) -> float:
@@ -68,8 +70,6 @@ def _base(held: Mapping[str, Any]) -> str:
 
 
 def _legend(top: float) -> str:
-    if top <= 0:
-        return ""
     cells = "".join(f"<td{_ink(share)}>{_rise_at(share, top):+.2g}</td>" for share in _STEPS)
     return (
         '<table class="heat"><caption>colour by rise of the loss, roughly logarithmic</caption>'

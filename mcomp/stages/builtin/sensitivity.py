@@ -30,6 +30,9 @@ SAVE_EVERY = 2.0
 #: Images of a usual batch, by which the time is forecast.
 _BATCH = 64
 
+#: Images of one forward pass of those that count.
+_EVALUATED = 256
+
 _WHAT = {"w_bits": "weights", "a_bits": "inputs", "keep": "channels"}
 
 
@@ -159,16 +162,15 @@ def _begun(ctx: StageContext) -> SensitivityMap | None:
 
 def _samples(ctx: StageContext, options: Any) -> Samples:
     """Training images for statistics, validation images for the loss; the test images are for final figures."""
-    from mcomp.search.layer_losses import Samples
+    import torch
 
-    data = ctx.require_data()
-    norms = data.train.subset(options.norm_batches * data.batch_size, seed=ctx.seed)
-    whole = len(norms) > data.batch_size  # a last batch of one image has no variance
-    held = data.val.subset(options.images, seed=ctx.seed)
+    from mcomp.search.layer_losses import Samples
+    from mcomp.stages.searching.sample import judging_sample
+
+    drawn = judging_sample(ctx.require_data(), norm_batches=options.norm_batches, images=options.images, seed=ctx.seed)
+    images, labels = (torch.split(each.to(ctx.device), _EVALUATED) for each in (drawn.images, drawn.labels))
     return Samples(
-        [inputs for inputs, _ in norms.batches(data.batch_size, device=ctx.device, drop_last=whole)],
-        list(held.batches(max(data.batch_size, 256), device=ctx.device)),
-        ctx.device,
+        [inputs.to(ctx.device) for inputs in drawn.batches], list(zip(images, labels, strict=True)), ctx.device
     )
 
 
