@@ -101,8 +101,8 @@ def _cell(where: str, seen: tuple[float, float] | None, top: float) -> str:
     if seen is None:
         return "<td>–</td>"
     rise, drop = seen
-    said = f"{where}: loss {rise:+.3g}, top-1 {-drop:+.2f} points"
-    return f'<td{_ink(shade(rise, top))} title="{escaped(said)}">{rise:+.3f} <small>{-drop:+.1f}</small></td>'
+    said = f"{where}: loss {rise:+.3g}, top-1 {0.0 - drop:+.2f} points"
+    return f'<td{_ink(shade(rise, top))} title="{escaped(said)}">{rise:+.3f} <small>{0.0 - drop:+.1f}</small></td>'
 
 
 def _ink(share: float) -> str:

@@ -63,7 +63,8 @@ class Sensitivity(Stage):
         w_bits: Bits = Field([8, 4, 2], description="bits that each layer's weight alone is tried at; [] for none")
         a_bits: Bits = Field([8, 4, 2], description="bits that each layer's input alone is tried at; [] for none")
         keep: Shares = Field(
-            [0.75, 0.5, 0.25], description="shares of its channels that each group of coupled layers is cut to"
+            [0.75, 0.5, 0.25],
+            description="shares of its channels that each group of coupled layers is cut to; [] for none",
         )
         images: int = Field(512, ge=1, description="validation images that loss and top-1 are measured on")
         norm_batches: int = Field(
@@ -208,6 +209,6 @@ def _notes(found: SensitivityMap) -> list[str]:
             worst = max(rows, key=lambda row: row.loss_rise)
             notes.append(
                 f"{what}: `{worst.layer}` minds most, {worst.loss_rise:+.3g} of loss and "
-                f"{-worst.top1_drop:+.2f} points at `{kind}: {worst.value:g}`"
+                f"{0.0 - worst.top1_drop:+.2f} points at `{kind}: {worst.value:g}`"
             )
     return notes

@@ -110,11 +110,11 @@ def test_details_without_a_map_draw_nothing(held: dict[str, Any]) -> None:
 
 
 def test_the_page_of_a_run_shows_the_map_of_its_stage() -> None:
-    stage = {
+    stage: dict[str, Any] = {
         "id": "look", "uses": "sensitivity", "from": None, "status": "run", "key": None, "artifact": "a" * 64,
         "seconds": 1.0, "metrics": {}, "files": {}, "gates": [], "notes": [],
     }  # fmt: skip
-    result = {"name": "n", "run": "r", "status": "ok", "seconds": 2.0, "sweep": {}, "stages": [stage]}
+    result: dict[str, Any] = {"name": "n", "run": "r", "status": "ok", "seconds": 2.0, "sweep": {}, "stages": [stage]}
     page = report_page(result, {"look": {"sensitivity_map": MAP.as_dict()}})
     assert "look: what each layer alone costs" in page
     assert "untouched, the loss is 0.25 and top-1 91.50 % on 512 validation images" in page
