@@ -39,6 +39,7 @@ GROUPS = {
     "MC46": "quantisation and folding",
     "MC47": "deployment",
     "MC48": "search",
+    "MC49": "search",
     "MC5": "gates",
     "MC6": "backends",
 }

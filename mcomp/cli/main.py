@@ -23,6 +23,7 @@ VERBS = {
     "stats": "count a model's parameters, multiply-accumulates and memory, layer by layer",
     "schema": "print the JSON Schema of recipes, for editors",
     "init": "write a commented recipe to start from",
+    "search": "try candidates of a search that runs elsewhere, on any machine that sees its study",
     "runs": "list the runs of a store",
     "report": "print a run's table again, or write its page",
     "gc": "remove what nothing needs any more from a store",

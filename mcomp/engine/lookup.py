@@ -88,7 +88,7 @@ def _number(value: Any) -> int | float | None:
 def _resume_reason(progress: dict[str, Any]) -> str:
     epoch, epochs, step = (progress.get(name) for name in ("epoch", "epochs", "step"))
     if epoch is None:
-        return "from a snapshot"
+        return f"from the snapshot after {step} of {progress.get('steps')}" if step else "from a snapshot"
     if step:
         return f"from the snapshot in epoch {epoch + 1} of {epochs}, after step {step} of {progress.get('steps')}"
     return f"from the snapshot after epoch {epoch} of {epochs}"

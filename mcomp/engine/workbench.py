@@ -248,6 +248,7 @@ class Workbench:
             restore=lambda: load_snapshot(work, lambda text: events.emit("notice", stage.id, text=text)),
             should_stop=stop,
             earlier=earlier,
+            base_dir=self.recipe.base_dir,
         )
 
     def _commit(

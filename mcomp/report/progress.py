@@ -65,9 +65,12 @@ def epoch_text(event: Event) -> str:
 
 
 def step_text(event: Event) -> str:
-    """Where an epoch is, as a line."""
-    parts = [f"epoch {event.get('epoch')}/{event.get('epochs')}", f"step {event.get('step')}/{event.get('steps')}"]
+    """Where an epoch is, or a stage that knows none, as a line."""
+    parts = [f"{event.get('unit', 'step')} {event.get('step')}/{event.get('steps')}"]
+    if "epochs" in event:
+        parts.insert(0, f"epoch {event.get('epoch')}/{event['epochs']}")
     for field, form in (
+        ("best_top1", "best {:.2f} %"),
         ("loss", "loss {:.4f}"),
         ("top1", "top-1 {:.2f} %"),
         ("images_per_s", "{:.0f} images/s"),
@@ -156,7 +159,9 @@ class _BarListener:
 
     def _advance(self, task: TaskID, event: Event) -> None:
         steps, epochs = event.get("steps"), event.get("epochs")
-        if isinstance(steps, int) and isinstance(epochs, int):
+        if isinstance(steps, int) and epochs is None:
+            self._progress.update(task, completed=int(event.get("step", 0)), total=steps)
+        elif isinstance(steps, int) and isinstance(epochs, int):
             finished = (int(event.get("epoch", 1)) - 1) * steps + int(event.get("step", 0))
             self._progress.update(task, completed=finished, total=steps * epochs)
         self._progress.update(task, line=visible(step_text(event)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mcomp.pruning.repeated import RepeatedPruning
 from mcomp.quantization import quantize, reestimate_batch_norms
+from mcomp.search.scale_tuning import tune_scales
 
 #: Layer to kind (``w_bits``, ``a_bits``, ``keep``) to value.
 Choice = Mapping[str, Mapping[str, float]]
@@ -24,14 +25,17 @@ class Level:
     Attributes:
         norm_batches: batches that batch norm statistics are measured on.
         images: held-out images that count; None for all.
+        steps: of training quantiser scales and batch norms, before it counts.
     """
 
     norm_batches: int
     images: int | None
+    steps: int = 0
 
 
 PROXY = Level(norm_batches=2, images=128)
-FULL = Level(norm_batches=100, images=None)
+FULL = Level(norm_batches=100, images=None, steps=16)
+LEVELS = {"proxy": PROXY, "full": FULL}
 #: Batches that the ranges of activations are measured on.
 CALIBRATION = 1
 
@@ -48,11 +52,14 @@ class Fitness:
         model: float and trained; unchanged.
         example_inputs: a batch that it accepts.
         batches: training images, as many as the closest look takes.
+        targets: their labels, for the steps of the closest look; none are taken without.
         images: held out of training, ``(samples, ...)``.
         labels: theirs, int64 ``(samples,)``.
         pruning: cuts of this model; None where nothing is pruned.
-        quantization: options of :func:`mcomp.quantization.quantize` for every candidate; None where nothing is quantised.
+        quantization: options of :func:`mcomp.quantization.quantize` for all candidates; None where nothing is
+            quantised.
         batch_size: images per forward pass.
+        device: where candidates are measured; they are made on the CPU.
     """
 
     model: nn.Module
@@ -60,9 +67,11 @@ class Fitness:
     batches: Sequence[Tensor]
     images: Tensor
     labels: Tensor
+    targets: Sequence[Tensor] = ()
     pruning: RepeatedPruning | None = None
     quantization: Mapping[str, Any] | None = field(default_factory=dict)
     batch_size: int = 256
+    device: str = "cpu"
 
     def network(self, choice: Choice, level: Level = FULL) -> nn.Module:
         """The network that a choice stands for, in eval mode."""
@@ -72,18 +81,20 @@ class Fitness:
             model = self.pruning.cut(shares)
         norms = list(self.batches[: level.norm_batches])
         if self.quantization is None:
-            model = model if model is not self.model else copy.deepcopy(model)
-            reestimate_batch_norms(model, norms)
-            return model.eval()
-        bits = {
-            name: {kind: int(value) for kind, value in kinds.items() if kind != "keep"}
-            for name, kinds in choice.items()
-            if kinds.keys() - {"keep"}
-        }
-        made = quantize(
-            model, self.example_inputs, overrides=bits, calibration=norms[:CALIBRATION], **dict(self.quantization)
-        )
-        reestimate_batch_norms(made, norms)
+            made = model if model is not self.model else copy.deepcopy(model)
+        else:
+            made = quantize(
+                model,
+                self.example_inputs,
+                overrides=_bits(choice),
+                calibration=norms[:CALIBRATION],
+                **self.quantization,
+            )
+        made.to(self.device)
+        if level.steps and self.targets:
+            given = zip(self.batches, self.targets, strict=True)
+            tune_scales(made, ((x.to(self.device), y.to(self.device)) for x, y in given), level.steps)
+        reestimate_batch_norms(made, (batch.to(self.device) for batch in norms))
         return made.eval()
 
     def __call__(self, choice: Choice, level: Level = FULL) -> float:
@@ -98,5 +109,14 @@ class Fitness:
         with torch.no_grad():
             for start in range(0, count, self.batch_size):
                 part = slice(start, min(start + self.batch_size, count))
-                right += int((network(self.images[part]).argmax(1) == self.labels[part]).sum())
+                answers = network(self.images[part].to(self.device)).argmax(1)
+                right += int((answers.cpu() == self.labels[part]).sum())
         return 100.0 * right / count
+
+
+def _bits(choice: Choice) -> dict[str, dict[str, int]]:
+    """The overrides of a conversion."""
+    found = {
+        name: {kind: int(value) for kind, value in kinds.items() if kind != "keep"} for name, kinds in choice.items()
+    }
+    return {name: kinds for name, kinds in found.items() if kinds}

@@ -17,6 +17,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Genome = tuple[int | float, ...]
 
 MOST_BITS = 32
+_ROUNDING = 1e-9  # of a step
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,17 @@ class Gene:
     Attributes:
         layer: the name that the model gives it.
         kind: ``w_bits``, ``a_bits`` (whole numbers) or ``keep`` (a share of channels in (0, 1]).
-        low: smallest value. high: largest; the same as ``low`` where the gene is pinned.
+        low: smallest value; moved up to the next one that ``step`` allows.
+        high: largest value; the same as ``low`` where the gene is pinned.
+        step: of a share: only ``high``, ``high - step``, ``high - 2 step`` … stand for something, as with widths that
+            are multiples of a number. 0 where every share does.
     """
 
     layer: str
     kind: Kind
     low: float
     high: float
+    step: float = 0.0
 
     def __post_init__(self) -> None:
         ends = (self.low, self.high)
@@ -44,11 +49,21 @@ class Gene:
             raise _wrong(self, f"it has {self.low:g} to {self.high:g} bits", f"whole numbers from 1 to {MOST_BITS}")
         if not self.whole and not 0 < self.low <= self.high <= 1:
             raise _wrong(self, f"it keeps {self.low:g} to {self.high:g} of its channels", "shares above 0, at most 1")
+        if not (math.isfinite(self.step) and self.step >= 0) or (self.whole and self.step):
+            raise _wrong(self, f"its step is {self.step:g}", "a share above 0, and of `keep` only")
+        if self.step:
+            steps = math.floor((self.high - self.low) / self.step + _ROUNDING)
+            object.__setattr__(self, "low", self.high - steps * self.step)  # the smallest value that there is
 
     @property
     def whole(self) -> bool:
         """True where only whole numbers stand for something."""
         return self.kind != "keep"
+
+    @property
+    def grain(self) -> float:
+        """Distance between two values; 0 where there is no smallest."""
+        return 1.0 if self.whole else self.step
 
     @property
     def pinned(self) -> bool:
@@ -61,9 +76,11 @@ class Gene:
         return f"{self.kind}:{self.layer}"
 
     def value(self, number: float) -> int | float:
-        """``number`` moved into the range, whole where bits are meant."""
-        inside = min(max(float(number), self.low), self.high)
-        return round(inside) if self.whole else inside
+        """The allowed value nearest to ``number``, whole where bits are meant."""
+        value = min(max(float(number), self.low), self.high)
+        if self.grain:
+            value = max(self.high - round((self.high - value) / self.grain) * self.grain, self.low)
+        return round(value) if self.whole else value
 
 
 def genes_of(
@@ -73,6 +90,7 @@ def genes_of(
     a_bits: tuple[int, int] | None = None,
     keep: tuple[float, float] | None = None,
     pins: Mapping[str, Mapping[str, float]] | None = None,
+    steps: Mapping[str, float] | None = None,
 ) -> list[Gene]:
     """The genes of a network's layers, layer by layer in the given order.
 
@@ -82,10 +100,12 @@ def genes_of(
         a_bits: fewest and most bits of an input.
         keep: smallest and largest share of the output channels that stays.
         pins: layer to kind to the value that it has in every genome, be it in the range or not.
+        steps: layer to the step of its share, such as 8 / 64 where the width of 64 channels is to be a multiple of 8;
+            every share where nothing is said.
 
     Raises:
-        UsageError: MC480, no layer, a layer twice, an empty range, or nothing left to choose; MC481, a pinned layer or
-            kind that is not there.
+        UsageError: MC480, no layer, a layer twice, an empty range, or nothing left to choose; MC481, a layer or
+            kind that is pinned, or has a step, and is not there.
     """
     if double := sorted({layer for layer in layers if list(layers).count(layer) > 1}):
         raise UsageError(f"layer `{double[0]}` is named twice", code="MC480", hint="name every layer once")
@@ -94,26 +114,31 @@ def genes_of(
     searched = [kind for kind in KINDS if ranges[kind] is not None]
     for layer, values in pinned.items():
         _check_pin(layer, values, layers, searched)
+    for layer, step in (steps or {}).items():
+        _check_pin(layer, {"keep": step}, layers, searched, said="has a step")
     genes = []
     for layer in layers:
         for kind in searched:
             low, high = ranges[kind] or (0.0, 0.0)
             value = pinned.get(layer, {}).get(kind)
-            genes.append(Gene(layer, kind, low, high) if value is None else Gene(layer, kind, value, value))
+            step = (steps or {}).get(layer, 0.0) if kind == "keep" else 0.0
+            genes.append(Gene(layer, kind, low, high, step) if value is None else Gene(layer, kind, value, value))
     return genes
 
 
-def _check_pin(layer: str, values: Mapping[str, float], layers: Sequence[str], searched: Sequence[str]) -> None:
+def _check_pin(
+    layer: str, values: Mapping[str, float], layers: Sequence[str], searched: Sequence[str], said: str = "is pinned"
+) -> None:
     if layer not in layers:
         raise UsageError(
-            f"the pinned layer `{layer}` is not in the space",
+            f"the layer `{layer}` {said}, and is not in the space",
             code="MC481",
             hint=did_you_mean(layer, layers) or f"its layers: {listed(layers)}",
         )
     for kind in values:
         if kind not in searched:
             raise UsageError(
-                f"`{kind}` of layer `{layer}` is pinned, but not searched",
+                f"`{kind}` of layer `{layer}` {said}, but is not searched",
                 code="MC481",
                 hint=did_you_mean(kind, searched) or f"searched: {listed(searched) or 'nothing'}",
             )

@@ -14,7 +14,8 @@ import numpy as np
 
 from mcomp.search.base import Optimizer
 from mcomp.search.budgets import Vector
-from mcomp.search.genes import Genome
+from mcomp.search.genes import Gene, Genome
+from mcomp.search.grid import Grid
 from mcomp.search.repair import repair
 from mcomp.search.sensitivity import Sensitivity
 from mcomp.search.space import Space
@@ -80,8 +81,7 @@ class Greedy(Optimizer):
         found = []
         for place in self.space.free.tolist():
             gene = self.space.genes[place]
-            count = int(gene.high - gene.low) if gene.whole else _RATIOS
-            for value in np.linspace(gene.high, gene.low, count + 1)[1:].tolist():
+            for value in np.linspace(gene.high, gene.low, _count(gene) + 1)[1:].tolist():
                 genome = (*self._base[:place], gene.value(value), *self._base[place + 1 :])
                 found.append((place, float(genome[place]), genome))
         return found
@@ -90,7 +90,7 @@ class Greedy(Optimizer):
         found = []
         for place in self.space.free.tolist():
             gene = self.space.genes[place]
-            step = 1.0 if gene.whole else (gene.high - gene.low) / _RATIOS / 2
+            step = max(gene.grain, 0.0 if gene.whole else (gene.high - gene.low) / _RATIOS / 2)
             for way in (step, -step):
                 value = gene.value(genome[place] + way)
                 moved = self._mended((*genome[:place], value, *genome[place + 1 :]), held=place)
@@ -106,7 +106,7 @@ class Greedy(Optimizer):
         ):
             genes[held] = replace(genes[held], low=genome[held])
         values = np.asarray(genome, dtype=np.float64)
-        return self.space.repair(repair(values, genes, self.space.budgets, self._measured).tolist())
+        return self.space.repair(repair(values, Grid(genes), self.space.budgets, self._measured).tolist())
 
     def _counts(self, genome: Genome) -> bool:
         return self.space.keeps(genome)
@@ -120,3 +120,9 @@ class Greedy(Optimizer):
         if memory["phase"] != "measure":
             self._learn()
         self._phase, self._base = memory["phase"], tuple(memory["base"])
+
+
+def _count(gene: Gene) -> int:
+    """How often a gene is lowered to learn its curve."""
+    values = round((gene.high - gene.low) / gene.grain) if gene.grain else _RATIOS
+    return values if gene.whole else min(values, _RATIOS)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from mcomp.errors import UsageError
-from mcomp.pruning.cost_form import CostForm
 from mcomp.pruning.repeated import RepeatedPruning
-from mcomp.search.budgets import Budget, Vector, average_bits
-from mcomp.search.genes import Gene, Kind, genes_of
+from mcomp.pruning.targets import amount_of
+from mcomp.search.budgets import Budget, average_bits
+from mcomp.search.genes import Gene, Genome, Kind, genes_of
 from mcomp.search.network import Layer, layers_of
+from mcomp.search.network_costs import byte_cost, latency_cost, whole_costs, width_cost
+from mcomp.search.sensitivity import Sensitivity
 from mcomp.search.space import Space
+from mcomp.suggest import did_you_mean, listed
 
-#: Of a parameter that is not quantised.
-FLOAT_BITS = 32
+#: What a budget may bound, or a front be drawn over; the first two are means, weighted by size.
+COSTS = ("avg_bit_weights", "avg_bit_fm", "macs", "params", "bytes", "latency_ms")
+#: Of these a budget below 1 is a share of what the network has.
+SHARED = ("macs", "params", "bytes")
 
 
 @dataclass(frozen=True)
@@ -28,16 +32,18 @@ class Budgets:
     Attributes:
         avg_bit_weights: mean bits of the weights, each layer weighted by its elements.
         avg_bit_fm: mean bits of what layers read, weighted by the elements of one sample.
-        macs: multiply-accumulates of one sample: a count.
-        params: parameters: a count.
-        bytes: of all parameters, at the bits that they have.
+        macs: multiply-accumulates of one sample: a count, a share below 1, or ``"300M"``.
+        params: parameters, likewise.
+        bytes: of all parameters, at the bits that they have, likewise.
+        latency_ms: of one image on one thread of this CPU, in the float network: bits have no part in it.
     """
 
     avg_bit_weights: float | None = None
     avg_bit_fm: float | None = None
-    macs: float | None = None
-    params: float | None = None
-    bytes: float | None = None
+    macs: float | str | None = None
+    params: float | str | None = None
+    bytes: float | str | None = None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,20 @@ class NetworkSpace:
         space: for an optimiser.
         layers: those whose bits are searched, in order of execution.
         pruning: cuts of the network; None where no share is searched.
+        costs: name, as in :data:`COSTS`, to what is known of a candidate before it is tried.
+        whole: the same names to what the float network has, where that says something.
     """
 
     space: Space
     layers: tuple[Layer, ...]
     pruning: RepeatedPruning | None
+    costs: Mapping[str, Budget]
+    whole: Mapping[str, float]
+
+    def costs_of(self, genome: Genome) -> dict[str, float]:
+        """What a candidate costs, by name."""
+        row = np.asarray(genome, dtype=np.float64)
+        return {name: cost.value(row) for name, cost in self.costs.items()}
 
 
 def network_space(
@@ -65,7 +80,8 @@ def network_space(
     first_last_bits: int | None = 8,
     pins: Mapping[str, Mapping[str, float]] | None = None,
     pruning: RepeatedPruning | None = None,
-    budgets: Budgets = Budgets(),  # noqa: B008  frozen
+    budgets: Budgets = Budgets(),
+    points: Mapping[str, Mapping[float, float]] | None = None,
 ) -> NetworkSpace:
     """The space of a model.
 
@@ -79,6 +95,7 @@ def network_space(
         pins: layer to kind to its value in every candidate.
         pruning: cuts of the model.
         budgets: what every candidate keeps.
+        points: measured losses, ``kind:layer`` to value to loss; those of other layers are left out.
 
     Raises:
         UsageError: MC480, nothing is left to search; MC481, a pinned layer that is not there; MC482, no candidate keeps
@@ -86,35 +103,55 @@ def network_space(
         StageError: MC486, the network calls no layer.
     """
     layers = layers_of(model, example_inputs)
-    held = {name: dict(kinds) for name, kinds in (pins or {}).items()}
-    kinds: list[tuple[Kind, tuple[int, int]]] = []
-    kinds += [("w_bits", w_bits)] if w_bits is not None else []
-    kinds += [("a_bits", a_bits)] if a_bits is not None else []
+    pruning = pruning if keep is not None else None
+    genes = _genes(layers, pruning, {"w_bits": w_bits, "a_bits": a_bits}, keep, first_last_bits, pins or {})
+    whole = whole_costs(model, pruning)
+    limits = {each.name: getattr(budgets, each.name) for each in fields(Budgets)}
+    costs = _costs(model, example_inputs, genes, layers, pruning, measured=limits["latency_ms"] is not None)
+    bounded = [_bounded(name, limit, costs, whole) for name, limit in limits.items() if limit is not None]
+    known = {gene.name for gene in genes}
+    measured = {name: dict(curve) for name, curve in (points or {}).items() if name in known}
+    space = Space(genes, bounded, Sensitivity(genes, points=measured))
+    return NetworkSpace(space, tuple(layers), pruning, costs, whole)
+
+
+def _genes(
+    layers: Sequence[Layer],
+    pruning: RepeatedPruning | None,
+    bits: Mapping[Kind, tuple[int, int] | None],
+    keep: tuple[float, float] | None,
+    first_last_bits: int | None,
+    pins: Mapping[str, Mapping[str, float]],
+) -> list[Gene]:
+    held = {name: dict(kinds) for name, kinds in pins.items()}
+    searched: dict[Kind, tuple[int, int]] = {kind: span for kind, span in bits.items() if span is not None}
     if first_last_bits is not None:
-        for layer in {layers[0].name, layers[-1].name}:
-            for kind, _ in kinds:
+        for layer in (layers[0].name, layers[-1].name):
+            for kind in searched:
                 held.setdefault(layer, {}).setdefault(kind, first_last_bits)
-    groups = list(pruning.layers) if pruning is not None and keep is not None else []
+    groups = list(pruning.layers) if pruning is not None else []
     _check_pins(held, [layer.name for layer in layers], groups)
     genes: list[Gene] = []
-    bit_pins = {name: {k: v for k, v in own.items() if k != "keep"} for name, own in held.items()}
-    if kinds:
+    if searched:
+        own = {name: {kind: value for kind, value in kinds.items() if kind != "keep"} for name, kinds in held.items()}
         genes += genes_of(
-            [layer.name for layer in layers], w_bits=w_bits, a_bits=a_bits, pins={n: o for n, o in bit_pins.items() if o}
+            [layer.name for layer in layers],
+            w_bits=searched.get("w_bits"),
+            a_bits=searched.get("a_bits"),
+            pins={name: kinds for name, kinds in own.items() if kinds},
         )
-    if groups and keep is not None:
-        share_pins = {name: {"keep": own["keep"]} for name, own in held.items() if "keep" in own}
-        genes += genes_of(groups, keep=keep, pins=share_pins)
-    return NetworkSpace(
-        Space(genes, _budgets(model, genes, layers, pruning if groups else None, budgets)),
-        tuple(layers),
-        pruning if groups else None,
-    )
+    if pruning is not None and groups:
+        channels, bases = pruning.channels(), pruning.bases()
+        genes += genes_of(
+            groups,
+            keep=keep,
+            pins={name: {"keep": kinds["keep"]} for name, kinds in held.items() if "keep" in kinds},
+            steps={name: bases[name] / channels[name] for name in groups},
+        )
+    return genes
 
 
 def _check_pins(held: Mapping[str, Mapping[str, float]], layers: Sequence[str], groups: Sequence[str]) -> None:
-    from mcomp.suggest import did_you_mean, listed
-
     for name, own in held.items():
         known = groups if set(own) == {"keep"} else layers
         if name not in known:
@@ -126,83 +163,42 @@ def _check_pins(held: Mapping[str, Mapping[str, float]], layers: Sequence[str], 
             )
 
 
-def _budgets(
+def _costs(
     model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
     genes: Sequence[Gene],
     layers: Sequence[Layer],
     pruning: RepeatedPruning | None,
-    asked: Budgets,
-) -> list[Budget]:
-    found: list[Budget] = []
-    if asked.avg_bit_weights is not None:
-        found.append(average_bits(genes, "w_bits", {each.name: each.weights for each in layers}, asked.avg_bit_weights))
-    if asked.avg_bit_fm is not None:
-        found.append(average_bits(genes, "a_bits", {each.name: each.inputs for each in layers}, asked.avg_bit_fm))
-    for kind in ("macs", "params"):
-        limit = getattr(asked, kind)
-        if limit is None:
-            continue
-        if pruning is None:
-            raise UsageError(
-                f"`{kind}` is bounded, and no share of channels is searched",
-                code="MC482",
-                hint="give `keep` a range, e.g. `keep: [0.3, 1.0]`, or drop the budget",
-            )
-        found.append(Budget(kind, float(limit), _by_width(genes, pruning, kind)))
-    if asked.bytes is not None:
-        found.append(Budget("bytes", float(asked.bytes), _bytes(model, genes, layers, pruning)))
+    *,
+    measured: bool,
+) -> dict[str, Budget]:
+    """Every cost that the genes have a part in; its limit is the largest, which bounds nothing."""
+    kinds = {gene.kind for gene in genes}
+    found: dict[str, Budget] = {}
+    if "w_bits" in kinds:
+        found["avg_bit_weights"] = average_bits(genes, "w_bits", {each.name: each.weights for each in layers}, 32)
+    if "a_bits" in kinds:
+        found["avg_bit_fm"] = average_bits(genes, "a_bits", {each.name: each.inputs for each in layers}, 32)
+    if pruning is not None and "keep" in kinds:
+        for kind in ("macs", "params"):
+            found[kind] = Budget(kind, pruning.whole[kind], width_cost(genes, pruning, kind))
+        if measured:
+            cost = latency_cost(model, example_inputs, genes, pruning)
+            found["latency_ms"] = Budget("latency_ms", 1.0, cost)
+    if "w_bits" in kinds or "keep" in kinds:
+        found["bytes"] = Budget("bytes", 1.0, byte_cost(model, genes, layers, pruning))
     return found
 
 
-class _Widths:
-    """Widths of the groups from the genes, rounded as a cut rounds them."""
-
-    def __init__(self, genes: Sequence[Gene], pruning: RepeatedPruning, names: Sequence[str]) -> None:
-        places = {gene.layer: place for place, gene in enumerate(genes) if gene.kind == "keep"}
-        channels, bases = pruning.channels(), pruning.bases()
-        self.places = np.array([places[name] for name in names])
-        self.channels = np.array([channels[name] for name in names], dtype=np.float64)
-        self.bases = np.array([bases[name] for name in names], dtype=np.float64)
-
-    def __call__(self, rows: Vector) -> Tensor:
-        return torch.from_numpy(rows[:, self.places] * self.channels)
-
-
-def _by_width(genes: Sequence[Gene], pruning: RepeatedPruning, kind: str) -> object:
-    form: CostForm = pruning.form(kind)  # type: ignore[arg-type]
-    widths = _Widths(genes, pruning, form.names)
-    full = torch.tensor([float(pruning.channels()[name]) for name in form.names], dtype=torch.float64)
-    sizes = pruning.form("params")
-    rest = max(pruning.whole[kind] - float(form.values(full)), 0.0)  # products that no weight has a part in
-    share = rest / float(sizes.values(full))
-
-    def cost(rows: Vector) -> Vector:
-        k = widths(rows)
-        found: Vector = (form.values(k) + share * sizes.values(k)).numpy() if rest else form.values(k).numpy()
-        return found
-
-    return cost
-
-
-def _bytes(
-    model: nn.Module, genes: Sequence[Gene], layers: Sequence[Layer], pruning: RepeatedPruning | None
-) -> object:
-    """Bits of every weight at its width, and float for all other parameters."""
-    bits = {gene.layer: place for place, gene in enumerate(genes) if gene.kind == "w_bits"}
-    total = float(sum(each.numel() for each in model.parameters()))
-    if pruning is None:
-        sizes = {each.name: float(each.weights) for each in layers if each.name in bits}
-        rest = total - sum(sizes.values())
-        return lambda rows: (sum(rows[:, bits[name]] * size for name, size in sizes.items()) + FLOAT_BITS * rest) / 8
-    forms = {each.name: pruning.weight_form(f"{each.name}.weight") for each in layers if each.name in bits}
-    every = pruning.form("params")
-    widths = _Widths(genes, pruning, every.names)
-
-    def cost(rows: Vector) -> Vector:
-        k = widths(rows)
-        count = {name: form.values(k).numpy() for name, form in forms.items()}
-        rest = every.values(k).numpy() - sum(count.values())
-        found: Vector = (sum(rows[:, bits[name]] * size for name, size in count.items()) + FLOAT_BITS * rest) / 8
-        return found
-
-    return cost
+def _bounded(name: str, limit: float | str, costs: Mapping[str, Budget], whole: Mapping[str, float]) -> Budget:
+    if name not in costs:
+        needed = {"avg_bit_weights": "w_bits", "avg_bit_fm": "a_bits", "bytes": "w_bits"}.get(name, "keep")
+        example = "[0.3, 1.0]" if needed == "keep" else "[2, 8]"
+        raise UsageError(
+            f"`{name}` is bounded, and nothing that is searched changes it",
+            code="MC482",
+            hint=f"give `{needed}` a range, e.g. `{needed}: {example}`, or drop the budget",
+        )
+    amount, is_share = amount_of(limit) if name in SHARED else (float(limit), False)
+    bound = amount * whole[name] if is_share else amount
+    return Budget(name, bound, costs[name].cost, costs[name].slopes)

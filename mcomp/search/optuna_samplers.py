@@ -204,18 +204,30 @@ class OptunaOptimizer:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 
     def _genome(self, params: dict[str, Any]) -> Genome:
-        return self.space.repair([params.get(gene.name, gene.low) for gene in self.space.genes])
+        """Steps above the smallest value, or the value itself where there are none."""
+        values = [gene.low for gene in self.space.genes]
+        for place in self.space.free.tolist():
+            gene = self.space.genes[place]
+            drawn = params[gene.name]
+            values[place] = gene.low + drawn * gene.grain if gene.grain else drawn
+        return self.space.repair(values)
 
     def _params(self, genome: Genome) -> dict[str, float]:
-        return {self.space.genes[place].name: genome[place] for place in self.space.free.tolist()}
+        params: dict[str, float] = {}
+        for place in self.space.free.tolist():
+            gene, value = self.space.genes[place], genome[place]
+            params[gene.name] = round((value - gene.low) / gene.grain) if gene.grain else value
+        return params
 
     def _distributions(self) -> dict[str, Any]:
         make = self._optuna.distributions
         axes = {}
         for place in self.space.free.tolist():
             gene = self.space.genes[place]
-            ends = (int(gene.low), int(gene.high)) if gene.whole else (gene.low, gene.high)
-            axes[gene.name] = (make.IntDistribution if gene.whole else make.FloatDistribution)(*ends)
+            if gene.grain:
+                axes[gene.name] = make.IntDistribution(0, round((gene.high - gene.low) / gene.grain))
+            else:
+                axes[gene.name] = make.FloatDistribution(gene.low, gene.high)
         return axes
 
     def _new_study(self) -> Any:

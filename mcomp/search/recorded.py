@@ -25,20 +25,34 @@ def recorded_sensitivity(model: nn.Module) -> SensitivityMap | None:
     return None if entry is None else SensitivityMap.from_dict(entry["map"])
 
 
-def record_choice(model: nn.Module, choice: Mapping[str, Mapping[str, float]]) -> None:
+def record_choice(
+    model: nn.Module, choice: Mapping[str, Mapping[str, float]], *, pruning: Mapping[str, Any] | None = None
+) -> None:
     """Note on ``model`` what a search chose for it.
 
     Args:
         model: its weights stay as they are.
         choice: layer to kind (``w_bits``, ``a_bits``, ``keep``) to value.
+        pruning: how the candidates were cut, as options of a pruning; None where none was.
     """
-    record(model, SEARCH, choice={layer: dict(kinds) for layer, kinds in choice.items()})
+    record(
+        model,
+        SEARCH,
+        choice={layer: dict(kinds) for layer, kinds in choice.items()},
+        pruning=None if pruning is None else dict(pruning),
+    )
 
 
 def recorded_choice(model: nn.Module) -> dict[str, dict[str, float]] | None:
     """What the last search chose, layer to kind to value; None where there was none."""
     entry = _newest(model, SEARCH)
     return None if entry is None else {layer: dict(kinds) for layer, kinds in entry["choice"].items()}
+
+
+def recorded_pruning(model: nn.Module) -> dict[str, Any]:
+    """How the candidates of the last search were cut; empty where none was."""
+    entry = _newest(model, SEARCH)
+    return {} if entry is None else dict(entry.get("pruning") or {})
 
 
 @register_replay(SENSITIVITY)

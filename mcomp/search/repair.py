@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,87 +10,116 @@ from numpy.typing import NDArray
 
 from mcomp.errors import UsageError
 from mcomp.search.budgets import Budget, Vector
-from mcomp.search.genes import Gene
+from mcomp.search.grid import Grid
 from mcomp.search.sensitivity import Sensitivity
 
-#: A real gene falls by this part of its range at a time.
-PARTS = 16
-_GRID, _ROUNDS = 64, 3
+_ROUNDS = 3
+_NOISE = 1e-12  # of a budget: a saving that is no more is the rounding of a sum
 
 
-def repair(values: Vector, genes: Sequence[Gene], budgets: Sequence[Budget], sensitivity: Sensitivity) -> Vector:
+def repair(values: Vector, grid: Grid, budgets: Sequence[Budget], sensitivity: Sensitivity) -> Vector:
     """The genome below the given one that keeps every budget.
 
     One step at a time falls the gene whose loss per saved share of the broken budgets is smallest (the first of equal
-    ones): a bit, or a sixteenth of a ratio's range. Then what fell is raised again where room is left, the largest
-    regained loss first, so that no single step can be taken back.
+    ones): a bit, or a sixteenth of a ratio's range; more of them where the cost is a staircase and one saves nothing.
+    Then what fell is raised again where room is left, the largest regained loss first, so that no single step can be
+    taken back.
 
     Args:
-        values: ``(genes,)``, inside the ranges and whole where bits are meant. Not changed.
-        genes: of the space, in the same order.
+        values: ``(genes,)``, on the grid. Not changed.
+        grid: of the space.
         budgets: what to keep.
         sensitivity: what lowering each gene loses.
 
     Raises:
-        UsageError: MC482, a cost does not fall as its genes fall.
+        UsageError: MC482, a budget is broken with every gene at its smallest.
     """
     if all(budget.value(values) <= budget.bound for budget in budgets):
         return values
-    lowered = _lower(values.copy(), genes, budgets, sensitivity)
-    return _raise(lowered, values, genes, budgets, sensitivity)
+    lowered = _lower(values.copy(), grid, budgets, sensitivity)
+    return _raise(lowered, values, grid, budgets, sensitivity)
 
 
-def _lower(values: Vector, genes: Sequence[Gene], budgets: Sequence[Budget], sensitivity: Sensitivity) -> Vector:
-    low = np.array([gene.low for gene in genes])
-    steps = np.array([1.0 if gene.whole else (gene.high - gene.low) / PARTS for gene in genes])
-    below = np.maximum(values - steps, low)
-    here = sensitivity.losses(values)
-    there = sensitivity.losses(below)
+def _lower(values: Vector, grid: Grid, budgets: Sequence[Budget], sensitivity: Sensitivity) -> Vector:
+    below = grid.fallen(values)
+    here, there = sensitivity.losses(values), sensitivity.losses(below)
+    idle = values <= grid.low  # alone these save nothing, however low
     while broken := [one for one in budgets if one.value(values) > one.bound]:
-        places = np.flatnonzero(values > low)
-        saved = np.zeros(len(places))
-        for budget in broken:
-            over = budget.value(values) - budget.limit
-            saved += np.minimum(budget.savings(values, below, places), over) / budget.limit
-        if not (saved > 0).any():
-            raise _does_not_fall(broken[0], values)
-        price = np.where(saved > 0, (there - here)[places] / np.maximum(saved, 1e-300), np.inf)
+        places = np.flatnonzero((values > grid.low) & ~idle)
+        saved = _saved(broken, values, below, places)
+        if (flat := places[saved <= _NOISE]).size:
+            _step_off(flat, values, below, idle, grid, broken)
+            there[flat] = [sensitivity.loss(int(place), below[place]) for place in flat]
+            saved = _saved(broken, values, below, places)
+        if (saved > _NOISE).any():
+            price = np.where(saved > _NOISE, (there - here)[places] / np.maximum(saved, _NOISE), np.inf)
+        else:  # several hold the cost up together, as the slowest of two branches does
+            idle = values <= grid.low
+            places = np.flatnonzero(~idle)
+            if not places.size:
+                raise _does_not_fall(broken[0], values)
+            price = (there - here)[places]
         place = int(places[np.argmin(price)])
         values[place] = below[place]
-        below[place] = max(values[place] - steps[place], low[place])
+        below[place] = grid.fallen(values)[place]
         here[place], there[place] = there[place], sensitivity.loss(place, below[place])
     return values
 
 
-def _raise(
-    values: Vector, wanted: Vector, genes: Sequence[Gene], budgets: Sequence[Budget], sensitivity: Sensitivity
-) -> Vector:
+def _saved(broken: Sequence[Budget], values: Vector, below: Vector, places: NDArray[np.intp]) -> Vector:
+    """Share of the broken budgets that each of some genes saves alone, no more than what is over. Shape ``(k,)``."""
+    saved = np.zeros(len(places))
+    for budget in broken if places.size else ():
+        over = budget.value(values) - budget.limit
+        saved += np.minimum(budget.savings(values, below, places), over) / budget.limit
+    return saved
+
+
+def _step_off(
+    flat: NDArray[np.intp],
+    values: Vector,
+    below: Vector,
+    idle: NDArray[np.bool_],
+    grid: Grid,
+    broken: Sequence[Budget],
+) -> None:
+    """Move ``below`` of genes that stand on a stair to where they save something; those that never do are ``idle``."""
+    idle[flat[_saved(broken, values, grid.low, flat) <= _NOISE]] = True
+    flat = flat[~idle[flat]]
+    for times in itertools.count(2):
+        if not flat.size:
+            return
+        below[flat] = grid.fallen(values, times)[flat]
+        flat = flat[_saved(broken, values, below, flat) <= _NOISE]
+
+
+def _raise(values: Vector, wanted: Vector, grid: Grid, budgets: Sequence[Budget], sensitivity: Sensitivity) -> Vector:
     regained = sensitivity.losses(values) - sensitivity.losses(wanted)
     fallen = np.flatnonzero(values < wanted)
     for place in fallen[np.argsort(-regained[fallen], kind="stable")]:
-        values[place] = highest(values, int(place), wanted[place], genes[place].whole, budgets)
+        values[place] = _highest(values, int(place), wanted[place], grid, budgets)
     return values
 
 
-def highest(values: Vector, place: int, top: float, whole: bool, budgets: Sequence[Budget]) -> float:
+def _highest(values: Vector, place: int, top: float, grid: Grid, budgets: Sequence[Budget]) -> float:
     """The largest value of one gene, at most ``top``, with which a genome that keeps the budgets still keeps them."""
     bottom = float(values[place])
-    for _ in range(1 if whole else _ROUNDS):
-        grid = np.arange(bottom, top + 1) if whole else np.linspace(bottom, top, _GRID)
-        kept = fits(values, place, grid, budgets)
+    for _ in range(_ROUNDS):
+        tried = grid.between(place, bottom, top)
+        kept = _fits(values, place, tried, budgets)
         last = int(np.flatnonzero(kept)[-1]) if kept.any() else 0
-        bottom = float(grid[last])
-        if last == len(grid) - 1:
+        bottom = float(tried[last])
+        if last == len(tried) - 1 or grid.adjacent(place, *tried[last : last + 2]):
             break
-        top = float(grid[last + 1])
+        top = float(tried[last + 1])
     return bottom
 
 
-def fits(values: Vector, place: int, grid: Vector, budgets: Sequence[Budget]) -> NDArray[np.bool_]:
+def _fits(values: Vector, place: int, tried: Vector, budgets: Sequence[Budget]) -> NDArray[np.bool_]:
     """With which values of one gene all budgets are kept. Shape ``(k,)`` to ``(k,)``."""
-    rows = np.repeat(values[None], len(grid), axis=0)
-    rows[:, place] = grid
-    kept = np.ones(len(grid), dtype=bool)
+    rows = np.repeat(values[None], len(tried), axis=0)
+    rows[:, place] = tried
+    kept = np.ones(len(tried), dtype=bool)
     for budget in budgets:
         kept &= budget.cost(rows) <= budget.bound
     return kept

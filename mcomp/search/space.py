@@ -13,6 +13,7 @@ import numpy as np
 from mcomp.errors import UsageError
 from mcomp.search.budgets import Budget, Vector
 from mcomp.search.genes import Gene, Genome
+from mcomp.search.grid import Grid
 from mcomp.search.repair import repair
 from mcomp.search.sensitivity import Sensitivity
 from mcomp.suggest import did_you_mean, listed
@@ -23,7 +24,7 @@ _HALVINGS = 40
 class Space:
     """Genes under budgets. Optimisers see it as the unit cube of its free genes.
 
-    A whole gene of ``k`` values cuts its edge of the cube into ``k`` equal parts, a real one fills its edge.
+    A gene of ``k`` values cuts its edge of the cube into ``k`` equal parts, a real one fills its edge.
 
     Args:
         genes: in order of the layers; see :func:`mcomp.search.genes_of`.
@@ -45,13 +46,13 @@ class Space:
         self.budgets = tuple(budgets)
         self.sensitivity = sensitivity or Sensitivity(self.genes)
         self.free = np.array([place for place, gene in enumerate(genes) if not gene.pinned], dtype=np.intp)
-        self._low = np.array([gene.low for gene in genes], dtype=np.float64)
-        self._high = np.array([gene.high for gene in genes], dtype=np.float64)
+        self._grid = Grid(self.genes)
+        self._low, self._high = self._grid.low, self._grid.high
         self._whole = np.array([gene.whole for gene in genes], dtype=bool)
         self._check_genes()
-        margin = np.where(self._whole, 0.5, 0.0)
-        self._start, self._span = (self._low - margin)[self.free], (self._high - self._low + 2 * margin)[self.free]
-        self.bins = np.where(self._whole[self.free], 1 / self._span, 0.0)
+        grain = self._grid.grain
+        self._start, self._span = (self._low - grain / 2)[self.free], (self._high - self._low + grain)[self.free]
+        self.bins = grain[self.free] / self._span
         for budget in self.budgets:
             self._check_budget(budget)
 
@@ -63,7 +64,7 @@ class Space:
         """The genome at a point of the unit cube, repaired. Shape ``(free genes,)``; points outside are moved in."""
         values = self._low.copy()
         values[self.free] = self._start + np.clip(point, 0, 1) * self._span
-        return self._genome(repair(self._snap(values), self.genes, self.budgets, self.sensitivity))
+        return self._genome(repair(self._grid.nearest(values), self._grid, self.budgets, self.sensitivity))
 
     def encode(self, genome: Genome) -> Vector:
         """The middle of a genome's part of the unit cube. Shape ``(free genes,)``."""
@@ -72,17 +73,18 @@ class Space:
         return point
 
     def repair(self, genome: Sequence[float]) -> Genome:
-        """The genome below that keeps every budget; pins are put in their place.
+        """The genome below that keeps every budget; pins are put in their place, and values on those allowed.
 
         Raises:
             UsageError: MC480, it has another number of genes.
         """
-        return self._genome(repair(self._snap(self._values(genome)), self.genes, self.budgets, self.sensitivity))
+        values = self._grid.nearest(self._values(genome))
+        return self._genome(repair(values, self._grid, self.budgets, self.sensitivity))
 
     def keeps(self, genome: Sequence[float]) -> bool:
         """True where every budget is kept and every gene is in its range."""
         values = self._values(genome)
-        return bool((self._snap(values) == values).all()) and all(
+        return bool((self._grid.nearest(values) == values).all()) and all(
             one.value(values) <= one.bound for one in self.budgets
         )
 
@@ -146,12 +148,12 @@ class Space:
                         hint=did_you_mean(f"{kind}:{layer}", names) or f"its genes: {listed(names)}",
                     )
                 values[known[layer, kind]] = value  # type: ignore[index]
-        return self._genome(self._snap(values))
+        return self._genome(self._grid.nearest(values))
 
     def fingerprint(self) -> str:
         """A digest of genes, budgets by name and limit, and sensitivities: a state of another space is told by it."""
         said = {
-            "genes": [[gene.name, gene.low, gene.high] for gene in self.genes],
+            "genes": [[gene.name, gene.low, gene.high, gene.step] for gene in self.genes],
             "budgets": [[budget.name, budget.limit] for budget in self.budgets],
             "sensitivity": self.sensitivity.as_json(),
         }
@@ -167,22 +169,17 @@ class Space:
             )
         return values
 
-    def _snap(self, values: Vector) -> Vector:
-        inside: Vector = np.clip(values, self._low, self._high)
-        return np.where(self._whole, np.round(inside), inside)
-
     def _genome(self, values: Vector) -> Genome:
         return tuple(int(value) if whole else float(value) for value, whole in zip(values, self._whole, strict=True))
 
     def _of_point(self, point: Vector) -> Vector:
         values = self._low.copy()
         values[self.free] = self._start + point * self._span
-        return self._snap(values)
+        return self._grid.nearest(values)
 
     def _at(self, shares: Mapping[str, float]) -> Vector:
         share = np.array([shares.get(gene.kind, 0.0) for gene in self.genes])
-        values = self._low + share * (self._high - self._low)
-        return np.where(self._whole, np.floor(values + 1e-9), values)
+        return self._grid.below(self._low + share * (self._high - self._low))
 
     def _largest(self, shares: Callable[[float], Mapping[str, float]]) -> float:
         low, high = 0.0, 1.0

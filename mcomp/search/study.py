@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from mcomp.search.base import Candidate, Optimizer
 from mcomp.search.genes import Genome
+from mcomp.search.optuna_samplers import OptunaOptimizer
+from mcomp.search.pareto import front, ranks
 
 #: Of a generation, the part that is looked at closely.
 PROMOTED = 0.25
+#: Candidates that are asked for at a time of an optimiser that knows no generations.
+TOGETHER = 10
+ACCURACY = "top1"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Trial:
         genome: one value per gene.
         fitness: top-1 in percent on held-out images; None where the candidate could not be made.
         error: why not.
+        costs: what the candidate costs, by name.
     """
 
     number: int
@@ -32,6 +37,7 @@ class Trial:
     genome: Genome
     fitness: float | None
     error: str = ""
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -40,104 +46,141 @@ class Trial:
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Trial:
         """What :meth:`as_dict` gave."""
-        return cls(held["number"], held["level"], tuple(held["genome"]), held["fitness"], held["error"])
+        return cls(
+            held["number"], held["level"], tuple(held["genome"]), held["fitness"], held["error"], dict(held["costs"])
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A candidate to look at."""
+
+    number: int
+    level: str
+    genome: Genome
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What a task is known by."""
+        return self.number, self.level
+
+    def trial(self, fitness: float | None, error: str = "") -> Trial:
+        """Its outcome."""
+        return Trial(self.number, self.level, self.genome, fitness, error)
 
 
 class Workers(Protocol):
-    """Whoever tries candidates."""
+    """Whoever looks at candidates."""
 
-    def submit(self, candidate: Candidate, level: str) -> Future[Trial]:
-        """Begin to try a candidate."""
+    def results(self, tasks: Sequence[Task], should_stop: Callable[[], object]) -> Iterator[Trial]:
+        """The trials as they come, each task's once; it ends early only where a stop is asked for."""
 
 
 @dataclass
 class Study:
     """A search that goes on from the trials it is given, and makes the same ones with any number of workers.
 
-    A generation is asked for whole; all of it is tried at the cheap level, and the best quarter at the close one. The
-    optimiser is told what the cheap level says, so that it compares like with like; the best candidate is that of the
-    best close look.
+    A generation is asked for whole; all of it is looked at cheaply, and the best quarter closely. The optimiser is told
+    what the cheap look says, so that it compares like with like; the best candidate is that of the best close look.
 
     Args:
         optimizer: ours, or Optuna's in the same shape.
         budget: candidates in all.
+        objectives: ``top1``, and names of costs that are to be small beside it.
+        costs: of a genome, by name.
         proxy: False looks closely at each.
         trials: of an earlier run, which are not repeated.
         on_trial: told each new trial.
         should_stop: asked between trials.
     """
 
-    optimizer: Optimizer
+    optimizer: Optimizer | OptunaOptimizer
     budget: int
+    objectives: Sequence[str] = (ACCURACY,)
+    costs: Callable[[Genome], Mapping[str, float]] = lambda genome: {}
     proxy: bool = True
     trials: list[Trial] = field(default_factory=list)
     on_trial: Callable[[Trial], None] = lambda trial: None
-    should_stop: Callable[[], bool] = lambda: False
+    should_stop: Callable[[], object] = lambda: False
 
-    def run(self, workers: Workers) -> list[Trial]:
-        """Try candidates until the budget is spent or nothing is left; all trials, in the order of their numbers.
+    def run(self, workers: Workers) -> bool:
+        """Try candidates until the budget is spent or nothing is left; False where a stop came before that.
 
-        A stop leaves what is running to be tried again.
+        What a stop leaves undone is tried by the next run, which gets the trials so far.
         """
         known = {(trial.number, trial.level): trial for trial in self.trials}
-        spent = 0
-        while spent < self.budget and not self.optimizer.finished and not self.should_stop():
-            generation = self.optimizer.ask(self.budget - spent)
+        spent, first = 0, "proxy" if self.proxy else "full"
+        while spent < self.budget and not self.optimizer.finished:
+            generation = self._ask(self.budget - spent)
             if not generation:
                 break
-            first = "proxy" if self.proxy else "full"
-            looks = self._look(generation, first, known, workers)
-            if looks is None:
-                break
-            if self.proxy:
-                promoted = self._promoted(generation, looks)
-                if self._look(promoted, "full", known, workers) is None:
-                    break
+            if not self._look(generation, first, known, workers):
+                return False
+            if self.proxy and not self._look(self._promoted(generation, known), "full", known, workers):
+                return False
             for candidate in generation:
-                self.optimizer.tell(candidate, worth(looks[candidate.number]))
+                self._tell(candidate, known[candidate.number, first])
             spent += len(generation)
-        self.trials = [known[key] for key in sorted(known)]
-        return self.trials
+        return True
 
     @property
     def best(self) -> Trial | None:
-        """The best of those looked at closely; of equals the first."""
-        close = [trial for trial in self.trials if trial.level == "full" and trial.fitness is not None]
-        return max(close, key=lambda trial: (worth(trial), -trial.number), default=None)
+        """The most accurate of those looked at closely; of equals the first."""
+        return max(self.close, key=lambda trial: (trial.fitness or 0.0, -trial.number), default=None)
+
+    @property
+    def close(self) -> list[Trial]:
+        """Those looked at closely that could be made."""
+        return [trial for trial in self.trials if trial.level == "full" and trial.fitness is not None]
+
+    @property
+    def front(self) -> list[Trial]:
+        """Of them, those that no other beats in every objective, by falling accuracy."""
+        close = self.close
+        found = [close[place] for place in front([self.worth(trial) for trial in close])]
+        return sorted(found, key=lambda trial: (-(trial.fitness or 0.0), trial.number))
+
+    def worth(self, trial: Trial) -> tuple[float, ...]:
+        """One number per objective, larger is better."""
+        if trial.fitness is None:
+            return (-math.inf,) * len(self.objectives)
+        return tuple(trial.fitness if name == ACCURACY else -trial.costs[name] for name in self.objectives)
+
+    def _ask(self, left: int) -> list[Candidate]:
+        if isinstance(self.optimizer, OptunaOptimizer):
+            return self.optimizer.ask(min(left, self.optimizer.population or TOGETHER))
+        return self.optimizer.ask(left)
+
+    def _tell(self, candidate: Candidate, trial: Trial) -> None:
+        worth = self.worth(trial)
+        if len(worth) == 1:
+            self.optimizer.tell(candidate, worth[0])
+        else:
+            assert isinstance(self.optimizer, OptunaOptimizer)  # ours have one objective, which the options see to
+            self.optimizer.tell(candidate, worth)
 
     def _look(
         self, candidates: list[Candidate], level: str, known: dict[tuple[int, str], Trial], workers: Workers
-    ) -> dict[int, Trial] | None:
-        """The trials of all candidates, or None if a stop came between."""
-        missing = [each for each in candidates if not _same(known.get((each.number, level)), each)]
-        for trial in _results(missing, level, workers, self.should_stop):
-            known[trial.number, level] = trial
+    ) -> bool:
+        """Make the trials that are missing; False if a stop came between."""
+        tasks = [Task(each.number, level, each.genome) for each in candidates]
+        for task in tasks:  # of another study, or of other options: nothing here leads to it
+            if task.key in known and known[task.key].genome != task.genome:
+                known.pop(task.key)
+        missing = [task for task in tasks if task.key not in known]
+        for found in workers.results(missing, self.should_stop) if missing else ():
+            trial = replace(found, costs=dict(self.costs(found.genome)))
+            known[trial.number, trial.level] = trial
+            self.trials = [known[key] for key in sorted(known)]
             self.on_trial(trial)
-        found = {each.number: known[each.number, level] for each in candidates if (each.number, level) in known}
-        return found if len(found) == len(candidates) else None
+        return all(task.key in known for task in tasks)
 
-    def _promoted(self, generation: list[Candidate], looks: Mapping[int, Trial]) -> list[Candidate]:
-        usable = [each for each in generation if looks[each.number].fitness is not None]
-        ranked = sorted(usable, key=lambda each: (-worth(looks[each.number]), each.number))
-        return sorted(ranked[: math.ceil(PROMOTED * len(generation))], key=lambda each: each.number)
-
-
-def worth(trial: Trial) -> float:
-    """What an optimiser is told."""
-    return -math.inf if trial.fitness is None else trial.fitness
-
-
-def _same(trial: Trial | None, candidate: Candidate) -> bool:
-    return trial is not None and trial.genome == candidate.genome
-
-
-def _results(
-    candidates: list[Candidate], level: str, workers: Workers, should_stop: Callable[[], bool]
-) -> Iterator[Trial]:
-    pending = [workers.submit(candidate, level) for candidate in candidates]
-    for place, future in enumerate(pending):
-        if should_stop():
-            for left in pending[place:]:
-                left.cancel()
-            return
-        yield future.result()
+    def _promoted(self, generation: list[Candidate], known: Mapping[tuple[int, str], Trial]) -> list[Candidate]:
+        looks = [known[each.number, "proxy"] for each in generation]
+        usable = [trial for trial in looks if trial.fitness is not None]
+        order = ranks([self.worth(trial) for trial in usable])
+        ranked = sorted(
+            zip(order, usable, strict=True), key=lambda one: (one[0], -(one[1].fitness or 0.0), one[1].number)
+        )
+        chosen = {trial.number for _, trial in ranked[: math.ceil(PROMOTED * len(generation))]}
+        return [each for each in generation if each.number in chosen]

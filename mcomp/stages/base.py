@@ -118,12 +118,14 @@ class StageContext:
         seed: derived from the recipe's seed and the stage's place.
         work_dir: an existing folder; files named in the result are taken from here.
         stage_id: the id in the recipe.
-        report: progress, ``report(kind, **fields)``; kinds ``step``, ``epoch``, ``status``; the field names ``event``,
-            ``time`` and ``stage`` are taken.
+        report: progress, ``report(kind, **fields)``; kinds ``step`` (``step``, ``steps``, a ``unit`` in words,
+            ``eta_s``, and ``epoch`` and ``epochs`` where there are any), ``epoch``, ``status``; the field names
+            ``event``, ``time`` and ``stage`` are taken.
         log: a line for the person who watches.
         save: keep a snapshot (a dict of tensors, numbers, strings, lists, dicts), atomically.
         restore: the last snapshot of this very action, or None.
         should_stop: True once a signal asked to stop: save, then raise ``InterruptedRun``.
+        base_dir: what the paths of a person's own files are relative to; the current folder without it.
         earlier: id of an earlier stage to a function that loads its model, for the ids that :meth:`Stage.reads` names.
     """
 
@@ -141,6 +143,7 @@ class StageContext:
     restore: Callable[[], dict[str, Any] | None] = _ignore
     should_stop: Callable[[], int] = lambda: 0
     earlier: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    base_dir: Path | None = None
 
     def require_data(self) -> Data:
         """The data, or a clear refusal where a plain call gave none.

@@ -16,6 +16,7 @@ from mcomp.stages.quantization_options import (
     override_findings,
     unmatched_layers,
 )
+from mcomp.stages.searched import SEARCH, not_searched
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +39,11 @@ class ConvertingStage(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """Warn of an override that the skip list hides; a file of overrides must be one, and ranges be held."""
-        return [*override_findings(options), *_ranges_not_held(options, around)]
+        return [
+            *override_findings(options),
+            *_ranges_not_held(options, around),
+            *not_searched("bits", options.bits, around),
+        ]
 
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
@@ -49,6 +54,9 @@ class ConvertingStage(Stage):
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:
         """The model with quantisers in it; their ranges, which no count depends on, are found on the example inputs."""
         from mcomp.quantization import calibrate
+
+        if options.bits == SEARCH:  # the same layers with the same quantisers: no count depends on their bits
+            options = options.model_copy(update={"bits": None})
 
         def change(model: nn.Module) -> nn.Module:
             made = converted(model, incoming.example_inputs, options)

@@ -15,6 +15,7 @@ from mcomp.quantization.schemes import FLOAT, OFF, SCHEMES, Scheme
 from mcomp.stages.base import Finding, StageOptions, Surroundings
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import faults_at
+from mcomp.stages.searched import SEARCH, searched_bits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,6 +119,9 @@ class BitsAndLayers(StageOptions):
         description="a YAML or JSON file of more overrides, a search's result say; those of the recipe come first",
         json_schema_extra={"path": True},
     )
+    bits: Literal["search"] | None = Field(
+        None, description="`search`: bits of each layer as a `search` before it found them; `overrides` come first"
+    )
     levels: Literal["auto"] | int = Field(
         "auto",
         description="largest level of unsigned 8-bit activations: 127 or 255; auto is 127 where trt_int8 follows",
@@ -219,10 +223,21 @@ def converted(model: nn.Module, example_inputs: tuple[Tensor, ...], options: Qua
         skip=options.skip,
         first_layer_float=options.first_layer_float,
         last_layer_float=options.last_layer_float,
-        overrides=all_overrides(options),
+        overrides=_with_searched(model, options),
         per_channel=options.per_channel,
         **{name: value for name in OF_SCHEMES if (value := getattr(options, name)) is not None},
     )
+
+
+def _with_searched(model: nn.Module, options: QuantizationOptions) -> dict[str, dict[str, Any]]:
+    """All overrides, those that a search noted on the model last; the first that matches a layer counts."""
+    own = all_overrides(options)
+    if options.bits != SEARCH:
+        return own
+    found = searched_bits(model)
+    for pattern, choice in found.items():
+        check_override(pattern, choice, (options.scheme, options.a_scheme or options.scheme))
+    return {**own, **{pattern: choice for pattern, choice in found.items() if pattern not in own}}
 
 
 def _rules(options: QuantizationOptions) -> tuple[Scheme, Scheme]:

@@ -26,6 +26,10 @@ SHARED = {
     "MC429": "a batch or the inputs do not fit: of a network, or of a file that was made of it",
     "MC449": "nothing to measure: the words are wrong, or the files they name are",
     "MC457": "layers told twice in `keep` and `prune`; a recipe is refused before it runs, Python when it is called",
+    "MC490": "a worker of a search does not get ready, or joined processes die: of a pool, or of a study",
+    "MC493": "a study is of another search: the one that begins it looks, and whoever joins",
+    "MC494": "a storage or a cluster cannot be reached",
+    "MC622": "Optuna, a database's driver or Ray is not installed",
     "MC400": "a stage failed for a reason of its own: the class's default code",
 }
 

@@ -16,6 +16,7 @@ from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import fault_at, faults_at
 from mcomp.stages.prune_findings import TARGETS, idle, matched_twice, said_twice, too_many
 from mcomp.stages.registry import register
+from mcomp.stages.searched import SEARCH, keep_in, not_searched, searched_pruning
 from mcomp.stages.training_stage import idle_milestones, taught_by
 from mcomp.training.hardware import processor
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _PACK = 16
 
 #: One of these has to say how much goes.
-_AMOUNTS = (*TARGETS, "keep", "prune")
+_AMOUNTS = (*TARGETS, "keep", "keep_file", "prune")
 
 Quantity = float | str | None
 
@@ -62,10 +63,15 @@ class Prune(Stage):
         latency_ms: float | None = Field(
             None, gt=0, description="milliseconds to reach, within 2 %: one image, one thread, eager PyTorch, this CPU"
         )
-        keep: dict[str, int | float] | list[int | float] | None = Field(
+        keep: dict[str, int | float] | list[int | float] | Literal["search"] | None = Field(
             None,
             description="layer or pattern to the share of its channels that stays (0.5) or their count (24); "
-            "or a list of shares, one for each layer in order of execution",
+            "a list of shares, one for each layer in order of execution; or `search`: what a `search` before it found",
+        )
+        keep_file: str | None = Field(
+            None,
+            description="a YAML file of the same, below the key `keep` say: the `best.yaml` of a search",
+            json_schema_extra={"path": True},
         )
         prune: dict[str, float] | list[float] | None = Field(
             None, description="the same of shares that go: {layer or pattern: 0.5}, or a list"
@@ -128,7 +134,9 @@ class Prune(Stage):
             if len(named) > 1:
                 names = " and ".join(f"`{name}`" for name in named)
                 raise fault_at(named[1], f"{names} exclude one another: a pruning has one target", self.model_dump())
-            if self.target() is None and not self.keep and not self.prune:
+            if self.keep is not None and self.keep_file is not None:
+                raise fault_at("keep_file", "`keep` and `keep_file` exclude one another", self.model_dump())
+            if self.target() is None and not self.keep and not self.keep_file and not self.prune:
                 if self.model_fields_set & set(_AMOUNTS):
                     raise ValueError(f"nothing says how much goes; write one of {_EXAMPLES}")
                 raise _no_target(self)
@@ -168,7 +176,7 @@ class Prune(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """A layer told two things; warnings of widths that INT8 kernels would pad, and of options that do nothing."""
-        found = [*said_twice(options), *idle(options)]
+        found = [*said_twice(options), *idle(options), *not_searched("keep", options.keep, around)]
         if "trt_int8" in around.after and options.regular % _PACK:
             found.append(
                 Finding(
@@ -206,6 +214,10 @@ class Prune(Stage):
         """The very outcome where its scores are known by now, or do not matter; else the bounds that hold for any."""
         from mcomp.stages.prune_forecast import forecast
 
+        if options.keep == SEARCH:
+            return Forecast.unknown()
+        if options.keep_file is not None:
+            options = options.model_copy(update={"keep": keep_in(options.keep_file)})
         return forecast(incoming, options)
 
     @classmethod
@@ -220,7 +232,7 @@ class Prune(Stage):
         """Prune a copy of ``ctx.model``; report accuracy on test where there is data."""
         from mcomp.stages.pruning_steps import PruningSteps
 
-        return PruningSteps(ctx, options).result()
+        return PruningSteps(ctx, searched_pruning(ctx.model, options)).result()
 
 
 def _no_target(given: Any) -> ValidationError:
@@ -234,4 +246,6 @@ def _no_target(given: Any) -> ValidationError:
 
 
 def _items(shares: Any) -> Iterable[tuple[str | int, Any]]:
+    if shares == SEARCH:
+        return []
     return shares.items() if isinstance(shares, dict) else enumerate(shares or [])

@@ -1,0 +1,117 @@
+"""What the genomes of a network cost: functions of many genomes at a time, exact but for latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcomp.metrics.cost import parameter_count
+from mcomp.pruning.repeated import RepeatedPruning
+from mcomp.search.budgets import Cost, Vector
+from mcomp.search.genes import Gene
+from mcomp.search.network import Layer
+
+#: Of a parameter that is not quantised.
+FLOAT_BITS = 32
+
+
+class Widths:
+    """Channels of the groups from the genes, rounded as a cut rounds them."""
+
+    def __init__(self, genes: Sequence[Gene], pruning: RepeatedPruning, names: Sequence[str]) -> None:
+        places = {gene.layer: place for place, gene in enumerate(genes) if gene.kind == "keep"}
+        channels, bases = pruning.channels(), pruning.bases()
+        self.places = np.array([places[name] for name in names], dtype=np.intp)
+        self.channels = np.array([channels[name] for name in names], dtype=np.float64)
+        self.bases = np.array([bases[name] for name in names], dtype=np.float64)
+
+    def __call__(self, rows: Vector) -> Tensor:
+        """``(n, genes)`` to ``(n, groups)``."""
+        shares = rows[:, self.places]
+        whole = np.round(shares * self.channels / self.bases) * self.bases
+        found = np.where(shares >= 1, self.channels, np.clip(whole, self.bases, self.channels))
+        return torch.from_numpy(found)
+
+
+def whole_costs(model: nn.Module, pruning: RepeatedPruning | None) -> dict[str, float]:
+    """Of the float network as it is: ``params``, ``bytes`` and, where it can be cut, ``macs``."""
+    params = float(parameter_count(model))
+    found = {"params": params, "bytes": params * FLOAT_BITS / 8}
+    return found if pruning is None else found | pruning.whole
+
+
+def width_cost(genes: Sequence[Gene], pruning: RepeatedPruning, kind: Literal["macs", "params"]) -> Cost:
+    """MACs or parameters by the shares that groups keep.
+
+    Products that no weight has a part in, of attention say, fall in proportion to the parameters.
+    """
+    form, sizes = pruning.form(kind), pruning.form("params")
+    widths = Widths(genes, pruning, form.names)
+    full = torch.tensor([float(pruning.channels()[name]) for name in form.names], dtype=torch.float64)
+    rest = max(pruning.whole[kind] - float(form.values(full)), 0.0)
+    share = rest / float(sizes.values(full))
+
+    def cost(rows: Vector) -> Vector:
+        k = widths(rows)
+        found: Vector = (form.values(k) + share * sizes.values(k) if rest else form.values(k)).numpy()
+        return found
+
+    return cost
+
+
+def byte_cost(
+    model: nn.Module, genes: Sequence[Gene], layers: Sequence[Layer], pruning: RepeatedPruning | None
+) -> Cost:
+    """Bits of every weight that is quantised at its width, and 32 for each other parameter, in bytes."""
+    bits = {gene.layer: place for place, gene in enumerate(genes) if gene.kind == "w_bits"}
+    searched = [each for each in layers if each.name in bits]
+    if pruning is None:
+        sizes: Mapping[str, float] = {each.name: float(each.weights) for each in searched}
+        rest = parameter_count(model) - sum(sizes.values())
+
+        def of_bits(rows: Vector) -> Vector:
+            quantized = sum((rows[:, bits[name]] * size for name, size in sizes.items()), np.zeros(len(rows)))
+            found: Vector = (quantized + FLOAT_BITS * rest) / 8
+            return found
+
+        return of_bits
+    forms = {each.name: pruning.weight_form(f"{each.name}.weight") for each in searched}
+    every = pruning.form("params")
+    widths = Widths(genes, pruning, every.names)
+
+    def of_both(rows: Vector) -> Vector:
+        k = widths(rows)
+        count: dict[str, Vector] = {name: form.values(k).numpy() for name, form in forms.items()}
+        left: Vector = every.values(k).numpy() - sum(count.values())
+        quantized = sum((rows[:, bits[name]] * size for name, size in count.items()), np.zeros(len(rows)))
+        found: Vector = (quantized + FLOAT_BITS * left) / 8
+        return found
+
+    return of_both
+
+
+def latency_cost(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], genes: Sequence[Gene], pruning: RepeatedPruning
+) -> Cost:
+    """Milliseconds of one image on one thread: a line through the whole network and the smallest that may be cut.
+
+    Between the two time is taken to grow with the MACs; what is chosen in the end has to be measured.
+    """
+    from mcomp.metrics import model_latency
+
+    macs = width_cost(genes, pruning, "macs")
+    low = {gene.layer: gene.low for gene in genes if gene.kind == "keep"}
+    ends = [model, pruning.cut(low)]
+    whole_ms, low_ms = (model_latency(one, example_inputs, batch=1, threads=1).median_ms for one in ends)
+    at_whole, at_low = pruning.whole["macs"], float(macs(np.array([[gene.low for gene in genes]], dtype=np.float64))[0])
+    slope = max(whole_ms - low_ms, 0.0) / max(at_whole - at_low, 1.0)
+
+    def cost(rows: Vector) -> Vector:
+        found: Vector = low_ms + slope * (macs(rows) - at_low)
+        return found
+
+    return cost

@@ -1,0 +1,115 @@
+"""What later stages take of a search: the channels and bits that it noted on the model, or its file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcomp.errors import StageError, UsageError
+from mcomp.stages.base import Finding, Surroundings
+from mcomp.suggest import listed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: In place of what a search found.
+SEARCH = "search"
+_GLOB = re.compile(r"([*?[])")
+
+
+def not_searched(option: str, value: Any, around: Surroundings) -> list[Finding]:
+    """A fault where an option takes the result of a search and no `search` stands before the stage."""
+    if value != SEARCH or SEARCH in around.before:
+        return []
+    file = "`keep_file`" if option == "keep" else "`overrides_file`"
+    return [
+        Finding(
+            f"`{option}: search` takes what a `search` found, and none stands before this stage",
+            option=(option,),
+            hint=f"put a `search` before it, or name the file of an earlier one: {file}",
+        )
+    ]
+
+
+def searched_bits(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Layer to bits, as overrides of a conversion.
+
+    Raises:
+        StageError: MC489, no search noted any.
+    """
+    choice = _choice(model, "bits", ("w_bits", "a_bits"))
+    found = {
+        name: {kind: int(value) for kind, value in kinds.items() if kind != "keep"} for name, kinds in choice.items()
+    }
+    return {_GLOB.sub(r"[\1]", name): kinds for name, kinds in found.items() if kinds}
+
+
+def searched_pruning(model: nn.Module, options: Any) -> Any:
+    """The options of `prune` with the channels that a search or a file names, cut as its candidates were cut.
+
+    Where the recipe says `regular`, `importance` or `min_channels` itself, it has the last word.
+
+    Raises:
+        StageError: MC489, no search noted any.
+        UsageError: MC427, the file cannot be read, or holds none.
+    """
+    if options.keep_file is not None:
+        return options.model_copy(update={"keep": keep_in(options.keep_file)})
+    if options.keep != SEARCH:
+        return options
+    from mcomp.search.recorded import recorded_pruning
+
+    _choice(model, "keep", ("keep",))
+    how = recorded_pruning(model)
+    update = {"keep": how.pop("widths")}
+    update |= {name: value for name, value in how.items() if name not in options.model_fields_set}
+    return options.model_copy(update=update)
+
+
+def keep_in(path: str | Path) -> dict[str, int | float]:
+    """Layer to channels, or the share of them, that a YAML file names at its top or below the key ``keep``.
+
+    Raises:
+        UsageError: MC427, the file cannot be read, or holds none.
+    """
+    import yaml
+
+    try:
+        held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"`{path}` cannot be read: {reason}", code="MC427", hint="name a YAML or JSON file") from error
+    if isinstance(held, dict) and isinstance(held.get("keep"), dict):
+        held = held["keep"]
+    numbers = isinstance(held, dict) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in held.values()
+    )
+    if not numbers:
+        raise UsageError(
+            f"`{path}` holds no channels to keep",
+            code="MC427",
+            why="every entry is a layer, and a count of channels or a share of them",
+            hint="write e.g. `keep: {features.3: 24, features.5: 0.5}`",
+        )
+    return {str(name): value for name, value in held.items()}
+
+
+def _choice(model: nn.Module, option: str, kinds: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    from mcomp.search.recorded import recorded_choice
+
+    choice = recorded_choice(model)
+    if choice is None:
+        raise StageError(
+            f"`{option}: search`, and no search has noted anything on this model",
+            code="MC489",
+            hint="put a `search` before this stage, on the same branch",
+        )
+    if not any(set(own) & set(kinds) for own in choice.values()):
+        what = sorted({kind for own in choice.values() for kind in own})
+        raise StageError(
+            f"`{option}: search`, and the search looked for {listed(what)} only",
+            code="MC489",
+            hint=f"give the search a range of `{kinds[0]}`",
+        )
+    return choice

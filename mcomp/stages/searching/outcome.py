@@ -1,0 +1,167 @@
+"""What a search hands on: the choice by name, files, figures, and sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcomp.errors import UsageError, plural
+from mcomp.search.legacy import legacy_lines
+from mcomp.search.network_space import NetworkSpace
+from mcomp.search.study import Study, Trial
+from mcomp.stages.base import Metrics
+
+BEST, TRIALS, FRONT = "best.yaml", "trials.jsonl", "front.json"
+_HEAD = """\
+# What a search chose{where}.
+# Bits by layer for `quantize: {{overrides_file: {name}}}`, channels for `prune: {{keep_file: {name}}}`.
+"""
+
+
+@dataclass
+class Outcome:
+    """Of a study that has ended.
+
+    Attributes:
+        study: with its trials.
+        known: the space.
+        best: the trial that was chosen.
+    """
+
+    study: Study
+    known: NetworkSpace
+    best: Trial
+
+    @cached_property
+    def choice(self) -> dict[str, dict[str, float]]:
+        """Layer to kind to value; ``keep`` by the first layer of each group."""
+        return {name: dict(kinds) for name, kinds in self.known.space.named(self.best.genome).items()}
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Channels of the groups that lose some."""
+        if self.known.pruning is None:
+            return {}
+        shares = {name: kinds["keep"] for name, kinds in self.choice.items() if "keep" in kinds}
+        whole = self.known.pruning.channels()
+        return {name: kept for name, kept in self.known.pruning.widths(shares).items() if kept < whole[name]}
+
+    def legacy_lines(self) -> list[str]:
+        """As older projects print and read them."""
+        coupled = {} if self.known.pruning is None else self.known.pruning.layers
+        whole = {} if self.known.pruning is None else self.known.pruning.channels()
+        choice = {name: dict(kinds) for name, kinds in self.choice.items()}
+        for group, kinds in choice.items():
+            if "keep" in kinds:  # what is really cut, after rounding
+                kinds["keep"] = self.widths.get(group, whole[group]) / whole[group]
+        return legacy_lines(self.known.layers, choice, coupled)
+
+    def metrics(self) -> Metrics:
+        """Of the search and of what it chose; ``top1`` beside them is that of the model, which stays as it is."""
+        trials = self.study.trials
+        found: Metrics = {
+            "val_top1": float(self.best.fitness or 0.0),
+            "candidates": len({trial.number for trial in trials}),
+            "candidates_failed": len({trial.number for trial in trials if trial.fitness is None}),
+            "front": len(self.study.front),
+        }
+        return found | {f"chosen_{name}": value for name, value in self.best.costs.items()}
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        """The files, by name."""
+        files = {name: folder / name for name in (BEST, TRIALS)}
+        bits = {
+            name: {kind: int(value) for kind, value in kinds.items() if kind != "keep"}
+            for name, kinds in self.choice.items()
+        }
+        held: dict[str, Any] = {}
+        if any(bits.values()):
+            held["overrides"] = {name: kinds for name, kinds in bits.items() if kinds}
+        if self.known.pruning is not None:
+            held["keep"] = self.widths
+        held["costs"] = {name: round(value, 6) for name, value in self.best.costs.items()}
+        held["val_top1"] = self.best.fitness
+        text = _HEAD.format(where="", name=BEST)
+        text += yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=120)
+        files[BEST].write_text(text, encoding="utf-8")
+        with files[TRIALS].open("w", encoding="utf-8") as lines:
+            for trial in self.study.trials:
+                print(json.dumps(trial.as_dict()), file=lines)
+        return files
+
+    def notes(self) -> list[str]:
+        """For whoever reads the table."""
+        costs = ", ".join(f"{name} {_short(value)}" for name, value in self.best.costs.items())
+        found = [f"candidate {self.best.number} is chosen: {self.best.fitness:.2f} % held-out top-1 untrained, {costs}"]
+        failed = [trial for trial in self.study.trials if trial.fitness is None]
+        if failed:
+            found.append(f"{plural(len(failed), 'candidate')} could not be made, the first because {failed[0].error}")
+        return found
+
+    def details(self) -> dict[str, Any]:
+        """For the report: every trial, the front, the choice by layer."""
+        return {
+            "search": {
+                "objectives": list(self.study.objectives),
+                "budgets": {budget.name: budget.limit for budget in self.known.space.budgets},
+                "trials": [
+                    {
+                        "number": trial.number,
+                        "level": trial.level,
+                        "top1": trial.fitness,
+                        "costs": dict(trial.costs),
+                    }
+                    for trial in self.study.trials
+                ],
+                "front": [trial.number for trial in self.study.front],
+                "best": self.best.number,
+                "layers": [{"layer": name, **kinds} for name, kinds in self.choice.items()],
+                "widths": self.widths,
+            }
+        }
+
+
+def choice_in(path: Path, known: NetworkSpace) -> dict[str, dict[str, float]]:
+    """The choice that a ``best.yaml`` holds, for a space; what the space does not search is left out.
+
+    Raises:
+        UsageError: MC499, the file holds none.
+    """
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _no_choice(path, str(error).partition("\n")[0]) from error
+    if not isinstance(held, dict) or not any(isinstance(held.get(key), dict) for key in ("overrides", "keep")):
+        raise _no_choice(path, "it has neither `overrides` nor `keep`")
+    genes = {(gene.layer, gene.kind) for gene in known.space.genes}
+    found: dict[str, dict[str, float]] = {}
+    bits: Mapping[str, Mapping[str, float]] = held.get("overrides") or {}
+    for layer, kinds in bits.items():
+        for kind, value in kinds.items():
+            if (layer, kind) in genes:
+                found.setdefault(layer, {})[kind] = value
+    channels = {} if known.pruning is None else known.pruning.channels()
+    for layer, count in (held.get("keep") or {}).items():
+        if (layer, "keep") in genes:
+            share = count / channels[layer] if isinstance(count, int) else float(count)
+            found.setdefault(layer, {})["keep"] = share
+    return found
+
+
+def _no_choice(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"`{path}` holds no choice of a search",
+        code="MC499",
+        why=why,
+        hint="name the `best.yaml` that a search wrote",
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".") if value < 1000 else f"{value:.0f}"

@@ -1,0 +1,248 @@
+"""The `search` stage at work: a space, an optimiser, someone who tries candidates, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mcomp.errors import InterruptedRun, StageError, plural
+from mcomp.pruning.repeated import RepeatedPruning
+from mcomp.search.local_workers import LocalWorkers
+from mcomp.search.network_space import Budgets, NetworkSpace, network_space
+from mcomp.search.one_thread import one_thread
+from mcomp.search.optuna_samplers import SAMPLERS, OptunaOptimizer
+from mcomp.search.recorded import record_choice, recorded_sensitivity
+from mcomp.search.registry import build_optimizer
+from mcomp.search.study import Study, Trial, Workers
+from mcomp.stages.base import Metrics, StageContext, StageResult
+from mcomp.stages.searching.options import SearchOptions
+from mcomp.stages.searching.outcome import Outcome, choice_in
+from mcomp.stages.searching.sample import judging_sample
+from mcomp.stages.searching.setup import SearchSetup, fingerprint
+
+_SAVE_EVERY = 1.0  # seconds
+
+
+class SearchRun:
+    """One run of the stage.
+
+    Args:
+        ctx: of the stage.
+        options: of the stage.
+    """
+
+    def __init__(self, ctx: StageContext, options: SearchOptions) -> None:
+        self.ctx, self.options = ctx, options
+        self._saved = time.monotonic()
+        self._begun = self._saved, 0  # when, and with how many looks
+        with one_thread():  # scores of channels are sums too
+            self.pruning = self._cuts()
+            self.known = self._space()
+        self.study = Study(
+            self._optimizer(),
+            options.candidates,
+            options.objectives,
+            self.known.costs_of,
+            proxy=options.proxy,
+            trials=self._restored(),
+            on_trial=self._on_trial,
+            should_stop=ctx.should_stop,
+        )
+
+    def result(self) -> StageResult:
+        """Search, and hand the model on with the choice noted on it.
+
+        Raises:
+            StageError: MC497, no candidate could be made.
+            InterruptedRun: a signal asked to stop; the trials so far are kept.
+        """
+        ctx = self.ctx
+        self._begun = time.monotonic(), len(self.study.trials)
+        with self._workers() as workers:
+            ended = self.study.run(workers)
+        self._save()
+        if not ended:
+            raise InterruptedRun(int(ctx.should_stop()))
+        outcome = Outcome(self.study, self.known, self._chosen())
+        for line in outcome.legacy_lines():
+            ctx.log(line)
+        how = None if self.pruning is None else {**self._how_cut(), "widths": outcome.widths}
+        record_choice(ctx.model, outcome.choice, pruning=how)
+        metrics: Metrics = {**ctx.evaluate(), **outcome.metrics()}
+        return StageResult(
+            model=ctx.model,
+            metrics=metrics,
+            files=outcome.write(ctx.work_dir),
+            notes=outcome.notes(),
+            details=outcome.details(),
+        )
+
+    def _cuts(self) -> RepeatedPruning | None:
+        if self.options.keep is None:
+            return None
+        return RepeatedPruning(self.ctx.model, self.ctx.example_inputs, **self._how_cut(), seed=self.ctx.seed)
+
+    def _how_cut(self) -> dict[str, Any]:
+        options = self.options
+        return {
+            "regular": options.regular,
+            "importance": options.importance,
+            "min_channels": options.min_channels,
+            "ignore": list(options.ignore),
+        }
+
+    def _space(self) -> NetworkSpace:
+        options, found = self.options, recorded_sensitivity(self.ctx.model)
+        return network_space(
+            self.ctx.model,
+            self.ctx.example_inputs,
+            w_bits=_whole(options.w_bits),
+            a_bits=_whole(options.a_bits),
+            keep=None if options.keep is None else (options.keep[0], options.keep[1]),
+            first_last_bits=options.first_last_bits,
+            pins={name: pin.model_dump(exclude_none=True) for name, pin in options.pins.items()},
+            pruning=self.pruning,
+            budgets=Budgets(**options.budgets.model_dump()),
+            points=None if found is None else found.points(),
+        )
+
+    def _optimizer(self) -> Any:
+        options, space = self.options, self.known.space
+        start = [] if options.start is None else [space.genome(choice_in(Path(options.start), self.known))]
+        if options.algorithm in SAMPLERS:
+            return OptunaOptimizer(
+                options.algorithm,
+                space,
+                seed=self.ctx.seed,
+                population=options.population,
+                start=start,
+                objectives=len(options.objectives),
+            )
+        return build_optimizer(options.algorithm, space, seed=self.ctx.seed, population=options.population, start=start)
+
+    @cached_property
+    def setup(self) -> SearchSetup:
+        """What every candidate is made of."""
+        ctx, options = self.ctx, self.options
+        sample = judging_sample(
+            ctx.require_data(), norm_batches=options.norm_batches, images=options.images, seed=ctx.seed
+        )
+        quantization = {"scheme": "lsq"} if options.quantizes else None
+        how = None if self.pruning is None else {**self._how_cut(), "seed": ctx.seed}
+        said: dict[str, Any] = {
+            "pruning": how,
+            "quantization": quantization,
+            "images": options.images,
+            "seed": ctx.seed,
+        }
+        said |= {"norm_batches": options.norm_batches, "algorithm": options.algorithm}
+        return SearchSetup(
+            ctx.model,
+            ctx.example_inputs,
+            sample.batches,
+            sample.targets,
+            sample.images,
+            sample.labels,
+            [(gene.layer, gene.kind) for gene in self.known.space.genes],
+            how,
+            quantization,
+            ctx.device,
+            ctx.base_dir,
+            fingerprint(self.known.space.fingerprint(), said, sorted(self.known.whole.items())),
+        )
+
+    @contextmanager
+    def _workers(self) -> Iterator[Workers]:
+        """Whoever the options ask to try candidates."""
+        options, ctx = self.options, self.ctx
+        if options.study is not None:
+            from mcomp.stages.searching.joined import joined_workers
+
+            with joined_workers(self.setup, options, ctx) as joined:
+                yield joined
+        elif options.ray is not None:
+            from mcomp.stages.searching.ray_workers import ray_workers
+
+            with ray_workers(self.setup, options.ray, ctx.work_dir / "setup") as spread:
+                yield spread
+        elif options.workers == 1:
+            yield self.setup.evaluator(self.pruning)
+        else:
+            folder = ctx.work_dir / "setup"
+            self.setup.write(folder)
+            with LocalWorkers(
+                worker_command(folder), options.workers, ctx.work_dir, worker_environment(), ctx.log
+            ) as local:
+                yield local
+
+    def _on_trial(self, trial: Trial) -> None:
+        first = "proxy" if self.options.proxy else "full"
+        tried = sum(one.level == first for one in self.study.trials)
+        best = self.study.best
+        more = {} if best is None or best.fitness is None else {"best_top1": best.fitness}
+        looks = len(self.study.trials) - self._begun[1]
+        left = self.options.candidates - tried
+        more["eta_s"] = (time.monotonic() - self._begun[0]) / looks * left * len(self.study.trials) / max(tried, 1)
+        self.ctx.report("step", unit="candidate", step=tried, steps=self.options.candidates, **more)
+        if time.monotonic() - self._saved > _SAVE_EVERY:
+            self._save()
+
+    def _save(self) -> None:
+        self.ctx.save(
+            {
+                "trials": json.dumps([trial.as_dict() for trial in self.study.trials]),
+                "study": self.setup.study,
+                "step": len({trial.number for trial in self.study.trials}),
+                "steps": self.options.candidates,
+            }
+        )
+        self._saved = time.monotonic()
+
+    def _restored(self) -> list[Trial]:
+        """Trials of an earlier run of this very action."""
+        state = self.ctx.restore()
+        if state is None:
+            return []
+        found = [Trial.from_dict(held) for held in json.loads(state["trials"])]
+        self.ctx.log(f"{plural(len(found), 'look')} at candidates of an earlier run are known")
+        return found
+
+    def _chosen(self) -> Trial:
+        """The best of those looked at closely that also has the latency asked for, where one is asked for."""
+        limit = self.options.budgets.latency_ms
+        ranked = sorted(self.study.close, key=lambda trial: (-(trial.fitness or 0.0), trial.number))
+        if not ranked:
+            errors = sorted({trial.error for trial in self.study.trials if trial.error})
+            raise StageError(
+                "no candidate could be made",
+                code="MC497",
+                why="; ".join(errors[:3]),
+                hint="search fewer kinds of choices, or leave layers whole with `ignore`",
+            )
+        if limit is None or self.pruning is None:
+            return ranked[0]
+        from mcomp.stages.searching.latency import first_that_is_fast
+
+        return first_that_is_fast(ranked, self.known, self.ctx.example_inputs, limit)
+
+
+def worker_command(folder: Path) -> list[str]:
+    """Starts a worker that reads the setup in ``folder``; the code behind the model is trusted already."""
+    return [sys.executable, "-m", "mcomp.stages.searching.worker", str(folder), "--trust"]
+
+
+def worker_environment() -> dict[str, str]:
+    """One thread per worker, and the same modules as here."""
+    path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def _whole(ends: list[int] | None) -> tuple[int, int] | None:
+    return None if ends is None else (ends[0], ends[1])
