@@ -56,7 +56,8 @@ class Fitness:
         images: held out of training, ``(samples, ...)``.
         labels: theirs, int64 ``(samples,)``.
         pruning: cuts of this model; None where nothing is pruned.
-        quantization: options of :func:`mcomp.quantization.quantize` for every candidate; None where nothing is quantised.
+        quantization: options of :func:`mcomp.quantization.quantize` for all candidates; None where nothing is
+            quantised.
         batch_size: images per forward pass.
         device: where candidates are measured; they are made on the CPU.
     """
@@ -83,7 +84,11 @@ class Fitness:
             made = model if model is not self.model else copy.deepcopy(model)
         else:
             made = quantize(
-                model, self.example_inputs, overrides=_bits(choice), calibration=norms[:CALIBRATION], **self.quantization
+                model,
+                self.example_inputs,
+                overrides=_bits(choice),
+                calibration=norms[:CALIBRATION],
+                **self.quantization,
             )
         made.to(self.device)
         if level.steps and self.targets:

@@ -37,7 +37,9 @@ def layers_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Laye
     Raises:
         StageError: MC486, none of them is called.
     """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, WEIGHTED)
+    }
     read: dict[str, int] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -57,5 +59,5 @@ def layers_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Laye
             hint="write them as `nn.Conv2d`, `nn.Linear` …, so that each has a name to search by",
         )
     samples = max(samples_of(example_inputs), 1)
-    sizes = {names[module]: module.weight.numel() for module in names}
+    sizes = {name: model.get_parameter(f"{name}.weight").numel() for name in read}
     return [Layer(name, sizes[name], seen // samples) for name, seen in read.items()]

@@ -74,7 +74,8 @@ def byte_cost(
         rest = parameter_count(model) - sum(sizes.values())
 
         def of_bits(rows: Vector) -> Vector:
-            found: Vector = (sum(rows[:, bits[name]] * size for name, size in sizes.items()) + FLOAT_BITS * rest) / 8
+            quantized = sum((rows[:, bits[name]] * size for name, size in sizes.items()), np.zeros(len(rows)))
+            found: Vector = (quantized + FLOAT_BITS * rest) / 8
             return found
 
         return of_bits
@@ -84,9 +85,10 @@ def byte_cost(
 
     def of_both(rows: Vector) -> Vector:
         k = widths(rows)
-        count = {name: form.values(k).numpy() for name, form in forms.items()}
-        left = every.values(k).numpy() - sum(count.values())
-        found: Vector = (sum(rows[:, bits[name]] * size for name, size in count.items()) + FLOAT_BITS * left) / 8
+        count: dict[str, Vector] = {name: form.values(k).numpy() for name, form in forms.items()}
+        left: Vector = every.values(k).numpy() - sum(count.values())
+        quantized = sum((rows[:, bits[name]] * size for name, size in count.items()), np.zeros(len(rows)))
+        found: Vector = (quantized + FLOAT_BITS * left) / 8
         return found
 
     return of_both

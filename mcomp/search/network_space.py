@@ -80,7 +80,7 @@ def network_space(
     first_last_bits: int | None = 8,
     pins: Mapping[str, Mapping[str, float]] | None = None,
     pruning: RepeatedPruning | None = None,
-    budgets: Budgets = Budgets(),  # noqa: B008  frozen
+    budgets: Budgets = Budgets(),
     points: Mapping[str, Mapping[float, float]] | None = None,
 ) -> NetworkSpace:
     """The space of a model.

@@ -22,7 +22,10 @@ def front(points: Sequence[Point]) -> list[int]:
 
 
 def ranks(points: Sequence[Point]) -> list[int]:
-    """0 for the front, 1 for the front of the rest, and so on (non-dominated sorting; Deb et al., IEEE TEVC 6, 2002)."""
+    """0 for the front, 1 for the front of the rest, and so on.
+
+    Non-dominated sorting, after Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm" (IEEE TEVC 6, 2002).
+    """
     found = [0] * len(points)
     left = list(range(len(points)))
     rank = 0

@@ -35,7 +35,9 @@ def tune_scales(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], step
         each.requires_grad_(id(each) in mine)
     model.train()
     # a scale is to move by a part of itself, and batch norm factors are about 1
-    groups = [{"params": [each], "lr": _LR * float(each.detach().abs().mean().clamp(min=1e-4))} for each in mine.values()]
+    groups = [
+        {"params": [each], "lr": _LR * float(each.detach().abs().mean().clamp(min=1e-4))} for each in mine.values()
+    ]
     optimizer = torch.optim.Adam(groups)
     rates = [group["lr"] for group in optimizer.param_groups]
     given = list(itertools.islice(batches, steps))
@@ -44,7 +46,7 @@ def tune_scales(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], step
             group["lr"] = rate * (1 - step / steps)
         images, labels = given[step % len(given)]
         optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(model(images), labels).backward()
+        torch.autograd.backward(functional.cross_entropy(model(images), labels))
         optimizer.step()
     for each, wanted in before:
         each.requires_grad_(wanted)

@@ -65,7 +65,7 @@ class SharedStudy:
                 f"the study `{self.address}` belongs to another search",
                 code="MC493",
                 why="its network, its space or its budgets are others",
-                hint="give this one a name of its own (`study: PLACE#NAME`), or go on with the recipe it was begun with",
+                hint="give this one a name of its own (`study: PLACE#NAME`), or go on with the recipe that began it",
             )
         self.study.set_user_attr(_STUDY, fingerprint)
         self.study.set_user_attr(_SETUP, str(setup))
@@ -95,9 +95,7 @@ def open_study(address: str, *, make: bool) -> SharedStudy:
         storage = _storage(optuna, place, make)
         try:
             if make:
-                study = optuna.create_study(
-                    storage=storage, study_name=name, direction="maximize", load_if_exists=True
-                )
+                study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
             else:
                 study = optuna.load_study(storage=storage, study_name=name)
         except KeyError as error:

@@ -118,9 +118,9 @@ class StageContext:
         seed: derived from the recipe's seed and the stage's place.
         work_dir: an existing folder; files named in the result are taken from here.
         stage_id: the id in the recipe.
-        report: progress, ``report(kind, **fields)``; kinds ``step`` (``step``, ``steps``, a ``unit`` in words, ``eta_s``,
-            with ``epoch`` and ``epochs`` where there are any), ``epoch``, ``status``; the field names ``event``, ``time``
-            and ``stage`` are taken.
+        report: progress, ``report(kind, **fields)``; kinds ``step`` (``step``, ``steps``, a ``unit`` in words,
+            ``eta_s``, and ``epoch`` and ``epochs`` where there are any), ``epoch``, ``status``; the field names
+            ``event``, ``time`` and ``stage`` are taken.
         log: a line for the person who watches.
         save: keep a snapshot (a dict of tensors, numbers, strings, lists, dicts), atomically.
         restore: the last snapshot of this very action, or None.

@@ -10,8 +10,8 @@ from mcomp.options import Options
 from mcomp.pruning.targets import amount_of
 from mcomp.stages.base import StageOptions
 from mcomp.stages.placed_faults import fault_at
+from mcomp.stages.quantities import Quantity
 
-Quantity = float | str | None
 Cost = Literal["avg_bit_weights", "avg_bit_fm", "macs", "params", "bytes", "latency_ms"]
 #: Algorithms that weigh several objectives.
 SEVERAL = ("nsga2", "tpe")
@@ -90,7 +90,9 @@ class SearchOptions(StageOptions):
     )
     min_channels: int = Field(1, ge=1, description="keep: no layer keeps fewer channels")
     ignore: list[str] = Field([], description="keep: names or patterns of layers to leave whole")
-    population: int | None = Field(None, ge=4, description="candidates of a generation; the algorithm's own when left out")
+    population: int | None = Field(
+        None, ge=4, description="candidates of a generation; the algorithm's own number when left out"
+    )
     start: str | None = Field(
         None, description="a `best.yaml` of an earlier search to begin with", json_schema_extra={"path": True}
     )
@@ -107,8 +109,8 @@ class SearchOptions(StageOptions):
     )
     study: str | None = Field(
         None,
-        description="where others join by `mcomp search --join`: a journal file on a shared folder or a database's URL, "
-        "and `#NAME` for more than one there",
+        description="where others join by `mcomp search --join`: a journal file on a shared folder, or the URL of a "
+        "database; `#NAME` behind it for more than one there",
         json_schema_extra={"cache": "ignore"},
     )
     lost_after: float = Field(
@@ -144,7 +146,8 @@ class SearchOptions(StageOptions):
         searched = [name for name in KINDS if getattr(self, name) is not None]
         if not searched:
             raise ValueError(
-                "nothing says what is searched; give `w_bits: [2, 8]`, `a_bits: [2, 8]`, `keep: [0.3, 1.0]`, or some of them"
+                "nothing says what is searched; give `w_bits: [2, 8]`, `a_bits: [2, 8]`, `keep: [0.3, 1.0]`, "
+                "or some of them"
             )
         for name in self.budgets.given():
             _refuse_idle_budget(name, searched, held)
@@ -154,9 +157,7 @@ class SearchOptions(StageOptions):
             if not set(OF_KIND[name]) & set(searched):
                 raise fault_at("objectives", f"nothing that is searched changes `{name}`", held)
         if len(self.objectives) > 1 and self.algorithm not in SEVERAL:
-            raise fault_at(
-                "algorithm", f"`{self.algorithm}` has one objective; `nsga2` and `tpe` weigh several", held
-            )
+            raise fault_at("algorithm", f"`{self.algorithm}` has one objective; `nsga2` and `tpe` weigh several", held)
         if len(self.objectives) == 1 and not self.budgets.given():
             raise ValueError(
                 "without a budget the largest network is the best; give one, e.g. `budgets: {avg_bit_weights: 4}`, "
@@ -178,4 +179,6 @@ def _refuse_idle_budget(name: str, searched: list[str], held: dict[str, Any]) ->
     needed = OF_KIND[name]
     if not set(needed) & set(searched):
         ranges = " or ".join(f"`{kind}`" for kind in needed)
-        raise fault_at("budgets", f"`{name}` is bounded, and nothing that is searched changes it: give {ranges} a range", held)
+        raise fault_at(
+            "budgets", f"`{name}` is bounded, and nothing that is searched changes it: give {ranges} a range", held
+        )

@@ -125,9 +125,7 @@ class SearchRun:
                 start=start,
                 objectives=len(options.objectives),
             )
-        return build_optimizer(
-            options.algorithm, space, seed=self.ctx.seed, population=options.population, start=start
-        )
+        return build_optimizer(options.algorithm, space, seed=self.ctx.seed, population=options.population, start=start)
 
     @cached_property
     def setup(self) -> SearchSetup:
@@ -138,7 +136,12 @@ class SearchRun:
         )
         quantization = {"scheme": "lsq"} if options.quantizes else None
         how = None if self.pruning is None else {**self._how_cut(), "seed": ctx.seed}
-        said = {"pruning": how, "quantization": quantization, "images": options.images, "seed": ctx.seed}
+        said: dict[str, Any] = {
+            "pruning": how,
+            "quantization": quantization,
+            "images": options.images,
+            "seed": ctx.seed,
+        }
         said |= {"norm_batches": options.norm_batches, "algorithm": options.algorithm}
         return SearchSetup(
             ctx.model,

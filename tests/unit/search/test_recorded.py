@@ -23,7 +23,10 @@ MAP = SensitivityMap(
     ),
     images=512,
 )
-CHOICE: dict[str, dict[str, float]] = {"features.0": {"w_bits": 4, "a_bits": 8, "keep": 0.5}, "classifier": {"w_bits": 8}}
+CHOICE: dict[str, dict[str, float]] = {
+    "features.0": {"w_bits": 4, "a_bits": 8, "keep": 0.5},
+    "classifier": {"w_bits": 8},
+}
 
 
 @pytest.fixture
