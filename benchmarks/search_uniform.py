@@ -48,14 +48,17 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds[: 1 if arguments.quick else None]:
         data = mcomp.data.load(
-            "two_digits", **({"samples": 1500, "image_size": 16} if arguments.quick else {"samples": 7000, "image_size": 24})
+            "two_digits",
+            **({"samples": 1500, "image_size": 16} if arguments.quick else {"samples": 7000, "image_size": 24}),
         )
         model = mcomp.models.build("nin", num_classes=100, in_shape=data.in_shape, width=0.25, seed=seed)
         trained = mcomp.stages.train(model, data=data, seed=seed, epochs=2 if arguments.quick else 16, device="cpu")
         print(f"seed {seed}: float {trained.metrics['top1']:.2f} %", flush=True)
         held = {"candidates": arguments.candidates, "algorithm": arguments.algorithm}
         for bits in arguments.bits:
-            rows.append({"seed": seed, "float": trained.metrics["top1"], **bit_row(trained.model, data, seed, bits, held)})
+            rows.append(
+                {"seed": seed, "float": trained.metrics["top1"], **bit_row(trained.model, data, seed, bits, held)}
+            )
             print(json.dumps(rows[-1]), flush=True)
         for share in arguments.share:
             rows.append(
@@ -66,7 +69,9 @@ def main() -> None:
     for what in dict.fromkeys(row["what"] for row in rows):
         gains = [row["searched"] - row["uniform"] for row in rows if row["what"] == what]
         summary[what] = {"gain_points": gains, "mean": statistics.mean(gains), "always": min(gains) > 0}
-        print(f"{what}: searched over uniform {statistics.mean(gains):+.2f} points ({', '.join(f'{g:+.2f}' for g in gains)})")
+        print(
+            f"{what}: searched over uniform {statistics.mean(gains):+.2f} points ({', '.join(f'{g:+.2f}' for g in gains)})"
+        )
     if arguments.out:
         found = {
             "command": "python benchmarks/search_uniform.py",
@@ -103,7 +108,10 @@ def bit_row(model: nn.Module, data: Any, seed: int, bits: int, how: dict[str, An
         "budgets": means,
         "uniform": uniform.metrics["top1"],
         "searched": searched.metrics["top1"],
-        "untrained": {"searched": searched.metrics["top1_before_training"], "uniform": uniform.metrics["top1_before_training"]},
+        "untrained": {
+            "searched": searched.metrics["top1_before_training"],
+            "uniform": uniform.metrics["top1_before_training"],
+        },
         "search_cpu_seconds": seconds,
         "costs": {name: value for name, value in found.metrics.items() if name.startswith("chosen_")},
     }
@@ -119,9 +127,7 @@ def width_row(model: nn.Module, data: Any, seed: int, share: float, how: dict[st
     )
     seconds = time.process_time() - begun
     searched = mcomp.stages.prune(found.model, keep="search", **common)
-    after = [
-        mcomp.stages.finetune(each.model, epochs=4, **common).metrics["top1"] for each in (uniform, searched)
-    ]
+    after = [mcomp.stages.finetune(each.model, epochs=4, **common).metrics["top1"] for each in (uniform, searched)]
     cuts = RepeatedPruning(model, data.example_inputs)
     return {
         "what": f"widths, uniform {share}",
