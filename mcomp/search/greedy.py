@@ -26,9 +26,9 @@ _RATIOS = 5  # points of a ratio's curve, the largest among them
 class Greedy(Optimizer):
     """First every gene is lowered alone, value by value, to learn its curve; these genomes may be over the budgets.
 
-    That is left out where the space's sensitivities were measured for all free genes. The curves then say what to lower from the top, and each further generation tries every gene of the best a step
-    higher, paid for by the others, and a step lower; it ends when none of that helps. No chance is involved, and
-    ``population`` is not used.
+    That is left out where the space's sensitivities were measured for all free genes. The curves then say what to lower
+    from the top, and each further generation tries every gene of the best a step higher, paid for by the others, and a
+    step lower; it ends when none of that helps. No chance is involved, and ``population`` is not used.
     """
 
     name = "greedy"
