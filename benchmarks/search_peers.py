@@ -1,8 +1,11 @@
-"""Optimisers of others on the same problem, each in two ways; the better one counts.
+"""Optimisers of others on the same problems, each in several ways; the better one counts.
 
-All see the unit cube of the space and are told the loss of the repaired genome at a point. The ways: from where they
-begin themselves, and from where ours do (the uniform genome, the greedy one, and random ones at the top of the cube);
-pymoo's also with the repair as an operator of its own, CMA-ES also with pycma's handling of integers.
+All see the unit cube of the space and are told the loss of the repaired genome at a point: none of them wastes an
+evaluation on a genome above the budgets. The ways: from where they begin themselves, and from where ours do (the
+uniform genome, the greedy one, and random ones at the top of the cube); pymoo's also with the repair as an operator of
+its own, so that what it breeds from is the repaired genome; CMA-ES also with pycma's handling of integers, and it is
+begun again when it stops by itself. Populations and all other options are the libraries' own, and 20 bees for pygmo,
+which has to be told.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from search_problem import Problem, Vector
+from search_problem import Chain, Problem, Vector
 
 Way = Callable[["Trace", int], None]
 
@@ -24,7 +27,7 @@ class SpentError(Exception):
 class Trace:
     """The smallest loss after every evaluation of one run."""
 
-    def __init__(self, problem: Problem, evaluations: int) -> None:
+    def __init__(self, problem: Problem | Chain, evaluations: int) -> None:
         self.problem, self.evaluations = problem, evaluations
         self.space = problem.space()
         self.best: list[float] = []

@@ -1,7 +1,7 @@
-"""A test problem for optimisers of mixed precision and pruning, free of noise, and cheap: points of accuracy lost.
+"""Test problems for optimisers of mixed precision and pruning, free of noise, and cheap: points of accuracy lost.
 
-Each of ``layers`` layers has a number of bits (2 to 8) and a share of channels that it keeps (0.1 to 1). What makes
-it like the real thing, and hard:
+``Problem`` is that of the claim. Each of ``layers`` layers has a number of bits (2 to 8) and a share of channels that
+it keeps (0.1 to 1). What makes it like the real thing, and hard:
 
 * quantisation noise falls to a quarter with each bit, times a factor of the layer's own; pruning hurts ever more;
 * narrow layers bear few bits badly (a product of both), and the noise of neighbours adds up with a cross term,
@@ -12,6 +12,11 @@ it like the real thing, and hard:
 * accuracy saturates: the loss is ``70 (1 - exp(-x / 70))`` points.
 
 Two budgets bind at once: the mean bits weighted by size, and MACs, where a layer reads what the one before keeps.
+
+``Chain`` is of another shape: nothing is a sum over layers. Noise is carried from layer to layer and amplified where a
+layer is narrower than the one before, the signal is a product of what layers let pass, and accuracy falls with the
+ratio of the two. Shares are multiples of 1/16, and the budgets are bytes, which the product of bits and two shares
+makes, and MACs.
 """
 
 from __future__ import annotations
@@ -65,8 +70,7 @@ class Problem:
     def macs_of(self, rows: Vector) -> Vector:
         """Share of the unpruned network's MACs. Shape ``(n, genes)`` to ``(n,)``."""
         keep = rows[:, 1::2]
-        inputs = np.concatenate([np.ones((len(keep), 1)), keep[:, :-1]], axis=1)
-        share: Vector = (keep * inputs) @ self.work / self.work.sum()
+        share: Vector = (keep * _read(keep)) @ self.work / self.work.sum()
         return share
 
     def space(self) -> Space:
@@ -75,3 +79,59 @@ class Problem:
         sizes = dict(zip(self.names, self.sizes.tolist(), strict=True))
         budgets = [average_bits(genes, "w_bits", sizes, self.bits), cost_budget("macs", self.macs, self.macs_of)]
         return Space(genes, budgets)
+
+
+@dataclass
+class Chain:
+    """One draw of the coefficients of the other problem."""
+
+    layers: int = 12
+    seed: int = 3
+    bytes: float = 0.3
+    macs: float = 0.55
+    evaluations: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        random = np.random.default_rng(self.seed)
+        self.names = [f"layer{number}" for number in range(self.layers)]
+        self.sizes = np.exp(random.normal(0, 1.0, self.layers))
+        self.work = random.uniform(0.3, 1.7, self.layers)
+        self.noise = 0.5 * np.exp(random.normal(0, 1.0, self.layers))
+        self.needed = random.uniform(0.1, 0.5, self.layers)  # below this share a layer lets little pass
+        self.sharp = random.uniform(4, 14, self.layers)
+
+    def loss(self, genome: Genome) -> float:
+        """Points of accuracy lost, 0 to 70. Counts as one evaluation."""
+        self.evaluations += 1
+        values = np.asarray(genome, dtype=np.float64)
+        bits, keep = values[0::2], values[1::2]
+        passed = 1 / (1 + np.exp(-self.sharp * (keep - self.needed)))
+        before = np.concatenate([[1.0], keep[:-1]])
+        noise = 0.0
+        for layer in range(self.layers):
+            noise = noise * max(before[layer] / keep[layer], 0.7) + self.noise[layer] * 4.0 ** (2 - bits[layer])
+        signal = float(np.prod(passed / (1 / (1 + np.exp(-self.sharp * (1 - self.needed))))))
+        return float(70 * (1 - signal / (1 + noise)))
+
+    def bytes_of(self, rows: Vector) -> Vector:
+        """Share of the bytes at 8 bits, unpruned. Shape ``(n, genes)`` to ``(n,)``."""
+        bits, keep = rows[:, 0::2], rows[:, 1::2]
+        share: Vector = (bits * keep * _read(keep)) @ self.sizes / (8 * self.sizes.sum())
+        return share
+
+    def macs_of(self, rows: Vector) -> Vector:
+        """Share of the unpruned network's MACs. Shape ``(n, genes)`` to ``(n,)``."""
+        keep = rows[:, 1::2]
+        share: Vector = (keep * _read(keep)) @ self.work / self.work.sum()
+        return share
+
+    def space(self) -> Space:
+        """The genes, layer by layer bits and share, under both budgets."""
+        genes = genes_of(self.names, w_bits=(2, 8), keep=(0.125, 1.0), steps=dict.fromkeys(self.names, 1 / 16))
+        budgets = [cost_budget("bytes", self.bytes, self.bytes_of), cost_budget("macs", self.macs, self.macs_of)]
+        return Space(genes, budgets)
+
+
+def _read(keep: Vector) -> Vector:
+    """Share of its input that a layer reads: what the one before keeps. Shape ``(n, layers)`` to the same."""
+    return np.concatenate([np.ones((len(keep), 1)), keep[:, :-1]], axis=1)

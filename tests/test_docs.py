@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import re
 import shutil
@@ -45,6 +47,16 @@ def test_every_mcomp_command_of_the_readme_works_in_order(place: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
+def test_commands_for_several_machines_are_understood() -> None:
+    """They wait for one another, so they are not run here; their words are those of the command line."""
+    typed = re.findall(r"^\w+\$ mcomp (\S+) (.*)$", "\n".join(blocks("console")), flags=re.MULTILINE)
+    assert len(typed) == 3
+    for verb, words in typed:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        importlib.import_module(f"mcomp.cli.{verb}_verb").configure(parser)
+        assert parser.parse_args(words.split())
+
+
 def test_the_first_two_commands_are_the_ones_that_continuous_integration_runs() -> None:
     for number in ("1", "2"):
         done = subprocess.run(
@@ -76,6 +88,19 @@ def test_the_recipes_on_quantisation_run(index: int, place: Path) -> None:
     (place / f"quantisation{index}.yaml").write_text(QUANTISATION[index])
     done = run_mcomp("apply", f"quantisation{index}.yaml", cwd=place)
     assert done.returncode == 0, done.stderr
+
+
+SEARCH = README.partition("\n## Search\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.slow
+def test_the_search_shown_says_what_is_shown(place: Path) -> None:
+    recipe, shown = (re.findall(rf"```{language}\n(.*?)```", SEARCH, re.DOTALL)[0] for language in ("yaml", "text"))
+    (place / "search.yaml").write_text(recipe)
+    done = run_mcomp("apply", "search.yaml", cwd=place)
+    assert done.returncode == 0, done.stderr
+    printed = re.sub(r"[\d.]+", "0", done.stdout + done.stderr)
+    assert all(re.sub(r"[\d.]+", "0", line) in printed for line in shown.splitlines())  # figures are of another CPU
 
 
 def test_the_python_of_the_readme_runs_in_order(place: Path) -> None:

@@ -33,6 +33,7 @@ from mcomp.engine.roots import keyed_options
 from mcomp.errors import InterruptedRun, StageError
 from mcomp.metrics import evaluate
 from mcomp.quantization.summary import quantising_modules
+from mcomp.search.network import WEIGHTED
 from mcomp.store.snapshot import save_snapshot
 from mcomp.training.loop import fit
 from mcomp.training.preparation import steps_per_epoch
@@ -193,6 +194,7 @@ class _Probe:
             total += (step * per_epoch + snapshot) * (work.training.epochs * left)
         image = self._image()
         images = work.evaluations * len(data.test) + _CALIBRATION * min(work.calibration, len(data.train))
+        images += work.layer_images * sum(isinstance(module, WEIGHTED) for module in self.model.modules())
         if work.training is not None:
             images += work.training.epochs * left * len(data.val)
         return total + image * images

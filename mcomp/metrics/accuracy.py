@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,11 +48,21 @@ def evaluate(model: nn.Module, split: Split, *, device: str = "cpu", batch_size:
     Raises:
         StageError: the split is empty, or the output is not ``(N, classes)`` with a logit for every label.
     """
+    return evaluate_batches(model, split.batches(batch_size, device=device), device=device)
+
+
+@torch.no_grad()
+def evaluate_batches(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, device: str = "cpu") -> Evaluation:
+    """:func:`evaluate` on batches that are at hand, images and labels on ``device``.
+
+    Raises:
+        StageError: there is no batch, or the output is not ``(N, classes)`` with a logit for every label.
+    """
     predictions: list[Tensor] = []
     labels: list[Tensor] = []
     total_loss = 0.0
     with in_eval_mode(model), _on(model, device), torch.autocast(torch.device(device).type, enabled=False):
-        for images, targets in split.batches(batch_size, device=device):
+        for images, targets in batches:
             logits = model(images)
             _check_logits(logits, targets)
             total_loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()

@@ -92,7 +92,7 @@ def quantize(
             with a quantiser of its own for what it reads. ``auto`` takes the one that converts most.
         options: of the scheme: ``variant`` and ``tanh`` (dorefa), ``symmetric_weights``, ``symmetric_activations`` and
             ``observer``, ``fold_bn`` (``batch`` or ``correction``: train weights as folded with their batch norm) and
-            ``freeze_bn_after`` (iao), ``overflow`` (ristretto), ``ste`` and ``codes`` (wbwtab).
+            ``freeze_bn_after`` (iao, ristretto), ``overflow`` (ristretto), ``ste`` and ``codes`` (wbwtab).
 
     Returns:
         A graph module (by ``modules``: a copy of the model), with the surgery recorded. Uncalibrated ranges are set

@@ -9,6 +9,7 @@ from mcomp.errors import StageError
 from mcomp.quantization.folded import FoldedLayer, folded_like
 from mcomp.quantization.integers import MIN_SCALE, along, along_first
 from mcomp.quantization.layers import QuantizedLayer
+from mcomp.quantization.quantizers.batch_norm_folded import BatchNormFoldedWeight
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -55,6 +56,7 @@ def materialise(layer: QuantizedLayer, norm: BatchNorm | None, name: str) -> tup
     made = folded_like(layer, bias=norm is not None or layer.bias is not None)
     bias = _bias(layer, scale)
     flips = 0
+    quantizer = layer.weight_quantizer
     if norm is not None:
         factor, shift = affine(norm, name)
         bias = bias * factor + shift
@@ -62,6 +64,8 @@ def materialise(layer: QuantizedLayer, norm: BatchNorm | None, name: str) -> tup
         flips = int(negative.sum())
         values = torch.where(along(negative, dims, axis), -values, values)
         scale = scale * factor.abs()
+        if isinstance(quantizer, BatchNormFoldedWeight) and quantizer.fixed_point:
+            scale = scale.log2().round().exp2()  # what it was before the factor was divided out in float32
     dead = scale == 0  # gamma 0: the channel is its bias
     coarse = (scale < MIN_SCALE) & ~dead
     shrink = along(torch.where(coarse, scale / MIN_SCALE, torch.where(dead, 0.0, 1.0)), dims, axis)

@@ -11,8 +11,7 @@ from mcomp.quantization.config import QuantizeConfig
 from mcomp.quantization.fold_pairs import BatchNorm, find_folds
 from mcomp.quantization.layers import QuantizedLayer
 from mcomp.quantization.plan import LayerPlan
-from mcomp.quantization.quantizers.affine import AffineQuantizer
-from mcomp.quantization.quantizers.batch_norm_folded import BatchNormFoldedWeight
+from mcomp.quantization.quantizers.batch_norm_folded import BatchNormFoldedWeight, Foldable
 
 
 def fold_in_training(traced: fx.GraphModule, layers: Iterable[LayerPlan]) -> None:
@@ -24,7 +23,7 @@ def fold_in_training(traced: fx.GraphModule, layers: Iterable[LayerPlan]) -> Non
             continue
         norm, options = traced.get_submodule(fold.behind), asked[fold.layer]
         assert isinstance(norm, BatchNorm)
-        if isinstance(layer.weight_quantizer, AffineQuantizer):
+        if isinstance(layer.weight_quantizer, Foldable):
             made = BatchNormFoldedWeight(
                 layer.weight_quantizer,
                 norm,

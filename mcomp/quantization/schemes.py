@@ -180,7 +180,15 @@ SCHEMES: dict[str, Scheme] = {
     "lsq": Scheme(_lsq_weight, _lsq_activation),
     "lsq_plus": Scheme(_lsq_weight, _lsq_plus_activation),
     "pact": Scheme(_pact_weight, _pact_activation, per_channel=False),
-    "ristretto": Scheme(_ristretto_weight, _ristretto_activation, {"overflow": ("forbid", "saturate")}),
+    "ristretto": Scheme(
+        _ristretto_weight,
+        _ristretto_activation,
+        {
+            "overflow": ("forbid", "saturate"),
+            "fold_bn": (None, "batch", "correction"),
+            "freeze_bn_after": range(1 << 31),
+        },
+    ),
     "wbwtab": Scheme(
         _wbwtab_weight,
         _wbwtab_activation,

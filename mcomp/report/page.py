@@ -15,6 +15,8 @@ from mcomp.report.histograms import QUANTITIES, histogram_rows, histogram_svg
 from mcomp.report.layer_bars import layer_bars
 from mcomp.report.page_style import STYLE
 from mcomp.report.quantized_layers import quantized_layers_html
+from mcomp.report.search_figures import search_figures
+from mcomp.report.sensitivity_heat import sensitivity_heat
 
 Outcome = dict[str, Any]
 
@@ -40,6 +42,8 @@ def report_page(result: dict[str, Any], details: Mapping[str, Mapping[str, Any]]
         _failures(result),
         _stages(result),
         _gates(result["stages"]),
+        *(sensitivity_heat(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),
+        *(search_figures(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),
         *(layer_bars(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),
         *(quantized_layers_html(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),
         *(_drawing(stage["id"], details.get(stage["id"], {})) for stage in result["stages"]),

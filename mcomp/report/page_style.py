@@ -35,6 +35,9 @@ td .meter { height: .2rem; margin: .1rem 0 0 }
 .bars th { font: .85rem ui-monospace, monospace; white-space: normal }
 .bar { height: .9rem; background: none; margin: 0 } .bar i.was { background: var(--was) }
 .bar i { position: absolute; inset: 0 auto 0 0; background: var(--main); border-radius: .2rem }
+.heat { width: auto; margin: .3rem 0 1rem } .heat th, .heat td { padding: .15rem .6rem; border: 1px solid var(--paper) }
+.heat tbody th { font: .85rem ui-monospace, monospace } .heat caption { text-align: left; color: var(--soft) }
+.heat td { min-width: 4.6rem; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 ul { padding-left: 1.2rem; margin: .2rem 0 } li { margin: .15rem 0 }
 .failure { border: 1px solid var(--bad); border-radius: .6rem; padding: .6rem .9rem; margin: 1rem 0 }
 details { margin: .25rem 0 } summary { cursor: pointer; font-size: .9rem }

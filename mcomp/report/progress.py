@@ -69,6 +69,8 @@ def step_text(event: Event) -> str:
     parts = [f"{event.get('unit', 'step')} {event.get('step')}/{event.get('steps')}"]
     if "epochs" in event:
         parts.insert(0, f"epoch {event.get('epoch')}/{event['epochs']}")
+    if isinstance(event.get("text"), str):
+        parts.append(event["text"])
     for field, form in (
         ("best_top1", "best {:.2f} %"),
         ("loss", "loss {:.4f}"),

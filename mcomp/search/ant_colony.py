@@ -16,7 +16,7 @@ from mcomp.search.genes import Genome
 
 _LOCALITY = 0.1  # q: how much the best solutions of the archive are preferred
 _EVAPORATION = 0.65  # xi: how wide the ants scatter
-_ARCHIVE = 3  # times the ants of a generation
+_ARCHIVE = 6  # times the ants of a generation: few ants and a long memory, as the papers have it
 
 
 class AntColony(Optimizer):
@@ -26,7 +26,7 @@ class AntColony(Optimizer):
     """
 
     name = "aco"
-    default_population = 16
+    default_population = 8
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

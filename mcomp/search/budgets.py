@@ -53,18 +53,18 @@ class Budget:
         """What one genome costs. Shape ``(genes,)``."""
         return float(self.cost(values[None])[0])
 
-    def savings(self, values: Vector, lowered: Vector, places: NDArray[np.intp]) -> Vector:
+    def savings(self, values: Vector, lowered: Vector, places: NDArray[np.intp], cost: float) -> Vector:
         """What is saved as each of the genes at ``places``, alone, falls to its entry of ``lowered``.
 
         Shape:
-            ``(genes,)``, ``(genes,)`` and ``(k,)`` to ``(k,)``.
+            ``(genes,)``, ``(genes,)``, ``(k,)`` and what ``values`` cost to ``(k,)``.
         """
         if self.slopes is not None:
             linear: Vector = self.slopes[places] * (values - lowered)[places]
             return linear
         rows = np.repeat(values[None], len(places), axis=0)
         rows[np.arange(len(places)), places] = lowered[places]
-        saved: Vector = self.value(values) - self.cost(rows)
+        saved: Vector = cost - self.cost(rows)
         return saved
 
 

@@ -38,9 +38,9 @@ class Evaluator:
         """Try one; a candidate that cannot be made is a trial without fitness, and says why."""
         try:
             with one_thread():
-                return task.trial(self.fitness(self.choice(task.genome), LEVELS[task.level]))
+                return task.trial(*self.fitness(self.choice(task.genome), LEVELS[task.level]))
         except (McompError, *_BY_THE_NETWORK) as error:
-            return task.trial(None, f"{type(error).__name__}: {error}".partition("\n")[0][:300])
+            return task.trial(None, error=f"{type(error).__name__}: {error}".partition("\n")[0][:300])
 
     def results(self, tasks: Sequence[Task], should_stop: Callable[[], object]) -> Iterator[Trial]:
         """One after the other, as :class:`mcomp.search.study.Workers` has it."""

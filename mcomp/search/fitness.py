@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,22 @@ LEVELS = {"proxy": PROXY, "full": FULL}
 CALIBRATION = 1
 
 
+class Score(NamedTuple):
+    """What held-out images say of a candidate, in percent.
+
+    Attributes:
+        top1: images with the right answer.
+        probability: mean probability of the right answer: what top-1 would be on average, were answers drawn by the
+            network's own probabilities. Of few images it says more than top-1, which jumps by whole images.
+    """
+
+    top1: float
+    probability: float
+
+
 @dataclass
 class Fitness:
-    """Top-1 of a candidate, in percent, after its ranges and batch norm statistics were measured.
+    """Top-1 and probability of a candidate, after its ranges and batch norm statistics were measured.
 
     A candidate is cut physically, then quantised with a learned step size per tensor that starts from the least
     squared error (Esser et al., arXiv:1902.08153); statistics are those of the network as it now is (Yu and Huang,
@@ -100,21 +113,22 @@ class Fitness:
         reestimate_batch_norms(made, (batch.to(self.device) for batch in norms))
         return made.eval()
 
-    def __call__(self, choice: Choice, level: Level = FULL) -> float:
-        """Percent of right answers.
+    def __call__(self, choice: Choice, level: Level = FULL) -> Score:
+        """How a candidate does on the held-out images.
 
         Raises:
             StageError: the network cannot be made.
         """
         network = self.network(choice, level)
         count = len(self.labels) if level.images is None else min(level.images, len(self.labels))
-        right = 0
+        right, probability = 0, 0.0
         with torch.no_grad():
             for start in range(0, count, self.batch_size):
                 part = slice(start, min(start + self.batch_size, count))
-                answers = network(self.images[part].to(self.device)).argmax(1)
-                right += int((answers.cpu() == self.labels[part]).sum())
-        return 100.0 * right / count
+                answers = network(self.images[part].to(self.device)).cpu()
+                right += int((answers.argmax(1) == self.labels[part]).sum())
+                probability += float(answers.double().softmax(1).gather(1, self.labels[part, None]).sum())
+        return Score(100.0 * right / count, 100.0 * probability / count)
 
 
 def _bits(choice: Choice) -> dict[str, dict[str, int]]:

@@ -26,19 +26,20 @@ _RATIOS = 5  # points of a ratio's curve, the largest among them
 class Greedy(Optimizer):
     """First every gene is lowered alone, value by value, to learn its curve; these genomes may be over the budgets.
 
-    The curves then say what to lower from the top, and each further generation tries every gene of the best a step
-    higher, paid for by the others, and a step lower; it ends when none of that helps. No chance is involved, and
-    ``population`` is not used.
+    That is left out where the space's sensitivities were measured for all free genes. The curves then say what to lower
+    from the top, and each further generation tries every gene of the best a step higher, paid for by the others, and a
+    step lower; it ends when none of that helps. No chance is involved, and ``population`` is not used.
     """
 
     name = "greedy"
 
     def __init__(self, space: Space, **options: Any) -> None:
         super().__init__(space, **options)
-        self._phase = "measure"
+        self._given = {space.genes[place].name for place in space.free} <= space.sensitivity.measured
+        self._phase = "trade" if self._given else "measure"
         self._points: dict[str, dict[float, float]] = {}
         self._base: Genome = space.top()
-        self._measured: Sensitivity | None = None
+        self._measured: Sensitivity | None = space.sensitivity if self._given else None
 
     @property
     def measuring(self) -> int:
@@ -47,21 +48,27 @@ class Greedy(Optimizer):
 
     @property
     def points(self) -> Mapping[str, Mapping[float, float]]:
-        """``kind:layer`` to value to the fitness lost there, all other genes at their largest; empty until measured."""
+        """``kind:layer`` to value to the fitness lost there, all others at their largest; empty until measured here."""
         return self._points
 
     def _first(self) -> list[Genome]:
+        if self._given:
+            return self._openings()
         return [self._base, *(genome for _, _, genome in self._lowered())]
 
     def _following(self, genomes: list[Genome], fitness: Vector) -> list[Genome]:
         if self._phase == "measure":
             self._learn()
             self._phase = "trade"
-            return list(dict.fromkeys([self._mended(self.space.top()), self.space.uniform(), *self._start]))
+            return self._openings()
         if self.best is None or self.best[0] == self._base:
             return []  # nothing that was tried is better
         self._base = self.best[0]
         return self._trades(self._base)
+
+    def _openings(self) -> list[Genome]:
+        """Where the curves lead to from the top, and what it has to be better than."""
+        return list(dict.fromkeys([self._mended(self.space.top()), self.space.uniform(), *self._start]))
 
     def _learn(self) -> None:
         finite = [fitness for fitness in self._known.values() if np.isfinite(fitness)]
@@ -122,7 +129,7 @@ class Greedy(Optimizer):
     def _recall(self, memory: dict[str, Any]) -> None:
         self._phase = "measure"
         self._base = self.space.top()
-        if memory["phase"] != "measure":
+        if memory["phase"] != "measure" and not self._given:
             self._learn()
         self._phase, self._base = memory["phase"], tuple(memory["base"])
 

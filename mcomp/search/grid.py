@@ -51,6 +51,12 @@ class Grid:
         """
         return self.nearest(values - times * self._fall)
 
+    def fall(self, place: int, value: float) -> float:
+        """The same of one gene."""
+        low, high, unit = float(self.low[place]), float(self.high[place]), float(self._unit[place])
+        fallen = max(value - float(self._fall[place]), low)
+        return max(high - round((high - fallen) / unit) * unit, low) if self.grain[place] else fallen
+
     def between(self, place: int, low: float, high: float) -> Vector:
         """Allowed values of one gene from ``low`` to ``high``, which are among them: all, or 64 of too many."""
         grain = float(self.grain[place])

@@ -125,7 +125,7 @@ class LocalWorkers:
             return None
         task, worker.task = worker.task, None
         assert task is not None
-        return task.trial(held["fitness"], held["error"])
+        return task.trial(held["fitness"], held["probability"], held["error"])
 
     def _bury(self, worker: _Worker, waiting: deque[Task], deaths: dict[tuple[int, str], int]) -> Trial | None:
         """A dead worker: another in its place, its task back in the queue; the trial where that ended too many."""
@@ -145,7 +145,7 @@ class LocalWorkers:
             self.log(f"a worker ended with {code} at candidate {task.number}: another tries it")
             waiting.appendleft(task)
             return None
-        return task.trial(None, f"it ended {plural(TRIES, 'worker')}, the last with {code}")
+        return task.trial(None, error=f"it ended {plural(TRIES, 'worker')}, the last with {code}")
 
     def _none_gets_ready(self, worker: _Worker, code: int) -> StageError:
         lines = self._log_of(worker.number).read_text(errors="replace").strip().splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,8 @@ def _lower(values: Vector, grid: Grid, budgets: Sequence[Budget], sensitivity: S
     below = grid.fallen(values)
     here, there = sensitivity.losses(values), sensitivity.losses(below)
     idle = values <= grid.low  # alone these save nothing, however low
-    while broken := [one for one in budgets if one.value(values) > one.bound]:
+    broken = [_Broken(budget, budget.value(values)) for budget in budgets]
+    while broken := [one for one in broken if one.cost > one.budget.bound]:
         places = np.flatnonzero((values > grid.low) & ~idle)
         saved = _saved(broken, values, below, places)
         if (flat := places[saved <= _NOISE]).size:
@@ -57,21 +59,45 @@ def _lower(values: Vector, grid: Grid, budgets: Sequence[Budget], sensitivity: S
             idle = values <= grid.low
             places = np.flatnonzero(~idle)
             if not places.size:
-                raise _does_not_fall(broken[0], values)
+                raise _does_not_fall(broken[0].budget, values)
+            _saved(broken, values, below, places)
             price = (there - here)[places]
-        place = int(places[np.argmin(price)])
+        chosen = int(np.argmin(price))
+        place = int(places[chosen])
         values[place] = below[place]
-        below[place] = grid.fallen(values)[place]
+        below[place] = grid.fall(place, values[place])
         here[place], there[place] = there[place], sensitivity.loss(place, below[place])
+        for one in broken:
+            one.pay(chosen, values)
     return values
 
 
-def _saved(broken: Sequence[Budget], values: Vector, below: Vector, places: NDArray[np.intp]) -> Vector:
-    """Share of the broken budgets that each of some genes saves alone, no more than what is over. Shape ``(k,)``."""
+@dataclass
+class _Broken:
+    """A budget, what the genome costs, and what each of some genes saved when last asked."""
+
+    budget: Budget
+    cost: float
+    savings: Vector = field(default_factory=lambda: np.empty(0))
+
+    def share(self, values: Vector, below: Vector, places: NDArray[np.intp]) -> Vector:
+        """Part of the limit that each saves, no more than what is over."""
+        self.savings = self.budget.savings(values, below, places, self.cost)
+        share: Vector = np.minimum(self.savings, self.cost - self.budget.limit) / self.budget.limit
+        return share
+
+    def pay(self, chosen: int, values: Vector) -> None:
+        """One of those has fallen. What is kept is kept to the last digit: sums of savings are rounded."""
+        self.cost -= float(self.savings[chosen])
+        if self.cost <= self.budget.bound:
+            self.cost = self.budget.value(values)
+
+
+def _saved(broken: Sequence[_Broken], values: Vector, below: Vector, places: NDArray[np.intp]) -> Vector:
+    """Share of the broken budgets that each of some genes saves alone. Shape ``(k,)``."""
     saved = np.zeros(len(places))
-    for budget in broken if places.size else ():
-        over = budget.value(values) - budget.limit
-        saved += np.minimum(budget.savings(values, below, places), over) / budget.limit
+    for one in broken if places.size else ():
+        saved += one.share(values, below, places)
     return saved
 
 
@@ -81,7 +107,7 @@ def _step_off(
     below: Vector,
     idle: NDArray[np.bool_],
     grid: Grid,
-    broken: Sequence[Budget],
+    broken: Sequence[_Broken],
 ) -> None:
     """Move ``below`` of genes that stand on a stair to where they save something; those that never do are ``idle``."""
     idle[flat[_saved(broken, values, grid.low, flat) <= _NOISE]] = True

@@ -26,6 +26,9 @@ class Sensitivity:
         scales: layer or ``kind:layer`` to a factor above 0; 1 where nothing is said. The longer name wins.
         points: ``kind:layer`` to value to measured loss, any unit; between two of them the loss is on a line.
 
+    Attributes:
+        measured: names of the genes whose points were measured.
+
     Raises:
         UsageError: MC481, a name that is not in the space; MC480, a scale that is not above 0.
     """
@@ -45,6 +48,7 @@ class Sensitivity:
                     code="MC481",
                     hint=did_you_mean(name, known) or f"its genes: {listed(sorted(known))}",
                 )
+        self.measured = frozenset(name for name, curve in points.items() if curve)
         self.curves = [_curve(gene, _scale(gene, scales), points.get(gene.name)) for gene in genes]
 
     def losses(self, values: Vector) -> Vector:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
-from mcomp.search.genes import KINDS, MOST_BITS, Kind
+from mcomp.search.genes import MOST_BITS, Kind
 
 #: The value of each kind that leaves a layer as it is, where nothing is lost.
 UNTOUCHED: Mapping[Kind, float] = {"w_bits": MOST_BITS, "a_bits": MOST_BITS, "keep": 1.0}
+#: Kind, layer, value: the place of one measurement.
+Cell = tuple[Kind, str, float]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class LayerLoss:
     value: float
     loss_rise: float
     top1_drop: float
+
+    @property
+    def cell(self) -> Cell:
+        """Its place in the map."""
+        return self.kind, self.layer, self.value
 
 
 @dataclass(frozen=True)
@@ -67,20 +74,12 @@ class SensitivityMap:
         return max(self.rows, key=lambda row: row.loss_rise, default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able; a row is ``[value, loss_rise, top1_drop]`` below its kind and layer."""
-        table: dict[str, dict[str, list[list[float]]]] = {}
-        for row in self.rows:
-            cell = [row.value, row.loss_rise, row.top1_drop]
-            table.setdefault(row.kind, {}).setdefault(row.layer, []).append(cell)
-        return {"base_loss": self.base_loss, "base_top1": self.base_top1, "images": self.images, "table": table}
+        """JSON-able; each row is ``[kind, layer, value, loss_rise, top1_drop]``."""
+        rows = [list(astuple(row)) for row in self.rows]
+        return {"base_loss": self.base_loss, "base_top1": self.base_top1, "images": self.images, "rows": rows}
 
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> SensitivityMap:
         """What :meth:`as_dict` gave."""
-        rows = [
-            LayerLoss(kind, layer, *cell)
-            for kind in KINDS
-            for layer, cells in held["table"].get(kind, {}).items()
-            for cell in cells
-        ]
-        return cls(held["base_loss"], held["base_top1"], tuple(rows), held["images"])
+        rows = tuple(LayerLoss(*row) for row in held["rows"])
+        return cls(held["base_loss"], held["base_top1"], rows, held["images"])

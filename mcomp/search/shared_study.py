@@ -26,7 +26,7 @@ BEAT, LOST_AFTER = 5.0, 60.0
 _POLL = 0.3
 _DEFAULT_NAME = "mcomp"
 _STUDY, _SETUP, _DONE, _LOST_AFTER = "mcomp:study", "mcomp:setup", "mcomp:done", "mcomp:lost_after"
-_TASK, _BEAT, _ERROR = "mcomp:task", "mcomp:beat", "mcomp:error"
+_TASK, _BEAT, _ERROR, _PROBABILITY = "mcomp:task", "mcomp:beat", "mcomp:error", "mcomp:probability"
 
 
 @dataclass
@@ -170,9 +170,9 @@ class JoinedWorkers:
         """What became of a task; publish it where nobody is at it."""
         state = None if trial is None else trial.state.name
         if state == "COMPLETE":
-            return task.trial(float(trial.value))
+            return task.trial(float(trial.value), float(trial.user_attrs[_PROBABILITY]))
         if state == "FAIL" and _ERROR in trial.user_attrs:
-            return task.trial(None, str(trial.user_attrs[_ERROR]))
+            return task.trial(None, error=str(trial.user_attrs[_ERROR]))
         if state == "RUNNING" and not self._lost(trial):
             return None
         if state == "RUNNING":
@@ -255,6 +255,7 @@ def _told(study: Any, trial: Any, found: Trial) -> bool:
             trial.set_user_attr(_ERROR, found.error or "it could not be made")
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
+            trial.set_user_attr(_PROBABILITY, found.probability)
             study.tell(trial, found.fitness)
     except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
         return False

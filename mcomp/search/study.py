@@ -28,6 +28,7 @@ class Trial:
         level: ``proxy`` or ``full``.
         genome: one value per gene.
         fitness: top-1 in percent on held-out images; None where the candidate could not be made.
+        probability: mean probability of the right answer, in percent.
         error: why not.
         costs: what the candidate costs, by name.
     """
@@ -36,6 +37,7 @@ class Trial:
     level: str
     genome: Genome
     fitness: float | None
+    probability: float | None = None
     error: str = ""
     costs: Mapping[str, float] = field(default_factory=dict)
 
@@ -46,9 +48,19 @@ class Trial:
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Trial:
         """What :meth:`as_dict` gave."""
-        return cls(
-            held["number"], held["level"], tuple(held["genome"]), held["fitness"], held["error"], dict(held["costs"])
-        )
+        return cls(**{**held, "genome": tuple(held["genome"]), "costs": dict(held["costs"])})
+
+    @property
+    def accuracy(self) -> float:
+        """What counts of it, in percent: a cheap look has too few images for top-1 to tell two candidates apart."""
+        if self.fitness is None or self.probability is None:
+            return -math.inf
+        return self.probability if self.level == "proxy" else self.fitness
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """Larger is better: of equally accurate ones the surer, then the first."""
+        return self.accuracy, self.probability or 0.0, -self.number
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,9 @@ class Task:
         """What a task is known by."""
         return self.number, self.level
 
-    def trial(self, fitness: float | None, error: str = "") -> Trial:
+    def trial(self, fitness: float | None, probability: float | None = None, error: str = "") -> Trial:
         """Its outcome."""
-        return Trial(self.number, self.level, self.genome, fitness, error)
+        return Trial(self.number, self.level, self.genome, fitness, probability, error)
 
 
 class Workers(Protocol):
@@ -128,7 +140,7 @@ class Study:
     @property
     def best(self) -> Trial | None:
         """The most accurate of those looked at closely; of equals the first."""
-        return max(self.close, key=lambda trial: (trial.fitness or 0.0, -trial.number), default=None)
+        return max(self.close, key=lambda trial: trial.rank, default=None)
 
     @property
     def close(self) -> list[Trial]:
@@ -141,13 +153,13 @@ class Study:
         """Of them, those that no other beats in every objective, by falling accuracy."""
         close = self.close
         found = [close[place] for place in front([self.worth(trial) for trial in close])]
-        return sorted(found, key=lambda trial: (-(trial.fitness or 0.0), trial.number))
+        return sorted(found, key=lambda trial: trial.rank, reverse=True)
 
     def worth(self, trial: Trial) -> tuple[float, ...]:
         """One number per objective, larger is better."""
         if trial.fitness is None:
             return (-math.inf,) * len(self.objectives)
-        return tuple(trial.fitness if name == ACCURACY else -trial.costs[name] for name in self.objectives)
+        return tuple(trial.accuracy if name == ACCURACY else -trial.costs[name] for name in self.objectives)
 
     def _ask(self, left: int) -> list[Candidate]:
         if isinstance(self.optimizer, OptunaOptimizer):
@@ -186,8 +198,6 @@ class Study:
         looks = [known[each.number, "proxy"] for each in generation]
         usable = [trial for trial in looks if trial.fitness is not None and self.keeps(trial.genome)]
         order = ranks([self.worth(trial) for trial in usable])
-        ranked = sorted(
-            zip(order, usable, strict=True), key=lambda one: (one[0], -(one[1].fitness or 0.0), one[1].number)
-        )
+        ranked = sorted(zip(order, usable, strict=True), key=lambda one: (-one[0], *one[1].rank), reverse=True)
         chosen = {trial.number for _, trial in ranked[: math.ceil(PROMOTED * len(generation))]}
         return [each for each in generation if each.number in chosen]

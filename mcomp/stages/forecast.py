@@ -151,6 +151,7 @@ class Work:
         penalty: makes what pulls parameters to zero meanwhile.
         evaluations: passes over the test images, as this process's PyTorch makes them.
         calibration: training images that are passed forward once.
+        layer_images: images that are passed forward once for each convolution and linear layer of the model.
         fixed_seconds: CPU seconds of everything else, on one core as they were measured: conversions, files, imports.
         extra_memory_bytes: what libraries take that training does not load.
         files: deployed files it keeps, each as bytes per parameter.
@@ -160,6 +161,7 @@ class Work:
     penalty: Callable[[], Penalty] | None = None
     evaluations: float = 1
     calibration: int = 0
+    layer_images: int = 0
     fixed_seconds: float = 0.0
     extra_memory_bytes: int = 0
     files: tuple[float, ...] = ()

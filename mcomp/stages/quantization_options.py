@@ -44,14 +44,15 @@ class SchemeOptions(Options):
     )
     fold_bn: Literal["batch", "correction"] | None = Field(
         None,
-        description="iao: quantise convolutions as folded with their batch norm while training, by the statistics of "
-        "each batch or, steadier, by the running ones with the output corrected; not at all when left out",
+        description="iao, ristretto: quantise convolutions as folded with their batch norm while training, by the "
+        "statistics of each batch or, steadier, by the running ones with the output corrected; not at all when left "
+        "out",
     )
     freeze_bn_after: int | None = Field(
         None,
         ge=0,
-        description="iao: after how many forward passes in training mode, each of a gradient accumulation included, "
-        "folded batch norms keep their statistics; 0 for never",
+        description="iao, ristretto: after how many forward passes in training mode, each of a gradient accumulation "
+        "included, folded batch norms keep their statistics; 0 for never",
     )
     overflow: Literal["forbid", "saturate"] | None = Field(
         None, description="ristretto: the point fits the largest value (when left out) or has the least squared error"

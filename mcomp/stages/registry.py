@@ -23,6 +23,7 @@ _BUILT_IN_HOME = "mcomp.stages.builtin."
 BUILT_IN = (
     "train",
     "sparse_train",
+    "sensitivity",
     "search",
     "prune",
     "sparsify",

@@ -245,14 +245,17 @@ def wrong_order(sheet: Sheet, chance: random.Random) -> Iterator[Mutant]:
 
 
 def _taught(sheet: Sheet) -> list[tuple[int, int]]:
-    """Places of the stages that name a teacher, and of their teachers."""
+    """Places of the stages that name a teacher or take what a search found, and of what they need."""
     found = []
+    searches = [place for place, item in enumerate(sheet.stages) if item.uses == "search"]
     for spot in sheet.spots:
         if spot.name == "teacher":
             held = spot.value
             if isinstance(held, yaml.MappingNode):
                 held = next(value for key, value in held.value if key.value == "stage")
             found.append((int(spot.path[1]), sheet.ids.index(held.value)))
+        elif spot.name in ("bits", "keep") and spot.written == "search":
+            found.append((int(spot.path[1]), searches[0]))
     return found
 
 

@@ -21,8 +21,11 @@ from mcomp.quantization.observers.extremes import refuse_not_finite
 from mcomp.quantization.pieces import at_hand, gradient_buffer, rows
 from mcomp.quantization.quantizers.affine import AffineQuantizer
 from mcomp.quantization.quantizers.base import Quantizer
+from mcomp.quantization.quantizers.ristretto import RistrettoQuantizer
 
 Folding = Literal["batch", "correction"]
+#: What may quantise a folded weight: with a range of each tensor's own.
+Foldable = AffineQuantizer | RistrettoQuantizer
 #: Of so many passes one looks whether the batch norm runs, where nothing else depends on that. One miss is none: a pass
 #: may break off, and one of a checkpoint may end in front of the batch norm.
 _LOOK = 64
@@ -75,16 +78,16 @@ class BatchNormFoldedWeight(Quantizer):
 
     scheme = "iao"
 
-    inner: AffineQuantizer
+    inner: Foldable
     norm: nn.modules.batchnorm._BatchNorm
     steps: Tensor
 
     def __init__(
-        self, inner: AffineQuantizer, norm: nn.modules.batchnorm._BatchNorm, folding: Folding, freeze_after: int = 0
+        self, inner: Foldable, norm: nn.modules.batchnorm._BatchNorm, folding: Folding, freeze_after: int = 0
     ) -> None:
         super().__init__(inner.bits, inner.qmin, inner.qmax)
         # not registered: one has no state, and the other's has names already
-        self.__dict__ |= {"inner": inner, "norm": norm}
+        self.__dict__ |= {"inner": inner, "norm": norm, "scheme": inner.scheme}
         self.folding = folding
         self.freeze_after = freeze_after
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -102,6 +105,11 @@ class BatchNormFoldedWeight(Quantizer):
     def integer_bits(self) -> int:
         """Signed bits that centred integers need."""
         return self.inner.integer_bits
+
+    @property
+    def fixed_point(self) -> bool:
+        """Whether the scale of the folded weight is a power of two."""
+        return isinstance(self.inner, RistrettoQuantizer)
 
     @property
     def frozen(self) -> bool:
@@ -220,6 +228,9 @@ class BatchNormFoldedWeight(Quantizer):
         factor = self._factor(self._running_variance())
         alive = factor.abs() > MIN_SCALE
         factor = torch.where(alive, factor, 0.0)
+        if isinstance(self.inner, RistrettoQuantizer):
+            scale = self.inner.step(x * along_first(factor, x.dim())).expand(len(x))
+            return _Fold(factor, scale, torch.zeros_like(scale), alive)
         low, high = (end.reshape(-1) for end in extremes(x, 0))
         if self.inner.symmetric:
             high = torch.maximum(-low, high).mul_(factor.abs())

@@ -45,6 +45,7 @@ class RistrettoQuantizer(HeldRangeQuantizer):
     """
 
     scheme = "ristretto"
+    channel_axis = None
 
     def __init__(
         self, bits: int = 8, overflow: Overflow = "forbid", observer: str | None = None, *, narrow: bool = False
@@ -78,7 +79,7 @@ class RistrettoQuantizer(HeldRangeQuantizer):
         if not self.dynamic:
             inside = self.inside(self.scale, self.qmin, self.qmax)
             return fake_quantize(x, self.scale, self.qmin, self.qmax, inside)
-        scale = self._measured(x)
+        scale = self.step(x)
         if self.overflow == "forbid":
             return straight_through(x, lambda each: snap(each, scale, self.qmin, self.qmax))
         return fake_quantize(x, scale, self.qmin, self.qmax)
@@ -128,18 +129,19 @@ class RistrettoQuantizer(HeldRangeQuantizer):
             return super().qparams()
         if x is None:
             raise UsageError("the range comes from each tensor", code="MC427", hint="call `qparams(x)`")
-        return QParams(float(self._measured(x)), 0, self.qmin, self.qmax)
+        return QParams(float(self.step(x)), 0, self.qmin, self.qmax)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued float32 mantissas and their scale ``[1]``."""
-        scale = self._measured(x) if self.dynamic else self.scale
+        scale = self.step(x) if self.dynamic else self.scale
         return torch.div(x, scale).clamp_(self.qmin, self.qmax).round_(), scale.reshape(1)
 
     def why(self) -> str:
         """What the integers are, for the report."""
         return f"{self.bits}-bit fixed point" + ("" if self.dynamic else f", {self.fl} fraction bits")
 
-    def _measured(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor) -> Tensor:
+        """``2**-fl`` of the tensor ``x``, 0-d float32."""
         return torch.tensor(2.0 ** -self.fraction_bits(x), dtype=torch.float32, device=x.device)
 
     def _hold(self, fl: int) -> None:

@@ -15,6 +15,7 @@ from mcomp.stages.forecast import PRUNE_SECONDS, Forecast, Work
 from mcomp.stages.layer_names import unmatched
 from mcomp.stages.placed_faults import fault_at, faults_at
 from mcomp.stages.prune_findings import TARGETS, idle, matched_twice, said_twice, too_many
+from mcomp.stages.quantities import Quantity
 from mcomp.stages.registry import register
 from mcomp.stages.searched import SEARCH, file_findings, layers_of_file, not_searched, searched_pruning, with_file
 from mcomp.stages.training_stage import idle_milestones, taught_by
@@ -28,8 +29,6 @@ _PACK = 16
 
 #: One of these has to say how much goes.
 _AMOUNTS = (*TARGETS, "keep", "keep_file", "prune")
-
-Quantity = float | str | None
 
 _EXAMPLES = "`ratio: 0.5` (to cut), `macs: 0.3`, `params: 0.3` (to leave), `latency_ms: 5`, `keep: {layer: 0.5}`"
 

@@ -10,8 +10,8 @@ from mcomp.options import Options
 from mcomp.pruning.targets import amount_of
 from mcomp.stages.base import StageOptions
 from mcomp.stages.placed_faults import fault_at, faults_at
+from mcomp.stages.quantities import Quantity
 
-Quantity = float | str | None
 Cost = Literal["avg_bit_weights", "avg_bit_fm", "macs", "params", "bytes", "latency_ms"]
 #: Algorithms that weigh several objectives.
 SEVERAL = ("nsga2", "tpe")

@@ -49,10 +49,10 @@ class RayWorkers:
 
     def _trial(self, task: Task, reference: Any) -> Trial:
         try:
-            fitness, error = self.ray.get(reference)
+            fitness, probability, error = self.ray.get(reference)
         except self.ray.exceptions.WorkerCrashedError as crash:
-            return task.trial(None, f"it ended {plural(TRIES, 'worker')}: {str(crash).partition(chr(10))[0]}")
-        return task.trial(fitness, error)
+            return task.trial(None, error=f"it ended {plural(TRIES, 'worker')}: {str(crash).partition(chr(10))[0]}")
+        return task.trial(fitness, probability, error)
 
 
 @contextmanager
@@ -88,11 +88,11 @@ def ray_workers(setup: SearchSetup, address: str, folder: Path) -> Iterator[RayW
         ray.shutdown()
 
 
-def _try(packed: bytes, digest: str, task: dict[str, Any]) -> tuple[float | None, str]:
+def _try(packed: bytes, digest: str, task: dict[str, Any]) -> tuple[float | None, float | None, str]:
     """On a node: try one candidate. The setup is unpacked once per process."""
     _PACKED[digest] = packed
     trial = _evaluator(digest)(Task(task["number"], task["level"], tuple(task["genome"])))
-    return trial.fitness, trial.error
+    return trial.fitness, trial.probability, trial.error
 
 
 _PACKED: dict[str, bytes] = {}

@@ -239,7 +239,7 @@ class SearchRun:
     def _chosen(self) -> Trial:
         """The best of those looked at closely that also has the latency asked for, where one is asked for."""
         limit = self.options.budgets.latency_ms
-        ranked = sorted(self.study.close, key=lambda trial: (-(trial.fitness or 0.0), trial.number))
+        ranked = sorted(self.study.close, key=lambda trial: trial.rank, reverse=True)
         if not ranked:
             errors = sorted({trial.error for trial in self.study.trials if trial.error})
             raise StageError(

@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> int:
     for line in sys.stdin:
         asked = json.loads(line)
         trial = evaluate(Task(asked["number"], asked["level"], tuple(asked["genome"])))
-        print(json.dumps({"fitness": trial.fitness, "error": trial.error}), file=answers, flush=True)
+        said = {"fitness": trial.fitness, "probability": trial.probability, "error": trial.error}
+        print(json.dumps(said), file=answers, flush=True)
     return 0
 
 

@@ -32,6 +32,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "pact": {"per_channel": True},
     "ristretto": {},
     "ristretto saturate": {"overflow": "saturate", "w_bits": 6},
+    "ristretto folded": {"fold_bn": "correction"},
     "wbwtab": {},
     "wbwtab 01": {"codes": "01", "w_bits": 2},
 }

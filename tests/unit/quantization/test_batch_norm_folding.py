@@ -145,6 +145,28 @@ def test_eval_mode_is_the_folded_layer_and_folding_gives_its_integers(
 
 
 @BOTH
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("overflow", ["forbid", "saturate"])
+def test_the_fixed_point_of_a_folded_weight_is_that_of_the_merged_layer(fold: str, bits: int, overflow: str) -> None:
+    model = Pair([0.8, -1.1, 0.02, 0.0]).eval()
+    made: Any = quantize(
+        model, (batch(2),), scheme="ristretto", w_bits=bits, a_bits=32, overflow=overflow, fold_bn=fold
+    )
+    made.train()(batch(8)).square().mean().backward()
+    made.eval()
+    merged = fold_batch_norms(restore_float(made), (batch(2),)).model  # batch norms go first, the point is set after
+    by_hand = quantize(merged, (batch(2),), scheme="ristretto", w_bits=bits, a_bits=32, overflow=overflow)
+    result = fold_batch_norms(made, (batch(2),))
+    assert result.error < 1e-6
+    found = result.model.get_submodule("conv").integer_weight()
+    expected = by_hand.get_submodule("conv").integer_weight()
+    assert torch.equal(found.values[:3].float(), expected.values[:3].float())
+    assert torch.equal(found.scale[:3], expected.scale.expand(3))
+    assert float(torch.frexp(found.scale).mantissa.sub(0.5).abs().max()) == 0
+    assert not found.values[3].any()
+
+
+@BOTH
 def test_a_gamma_of_zero_is_safe_everywhere_and_may_come_back(fold: str) -> None:
     made = converted([0.0, 1.0, 1e-30, -1e-9], fold, per_channel=False).train()
     made(batch(8)).square().sum().backward()

@@ -44,6 +44,7 @@ ALL: dict[str, dict[str, Any]] = {
     "pact": {},
     "ristretto": {},
     "ristretto saturate": {"overflow": "saturate"},
+    "ristretto folded": {"fold_bn": "correction"},
     "wbwtab": {},
     "wbwtab ternary": {"w_bits": 2, "a_bits": 32},
 }

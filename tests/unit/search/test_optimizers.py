@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mcomp.errors import UsageError
-from mcomp.search import ALGORITHMS, Candidate, Optimizer, Space, average_bits, build_optimizer, genes_of
+from mcomp.search import ALGORITHMS, Candidate, Optimizer, Sensitivity, Space, average_bits, build_optimizer, genes_of
 from tests.unit.search.search_spaces import WEIGHTS, mixed_space, quality
 
 OWN = ("ga", "pso", "abc", "aco", "greedy")
@@ -189,3 +189,45 @@ def test_greedy_s_curves_are_what_was_lost_with_one_gene_lowered() -> None:
     assert len(curve) > 4
     for value, loss in curve.items():
         assert loss == pytest.approx(quality(top) - quality((*top[:place], value, *top[place + 1 :])))
+
+
+def measured_space(leave: str = "") -> Space:
+    """The mixed space with the true loss of every gene lowered alone, but for one."""
+    space = mixed_space()
+    top = space.top()
+    points = {}
+    for place in space.free.tolist():
+        gene = space.genes[place]
+        alone = ((*top[:place], float(value), *top[place + 1 :]) for value in np.linspace(gene.low, gene.high, 7))
+        points[gene.name] = {genome[place]: quality(top) - quality(genome) for genome in alone}
+    points.pop(leave, None)
+    return Space(space.genes, space.budgets, Sensitivity(space.genes, points=points))
+
+
+def test_greedy_measures_nothing_that_was_measured_before_and_stays_inside_the_budgets() -> None:
+    space = measured_space()
+    optimizer = built("greedy", space)
+    tried = run(optimizer)
+    assert tried[0].genome == space.greedy()
+    assert all(space.keeps(candidate.genome) for candidate in tried)
+    assert optimizer.best is not None
+    assert optimizer.best[1] > quality(space.greedy())
+
+
+def test_greedy_measures_all_where_one_gene_was_not_measured() -> None:
+    space = measured_space(leave="keep:head")
+    assert built("greedy", space).ask()[0].genome == space.top()
+
+
+def test_greedy_that_begins_with_a_map_goes_on_where_it_was_killed() -> None:
+    undisturbed = run(built("greedy", measured_space()))
+    optimizer = built("greedy", measured_space())
+    tried: list[Candidate] = []
+    while len(tried) < len(undisturbed):
+        tried += (asked := optimizer.ask())
+        optimizer.tell(asked[0], quality(asked[0].genome))
+        if len(tried) % 7 == 3:
+            saved = json.loads(json.dumps(optimizer.state(), allow_nan=False))
+            optimizer = built("greedy", measured_space())
+            optimizer.restore(saved)
+    assert tried == undisturbed

@@ -31,6 +31,7 @@ HERE = [
 CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "train": ({"epochs": 1}, []),
     "sparse_train": ({"epochs": 1}, []),
+    "sensitivity": ({"w_bits": [2], "a_bits": [], "keep": [0.5], "images": 16, "norm_batches": 1}, []),
     "prune": ({"ratio": 0.3}, []),
     "sparsify": ({"ratio": 0.5}, []),
     "finetune": ({"epochs": 1}, []),
