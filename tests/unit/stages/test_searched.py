@@ -253,7 +253,7 @@ def test_every_width_that_is_written_is_read_back(data: Data, tmp_path: Path) ->
     assert any(width % 8 for width in known.pruning.channels().values())
     for seed in range(6):
         genome = known.space.decode(torch.rand(len(known.space), generator=torch.Generator().manual_seed(seed)).numpy())
-        outcome = Outcome(told.study, known, Trial(0, "full", genome, 50.0, costs=known.costs_of(genome)))
+        outcome = Outcome(told.study, known, Trial(0, "full", genome, 50.0, 50.0, costs=known.costs_of(genome)))
         outcome.write(tmp_path)
         again = known.space.genome(choice_in(tmp_path / "best.yaml", known))
         assert known.costs_of(again) == known.costs_of(genome)
@@ -327,4 +327,4 @@ def test_a_front_over_latency_needs_no_budget_for_it(
     objectives = {"algorithm": "nsga2", "objectives": ["top1", "latency_ms"]}
     run = SearchRun(context(data, tmp_path), Search.Options(**{**OPTIONS, "w_bits": None, "budgets": {}}, **objectives))
     genome = run.known.space.top()
-    assert run.study.worth(Trial(0, "full", genome, 50.0, costs=run.known.costs_of(genome))) == (50.0, -2.0)
+    assert run.study.worth(Trial(0, "full", genome, 50.0, 50.0, costs=run.known.costs_of(genome))) == (50.0, -2.0)
