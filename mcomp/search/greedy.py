@@ -44,7 +44,7 @@ class Greedy(Optimizer):
     @property
     def measuring(self) -> int:
         """How many candidates the curves take; one more is the first that keeps the budgets for certain."""
-        return len({*self._first()})
+        return 0 if self._given else len({*self._first()})
 
     @property
     def points(self) -> Mapping[str, Mapping[float, float]]:

@@ -17,7 +17,7 @@ from mcomp.search.network_space import NetworkSpace
 from mcomp.search.study import Study, Trial
 from mcomp.stages.base import Metrics
 
-BEST, TRIALS, FRONT = "best.yaml", "trials.jsonl", "front.json"
+BEST, TRIALS = "best.yaml", "trials.jsonl"
 _HEAD = """\
 # What a search chose{where}.
 # Bits by layer for `quantize: {{overrides_file: {name}}}`, channels for `prune: {{keep_file: {name}}}`.
@@ -90,9 +90,8 @@ class Outcome:
         text = _HEAD.format(where="", name=BEST)
         text += yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=120)
         files[BEST].write_text(text, encoding="utf-8")
-        with files[TRIALS].open("w", encoding="utf-8") as lines:
-            for trial in self.study.trials:
-                print(json.dumps(trial.as_dict()), file=lines)
+        lines = [json.dumps(trial.as_dict()) + "\n" for trial in self.study.trials]
+        files[TRIALS].write_text("".join(lines), encoding="utf-8")
         return files
 
     def notes(self) -> list[str]:

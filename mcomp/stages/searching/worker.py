@@ -10,7 +10,7 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> int:
     """Read the setup, say that it is there, answer tasks until the input ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)  # a line at a time
     os.dup2(2, 1)  # what a network prints is no answer
     from mcomp.search.one_thread import one_thread
     from mcomp.search.study import Task
@@ -19,12 +19,12 @@ def main(arguments: list[str]) -> int:
     folder, *flags = arguments
     with one_thread():
         evaluate = SearchSetup.read(Path(folder), trust="--trust" in flags).evaluator()
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    answers.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
         asked = json.loads(line)
         trial = evaluate(Task(asked["number"], asked["level"], tuple(asked["genome"])))
         said = {"fitness": trial.fitness, "probability": trial.probability, "error": trial.error}
-        print(json.dumps(said), file=answers, flush=True)
+        answers.write(json.dumps(said) + "\n")
     return 0
 
 
