@@ -179,7 +179,7 @@ class JoinedWorkers:
             _tell_failed(self.shared.study, trial.number)
             self._losses[task.key] += 1
             if self._losses[task.key] == TRIES:
-                return task.trial(None, f"{TRIES} processes that had it are gone")
+                return task.trial(None, error=f"{TRIES} processes that had it are gone")
             self.log(f"whoever had candidate {task.number} is gone: another tries it")
         if state != "WAITING":
             self.shared.study.enqueue_trial({}, user_attrs={_TASK: asdict(task)})

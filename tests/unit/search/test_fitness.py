@@ -103,10 +103,13 @@ def test_a_cheap_look_counts_the_first_128_images_and_a_close_one_all() -> None:
     for level, count in ((PROXY, 128), (FULL, 200)):
         network = fitness.network({}, level)
         with torch.no_grad():
-            right = (network(fitness.images[:count]).argmax(1) == fitness.labels[:count]).sum()
-        assert fitness({}, level) == pytest.approx(100 * int(right) / count, abs=1e-12)
+            answers, labels = network(fitness.images[:count]), fitness.labels[:count]
+        found = fitness({}, level)
+        assert found.top1 == pytest.approx(100 * int((answers.argmax(1) == labels).sum()) / count, abs=1e-12)
+        of_right = torch.exp(-torch.nn.functional.cross_entropy(answers.double(), labels, reduction="none"))
+        assert found.probability == pytest.approx(100 * float(of_right.mean()), abs=1e-6)
     fitness.images, fitness.labels = fitness.images[:70], fitness.labels[:70]
-    assert fitness({}, PROXY) * 70 / 100 == pytest.approx(round(fitness({}, PROXY) * 70 / 100))
+    assert fitness({}, PROXY).top1 * 70 / 100 == pytest.approx(round(fitness({}, PROXY).top1 * 70 / 100))
 
 
 def test_statistics_are_those_of_the_batches_and_of_no_image_that_counts() -> None:

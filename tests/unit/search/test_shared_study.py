@@ -40,8 +40,8 @@ def shared(address: str, tmp_path: Path) -> SharedStudy:
 
 def tried(task: Task) -> Trial:
     if task.number == 4:
-        return task.trial(None, "no such width")
-    return task.trial(50.0 + task.number)
+        return task.trial(None, error="no such width")
+    return task.trial(50.0 + task.number, 40.0)
 
 
 WANTED = {task.number: None if task.number == 4 else 50.0 + task.number for task in TASKS}
@@ -117,8 +117,8 @@ def test_what_someone_took_and_never_answers_is_tried_by_another(shared: SharedS
     assert sorted(trial.number for trial, _ in looks[0]) == [0, 1]
     # and what comes late does not count
     late = open_study(address, make=False).study
-    assert not shared_study._told(late, dead, task.trial(99.0))
-    assert not shared_study._told(late, dead, task.trial(None, "too late"))
+    assert not shared_study._told(late, dead, task.trial(99.0, 98.0))
+    assert not shared_study._told(late, dead, task.trial(None, error="too late"))
     assert by_number(results(shared, TASKS[:2])) == {0: 50.0, 1: 51.0}
 
 
@@ -166,7 +166,7 @@ def test_a_search_that_goes_on_takes_what_was_found_before(shared: SharedStudy, 
     assert by_number(results(again)) == WANTED  # nobody is there to try anything
     assert len(again.study.get_trials()) == before
     other = [Task(0, "proxy", (9, 9.5)), Task(0, "full", TASKS[0].genome)]
-    with joiners(address, lambda task: task.trial(1.0)):
+    with joiners(address, lambda task: task.trial(1.0, 1.0)):
         assert {(one.level, one.fitness) for one in results(again, other)} == {("proxy", 1.0), ("full", 1.0)}
 
 

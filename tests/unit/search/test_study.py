@@ -78,9 +78,10 @@ class Fake:
 
     def answer(self, task: Task) -> Trial:
         if self.failing and sum(task.genome) % 1 < 0.3:
-            return task.trial(None, "no such width")
+            return task.trial(None, error="no such width")
         noise = 0.3 * math.sin(1000 * sum(task.genome)) if task.level == "proxy" else 0.0
-        return task.trial(50 + quality(task.genome) + noise)
+        worth = 50 + quality(task.genome) + noise
+        return task.trial(worth, worth)
 
 
 def study_of(name: str, trials: Sequence[Trial] = (), **options: Any) -> Study:
@@ -190,7 +191,7 @@ def test_the_best_quarter_of_each_generation_is_looked_at_closely(name: str) -> 
 def test_a_generation_in_which_nothing_can_be_made_is_followed_by_another() -> None:
     class Failing(Fake):
         def answer(self, task: Task) -> Trial:
-            return task.trial(None, "no such width") if task.number < 6 else super().answer(task)
+            return task.trial(None, error="no such width") if task.number < 6 else super().answer(task)
 
     study = study_of("ga")
     assert study.run(Failing())

@@ -251,7 +251,7 @@ def test_every_width_that_is_written_is_read_back(data: Data, tmp_path: Path) ->
     assert any(width % 8 for width in known.pruning.channels().values())
     for seed in range(6):
         genome = known.space.decode(torch.rand(len(known.space), generator=torch.Generator().manual_seed(seed)).numpy())
-        outcome = Outcome(told.study, known, Trial(0, "full", genome, 50.0, costs=known.costs_of(genome)))
+        outcome = Outcome(told.study, known, Trial(0, "full", genome, 50.0, 50.0, costs=known.costs_of(genome)))
         outcome.write(tmp_path)
         again = known.space.genome(choice_in(tmp_path / "best.yaml", known))
         assert known.costs_of(again) == known.costs_of(genome)
