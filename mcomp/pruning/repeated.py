@@ -25,7 +25,8 @@ class RepeatedPruning:
 
     Coupled layers have one width, so a share belongs to a group of layers and goes by the name of the first. The cuts
     are those of :func:`mcomp.pruning.prune` with ``keep``, less its self-check: prune the network that is chosen in
-    the end with that function, which proves it.
+    the end with that function, which proves it. What the network's code refuses in one cut is not held against the
+    next: a cut depends on its shares alone, whoever made which before.
 
     Args:
         model: any module; unchanged.
@@ -57,9 +58,9 @@ class RepeatedPruning:
         groups = ignoring(traced(subject, inputs), ignore)
         scores = channel_importance(subject, groups, importance, seed)
         groups = ranked_groups(groups, importance, scores)
-        self._fitting = Fitting(
-            groups, scores, Allocation(None, ranking_of(groups, "global"), {}), regular, min_channels
-        )
+        self._scores, self._regular, self._min_channels = scores, regular, min_channels
+        self._allocation = Allocation(None, ranking_of(groups, "global"), {})
+        self._bases: dict[tuple[str, bool], int] = {}
         sizes, macs = parameter_form(subject, groups), mac_form(subject, inputs, groups)
         self.whole = {
             "macs": float(macs_of_one(subject, inputs, groups.trace.macs)),
@@ -92,7 +93,12 @@ class RepeatedPruning:
 
     def bases(self) -> dict[str, int]:
         """What the width of each group divides by."""
-        return {group.name: self._fitting.base(group) for group in self._all}
+        fitting = self._told({})
+        return {group.name: fitting.base(group) for group in self._all}
+
+    def leasts(self) -> dict[str, int]:
+        """Fewest channels of each group by ``min_channels``, not rounded yet."""
+        return {group.name: group.least(self._min_channels) for group in self._all}
 
     def weight_form(self, parameter: str) -> CostForm:
         """Elements of one parameter by the widths of the groups."""
@@ -108,10 +114,10 @@ class RepeatedPruning:
 
     @property
     def _all(self) -> Sequence[ChannelGroup]:
-        return [group for group in self._fitting.groups if group.name in self.layers]
+        return self._groups.prunable
 
     def _told(self, keep: Mapping[str, float]) -> Fitting:
         channels = self.channels()
         fixed = {name: share * channels[name] for name, share in keep.items() if name in channels}
-        self._fitting.allocation = replace(self._fitting.allocation, fixed=fixed)
-        return self._fitting
+        allocation = replace(self._allocation, fixed=fixed)
+        return Fitting(self._groups, self._scores, allocation, self._regular, self._min_channels, _bases=self._bases)

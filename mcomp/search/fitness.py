@@ -106,7 +106,10 @@ class Fitness:
         made.to(self.device)
         if level.steps and self.targets:
             given = zip(self.batches, self.targets, strict=True)
-            tune_scales(made, ((x.to(self.device), y.to(self.device)) for x, y in given), level.steps)
+            # dropout draws: the same candidate is to have the same figure
+            with torch.random.fork_rng([] if self.device == "cpu" else [self.device]):
+                torch.manual_seed(0)
+                tune_scales(made, ((x.to(self.device), y.to(self.device)) for x, y in given), level.steps)
         reestimate_batch_norms(made, (batch.to(self.device) for batch in norms))
         return made.eval()
 

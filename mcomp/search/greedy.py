@@ -42,6 +42,11 @@ class Greedy(Optimizer):
         self._measured: Sensitivity | None = space.sensitivity if self._given else None
 
     @property
+    def measuring(self) -> int:
+        """How many candidates the curves take; one more is the first that keeps the budgets for certain."""
+        return len({*self._first()})
+
+    @property
     def points(self) -> Mapping[str, Mapping[float, float]]:
         """``kind:layer`` to value to the fitness lost there, all others at their largest; empty until measured here."""
         return self._points

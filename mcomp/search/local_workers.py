@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -66,11 +67,10 @@ class LocalWorkers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for worker in self._workers.values():
-            if worker.process.stdin is not None and not worker.process.stdin.closed:
-                worker.process.stdin.close()
-        for worker in self._workers.values():
-            if kind is not None or worker.task is not None:  # nobody waits for what it is at
+            _hang_up(worker.process)
+            if kind is not None or worker.task is not None or not worker.ready:  # nobody waits for what it is at
                 worker.process.terminate()
+        for worker in self._workers.values():
             try:
                 worker.process.wait(_FAREWELL)
             except subprocess.TimeoutExpired:
@@ -101,7 +101,7 @@ class LocalWorkers:
                 trial = self._answer(worker, line)
             else:
                 trial = self._bury(worker, waiting, deaths)
-            if trial is not None:
+            if trial is not None and (trial.number, trial.level) in deaths:  # not of what an earlier stop left
                 left -= 1
                 yield trial
 
@@ -130,6 +130,7 @@ class LocalWorkers:
     def _bury(self, worker: _Worker, waiting: deque[Task], deaths: dict[tuple[int, str], int]) -> Trial | None:
         """A dead worker: another in its place, its task back in the queue; the trial where that ended too many."""
         code = worker.process.wait()
+        _hang_up(worker.process)
         del self._workers[worker.number]
         if not worker.ready:
             self._stillborn += 1
@@ -137,7 +138,7 @@ class LocalWorkers:
                 raise self._none_gets_ready(worker, code)
         task = worker.task
         self._start()
-        if task is None:
+        if task is None or task.key not in deaths:
             return None
         deaths[task.key] += 1
         if deaths[task.key] < TRIES:
@@ -175,7 +176,15 @@ class LocalWorkers:
 
     def _listen(self, number: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.endswith(b"\n"):  # half a line is what a kill left
-                self._said.put((number, line))
+        with process.stdout as lines:
+            for line in lines:
+                if line.endswith(b"\n"):  # half a line is what a kill left
+                    self._said.put((number, line))
         self._said.put((number, b""))
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    """Its input ends; what a dead one never read is dropped."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()

@@ -42,10 +42,11 @@ def layers_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Laye
     }
     read: dict[str, int] = {}
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read[names[module]] = read.get(names[module], 0) + inputs[0].numel()
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        seen = inputs[0] if inputs else named["input"]
+        read[names[module]] = read.get(names[module], 0) + seen.numel()
 
-    handles = [module.register_forward_pre_hook(note) for module in names]
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in names]
     try:
         with torch.no_grad(), in_eval_mode(model):
             model(*example_inputs)
@@ -59,5 +60,6 @@ def layers_of(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Laye
             hint="write them as `nn.Conv2d`, `nn.Linear` …, so that each has a name to search by",
         )
     samples = max(samples_of(example_inputs), 1)
-    sizes = {name: model.get_parameter(f"{name}.weight").numel() for name in read}
+    # a parametrisation computes the weight: it is no parameter then
+    sizes = {name: module.weight.numel() for module, name in names.items() if isinstance(module.weight, Tensor)}
     return [Layer(name, sizes[name], seen // samples) for name, seen in read.items()]

@@ -1,4 +1,7 @@
-"""What the genomes of a network cost: functions of many genomes at a time, exact but for latency."""
+"""What the genomes of a network cost: functions of many genomes at a time.
+
+Exact but for latency, and for the part of the MACs that no weight has a part in.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,19 @@ class Widths:
         self.places = np.array([places[name] for name in names], dtype=np.intp)
         self.channels = np.array([channels[name] for name in names], dtype=np.float64)
         self.bases = np.array([bases[name] for name in names], dtype=np.float64)
+        leasts = pruning.leasts()
+        least = np.array([max(leasts[name], 1) for name in names], dtype=np.float64)
+        self.least = np.ceil(least / self.bases) * self.bases
+        self.most = self.channels // self.bases * self.bases
 
     def __call__(self, rows: Vector) -> Tensor:
         """``(n, genes)`` to ``(n, groups)``."""
-        shares = rows[:, self.places]
-        whole = np.round(shares * self.channels / self.bases) * self.bases
-        found = np.where(shares >= 1, self.channels, np.clip(whole, self.bases, self.channels))
-        return torch.from_numpy(found)
+        wanted = rows[:, self.places] * self.channels
+        nearest = np.floor(wanted / self.bases + 0.5) * self.bases
+        kept = np.minimum(np.maximum(nearest, self.least), self.most)
+        # all, where none go or fewer would be too few
+        whole = (wanted >= self.channels) | (self.least > self.channels)
+        return torch.from_numpy(np.where(whole, self.channels, kept))
 
 
 def whole_costs(model: nn.Module, pruning: RepeatedPruning | None) -> dict[str, float]:
@@ -66,12 +75,18 @@ def width_cost(genes: Sequence[Gene], pruning: RepeatedPruning, kind: Literal["m
 def byte_cost(
     model: nn.Module, genes: Sequence[Gene], layers: Sequence[Layer], pruning: RepeatedPruning | None
 ) -> Cost:
-    """Bits of every weight that is quantised at its width, and 32 for each other parameter, in bytes."""
+    """Bits of every weight that is quantised at its width, and 32 for each other parameter, in bytes.
+
+    Layers that share one weight have it each at their own bits.
+    """
     bits = {gene.layer: place for place, gene in enumerate(genes) if gene.kind == "w_bits"}
     searched = [each for each in layers if each.name in bits]
+    owners = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = {each.name: owners.get(id(model.get_submodule(each.name).weight), each.name) for each in searched}
+    once = {held[each.name]: each for each in reversed(searched)}
     if pruning is None:
         sizes: Mapping[str, float] = {each.name: float(each.weights) for each in searched}
-        rest = parameter_count(model) - sum(sizes.values())
+        rest = parameter_count(model) - sum(each.weights for each in once.values())
 
         def of_bits(rows: Vector) -> Vector:
             quantized = sum((rows[:, bits[name]] * size for name, size in sizes.items()), np.zeros(len(rows)))
@@ -79,14 +94,14 @@ def byte_cost(
             return found
 
         return of_bits
-    forms = {each.name: pruning.weight_form(f"{each.name}.weight") for each in searched}
+    forms = {name: pruning.weight_form(parameter) for name, parameter in held.items()}
     every = pruning.form("params")
     widths = Widths(genes, pruning, every.names)
 
     def of_both(rows: Vector) -> Vector:
         k = widths(rows)
         count: dict[str, Vector] = {name: form.values(k).numpy() for name, form in forms.items()}
-        left: Vector = every.values(k).numpy() - sum(count.values())
+        left: Vector = every.values(k).numpy() - sum(count[each.name] for each in once.values())
         quantized = sum((rows[:, bits[name]] * size for name, size in count.items()), np.zeros(len(rows)))
         found: Vector = (quantized + FLOAT_BITS * left) / 8
         return found

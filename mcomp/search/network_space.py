@@ -69,6 +69,11 @@ class NetworkSpace:
         row = np.asarray(genome, dtype=np.float64)
         return {name: cost.value(row) for name, cost in self.costs.items()}
 
+    def keeps(self, genome: Genome) -> bool:
+        """True where a candidate is inside all budgets."""
+        row = np.asarray(genome, dtype=np.float64)
+        return all(budget.value(row) <= budget.bound for budget in self.space.budgets)
+
 
 def network_space(
     model: nn.Module,
@@ -82,6 +87,7 @@ def network_space(
     pruning: RepeatedPruning | None = None,
     budgets: Budgets = Budgets(),
     points: Mapping[str, Mapping[float, float]] | None = None,
+    time: bool = False,
 ) -> NetworkSpace:
     """The space of a model.
 
@@ -96,6 +102,7 @@ def network_space(
         pruning: cuts of the model.
         budgets: what every candidate keeps.
         points: measured losses, ``kind:layer`` to value to loss; those of other layers are left out.
+        time: know the latency of candidates even where no budget bounds it.
 
     Raises:
         UsageError: MC480, nothing is left to search; MC481, a pinned layer that is not there; MC482, no candidate keeps
@@ -107,7 +114,7 @@ def network_space(
     genes = _genes(layers, pruning, {"w_bits": w_bits, "a_bits": a_bits}, keep, first_last_bits, pins or {})
     whole = whole_costs(model, pruning)
     limits = {each.name: getattr(budgets, each.name) for each in fields(Budgets)}
-    costs = _costs(model, example_inputs, genes, layers, pruning, measured=limits["latency_ms"] is not None)
+    costs = _costs(model, example_inputs, genes, layers, pruning, measured=time or limits["latency_ms"] is not None)
     bounded = [_bounded(name, limit, costs, whole) for name, limit in limits.items() if limit is not None]
     known = {gene.name for gene in genes}
     measured = {name: dict(curve) for name, curve in (points or {}).items() if name in known}
@@ -129,8 +136,8 @@ def _genes(
         for layer in (layers[0].name, layers[-1].name):
             for kind in searched:
                 held.setdefault(layer, {}).setdefault(kind, first_last_bits)
-    groups = list(pruning.layers) if pruning is not None else []
-    _check_pins(held, [layer.name for layer in layers], groups)
+    groups = dict(pruning.layers) if pruning is not None else {}
+    _check_pins(held, [layer.name for layer in layers], groups, [*searched, *(["keep"] if pruning is not None else [])])
     genes: list[Gene] = []
     if searched:
         own = {name: {kind: value for kind, value in kinds.items() if kind != "keep"} for name, kinds in held.items()}
@@ -143,7 +150,7 @@ def _genes(
     if pruning is not None and groups:
         channels, bases = pruning.channels(), pruning.bases()
         genes += genes_of(
-            groups,
+            list(groups),
             keep=keep,
             pins={name: {"keep": kinds["keep"]} for name, kinds in held.items() if "keep" in kinds},
             steps={name: bases[name] / channels[name] for name in groups},
@@ -151,16 +158,34 @@ def _genes(
     return genes
 
 
-def _check_pins(held: Mapping[str, Mapping[str, float]], layers: Sequence[str], groups: Sequence[str]) -> None:
+def _check_pins(
+    held: Mapping[str, Mapping[str, float]],
+    layers: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    searched: Sequence[str],
+) -> None:
     for name, own in held.items():
-        known = groups if set(own) == {"keep"} else layers
-        if name not in known:
-            what = "no group of channels" if set(own) == {"keep"} else "no layer"
-            raise UsageError(
-                f"`pins`: {what} is called `{name}`",
-                code="MC481",
-                hint=did_you_mean(name, known) or f"there are {listed(known[:8])} …",
-            )
+        for kind in own:
+            if kind not in searched:
+                raise UsageError(
+                    f"`pins`: `{kind}` of `{name}` is pinned, and not searched",
+                    code="MC481",
+                    hint=f"drop the pin, or give `{kind}` a range",
+                )
+            known = list(groups) if kind == "keep" else layers
+            if name not in known:
+                what = "no group of channels" if kind == "keep" else "no layer"
+                raise UsageError(
+                    f"`pins`: {what} is called `{name}`", code="MC481", hint=_other_name(name, kind, known, groups)
+                )
+
+
+def _other_name(name: str, kind: str, known: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+    """A group goes by its first layer."""
+    first = next((group for group, coupled in groups.items() if name in coupled), None)
+    if kind == "keep" and first is not None:
+        return f"its channels are those of `{first}`: pin that"
+    return did_you_mean(name, known) or (f"there are {listed(known[:8])}" + (" …" if len(known) > 8 else ""))
 
 
 def _costs(

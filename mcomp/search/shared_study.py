@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from mcomp.errors import BackendMissingError, PreflightError, UsageError
+from mcomp.search.local_workers import TRIES
 from mcomp.search.study import Task, Trial
 
 #: Seconds between two signs of life, and without one until a task counts as lost.
 BEAT, LOST_AFTER = 5.0, 60.0
 _POLL = 0.3
 _DEFAULT_NAME = "mcomp"
-_STUDY, _SETUP, _DONE = "mcomp:study", "mcomp:setup", "mcomp:done"
+_STUDY, _SETUP, _DONE, _LOST_AFTER = "mcomp:study", "mcomp:setup", "mcomp:done", "mcomp:lost_after"
 _TASK, _BEAT, _ERROR, _PROBABILITY = "mcomp:task", "mcomp:beat", "mcomp:error", "mcomp:probability"
 
 
@@ -54,8 +56,18 @@ class SharedStudy:
         """True once the search has ended."""
         return bool(self.study.user_attrs.get(_DONE, False))
 
-    def claim(self, fingerprint: str, setup: Path) -> None:
+    @property
+    def beat(self) -> float:
+        """Seconds between two signs of life that its search waits for."""
+        return min(BEAT, float(self.study.user_attrs.get(_LOST_AFTER, LOST_AFTER)) / 4)
+
+    def claim(self, fingerprint: str, setup: Path, lost_after: float = LOST_AFTER) -> None:
         """Make it the study of one search, anew or again.
+
+        Args:
+            fingerprint: of the search.
+            setup: the folder with what candidates are made of.
+            lost_after: seconds without a sign of life until the search gives a task to another.
 
         Raises:
             UsageError: MC493, it belongs to another search.
@@ -69,6 +81,7 @@ class SharedStudy:
             )
         self.study.set_user_attr(_STUDY, fingerprint)
         self.study.set_user_attr(_SETUP, str(setup))
+        self.study.set_user_attr(_LOST_AFTER, lost_after)
         self.study.set_user_attr(_DONE, False)
 
     def finish(self) -> None:
@@ -125,6 +138,7 @@ class JoinedWorkers:
     log: Callable[[str], None] = lambda text: None
     tend: Callable[[], None] = lambda: None
     _seen: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _losses: Counter[tuple[int, str]] = field(default_factory=Counter)
 
     def results(self, tasks: Sequence[Task], should_stop: Callable[[], object]) -> Iterator[Trial]:
         """As :class:`mcomp.search.study.Workers` has it; what an earlier run published is not published again."""
@@ -162,8 +176,11 @@ class JoinedWorkers:
         if state == "RUNNING" and not self._lost(trial):
             return None
         if state == "RUNNING":
-            self.log(f"whoever had candidate {task.number} is gone: another tries it")
             _tell_failed(self.shared.study, trial.number)
+            self._losses[task.key] += 1
+            if self._losses[task.key] == TRIES:
+                return task.trial(None, f"{TRIES} processes that had it are gone")
+            self.log(f"whoever had candidate {task.number} is gone: another tries it")
         if state != "WAITING":
             self.shared.study.enqueue_trial({}, user_attrs={_TASK: asdict(task)})
         return None
@@ -184,7 +201,7 @@ def join(
     *,
     should_stop: Callable[[], object] = lambda: False,
     wait: float | None = None,
-    beat: float = BEAT,
+    beat: float | None = None,
     on_trial: Callable[[Trial, bool], None] = lambda trial, counted: None,
 ) -> int:
     """Take candidates and try them until the search has ended.
@@ -194,7 +211,7 @@ def join(
         evaluate: tries one.
         should_stop: asked between candidates.
         wait: seconds to wait for a candidate before going home; for ever without it.
-        beat: seconds between signs of life.
+        beat: seconds between signs of life; as the search wants them when left out.
         on_trial: told each trial, and whether it was the first to be told.
 
     Returns:
@@ -209,7 +226,7 @@ def join(
             time.sleep(_POLL)
             continue
         trial, task = taken
-        with _beating(trial, beat):
+        with _beating(trial, shared.beat if beat is None else beat):
             found = evaluate(task)
         counted = _told(shared.study, trial, found)
         on_trial(found, counted)

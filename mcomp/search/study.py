@@ -104,6 +104,7 @@ class Study:
         trials: of an earlier run, which are not repeated.
         on_trial: told each new trial.
         should_stop: asked between trials.
+        keeps: whether a genome is inside the budgets; one that is not (``greedy`` learns from such) is never the best.
     """
 
     optimizer: Optimizer | OptunaOptimizer
@@ -114,6 +115,7 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     on_trial: Callable[[Trial], None] = lambda trial: None
     should_stop: Callable[[], object] = lambda: False
+    keeps: Callable[[Genome], bool] = lambda genome: True
 
     def run(self, workers: Workers) -> bool:
         """Try candidates until the budget is spent or nothing is left; False where a stop came before that.
@@ -142,8 +144,9 @@ class Study:
 
     @property
     def close(self) -> list[Trial]:
-        """Those looked at closely that could be made."""
-        return [trial for trial in self.trials if trial.level == "full" and trial.fitness is not None]
+        """Those looked at closely that could be made, and keep the budgets."""
+        made = (trial for trial in self.trials if trial.level == "full" and trial.fitness is not None)
+        return [trial for trial in made if self.keeps(trial.genome)]
 
     @property
     def front(self) -> list[Trial]:
@@ -176,9 +179,13 @@ class Study:
     ) -> bool:
         """Make the trials that are missing; False if a stop came between."""
         tasks = [Task(each.number, level, each.genome) for each in candidates]
-        for task in tasks:  # of another study, or of other options: nothing here leads to it
+        for task in tasks:
             if task.key in known and known[task.key].genome != task.genome:
-                known.pop(task.key)
+                # of another study, or of other options: nothing here leads to it, nor to what came after it
+                for key in [key for key in known if key[0] >= task.number]:
+                    del known[key]
+                self.trials = [known[key] for key in sorted(known)]
+                break
         missing = [task for task in tasks if task.key not in known]
         for found in workers.results(missing, self.should_stop) if missing else ():
             trial = replace(found, costs=dict(self.costs(found.genome)))
@@ -189,7 +196,7 @@ class Study:
 
     def _promoted(self, generation: list[Candidate], known: Mapping[tuple[int, str], Trial]) -> list[Candidate]:
         looks = [known[each.number, "proxy"] for each in generation]
-        usable = [trial for trial in looks if trial.fitness is not None]
+        usable = [trial for trial in looks if trial.fitness is not None and self.keeps(trial.genome)]
         order = ranks([self.worth(trial) for trial in usable])
         ranked = sorted(zip(order, usable, strict=True), key=lambda one: (-one[0], *one[1].rank), reverse=True)
         chosen = {trial.number for _, trial in ranked[: math.ceil(PROMOTED * len(generation))]}

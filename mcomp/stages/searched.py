@@ -45,6 +45,29 @@ def searched_bits(model: nn.Module) -> dict[str, dict[str, int]]:
     return {_GLOB.sub(r"[\1]", name): kinds for name, kinds in found.items() if kinds}
 
 
+def file_findings(options: Any) -> list[Finding]:
+    """What is wrong with the file of channels."""
+    try:
+        with_file(options)
+    except UsageError as error:
+        return [Finding(error.message, option=("keep_file",), hint=error.hint, code=error.code)]
+    return []
+
+
+def layers_of_file(options: Any) -> list[str]:
+    """The layers that the file of channels names."""
+    return [] if options.keep_file is None else list(keep_in(options.keep_file))
+
+
+def with_file(options: Any) -> Any:
+    """The options of `prune` with the channels that its file names.
+
+    Raises:
+        UsageError: MC427, the file cannot be read, or holds none.
+    """
+    return options if options.keep_file is None else _told(options, {"keep": keep_in(options.keep_file)})
+
+
 def searched_pruning(model: nn.Module, options: Any) -> Any:
     """The options of `prune` with the channels that a search or a file names, cut as its candidates were cut.
 
@@ -54,16 +77,22 @@ def searched_pruning(model: nn.Module, options: Any) -> Any:
         StageError: MC489, no search noted any.
         UsageError: MC427, the file cannot be read, or holds none.
     """
-    if options.keep_file is not None:
-        return options.model_copy(update={"keep": keep_in(options.keep_file)})
     if options.keep != SEARCH:
-        return options
+        return with_file(options)
     from mcomp.search.recorded import recorded_pruning
 
-    _choice(model, "keep", ("keep",))
+    choice = _choice(model, "keep", ("keep",))
     how = recorded_pruning(model)
-    update = {"keep": how.pop("widths")}
+    shares = {name: kinds["keep"] for name, kinds in choice.items() if "keep" in kinds}
+    update = {"keep": how.pop("widths", shares)}
     update |= {name: value for name, value in how.items() if name not in options.model_fields_set}
+    return _told(options, update)
+
+
+def _told(options: Any, update: dict[str, Any]) -> Any:
+    """Where no layer is to lose any channel, that is said: saying nothing would prune by half."""
+    if not update["keep"] and options.target() is None and not options.prune:
+        update = {**update, "keep": {"*": 1.0}}
     return options.model_copy(update=update)
 
 

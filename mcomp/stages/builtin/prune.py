@@ -17,7 +17,7 @@ from mcomp.stages.placed_faults import fault_at, faults_at
 from mcomp.stages.prune_findings import TARGETS, idle, matched_twice, said_twice, too_many
 from mcomp.stages.quantities import Quantity
 from mcomp.stages.registry import register
-from mcomp.stages.searched import SEARCH, keep_in, not_searched, searched_pruning
+from mcomp.stages.searched import SEARCH, file_findings, layers_of_file, not_searched, searched_pruning, with_file
 from mcomp.stages.training_stage import idle_milestones, taught_by
 from mcomp.training.hardware import processor
 
@@ -175,7 +175,12 @@ class Prune(Stage):
     @classmethod
     def check(cls, options: Any, around: Surroundings) -> list[Finding]:
         """A layer told two things; warnings of widths that INT8 kernels would pad, and of options that do nothing."""
-        found = [*said_twice(options), *idle(options), *not_searched("keep", options.keep, around)]
+        found = [
+            *said_twice(options),
+            *idle(options),
+            *not_searched("keep", options.keep, around),
+            *file_findings(options),
+        ]
         if "trt_int8" in around.after and options.regular % _PACK:
             found.append(
                 Finding(
@@ -201,6 +206,7 @@ class Prune(Stage):
             shares = getattr(options, name)
             if isinstance(shares, dict):
                 found += unmatched(model, name, shares, by_weight=True)
+        found += unmatched(model, "keep_file", layers_of_file(options), by_weight=True)
         return found or matched_twice(model, options) or too_many(model, options)
 
     @classmethod
@@ -215,9 +221,7 @@ class Prune(Stage):
 
         if options.keep == SEARCH:
             return Forecast.unknown()
-        if options.keep_file is not None:
-            options = options.model_copy(update={"keep": keep_in(options.keep_file)})
-        return forecast(incoming, options)
+        return forecast(incoming, with_file(options))
 
     @classmethod
     def work(cls, options: Any) -> Work:

@@ -26,12 +26,12 @@ def joined_workers(setup: SearchSetup, options: SearchOptions, ctx: StageContext
 
     shared = open_study(_placed(options.study or "", ctx.base_dir), make=True)
     folder = ctx.work_dir / "setup"
-    shared.claim(setup.study, folder)  # before a file of another search could be replaced
+    shared.claim(setup.study, folder, options.lost_after)  # before a file of another search could be replaced
     setup.write(folder)
     ctx.log(f"others join by: mcomp search --join {shared.address}")
     ours = _Ours(shared, folder, ctx.work_dir, worker_environment(), options.workers)
-    ours.tend()
     try:
+        ours.tend()
         yield JoinedWorkers(shared, lost_after=options.lost_after, log=ctx.log, tend=ours.tend)
     except BaseException:
         ours.end(at_once=True)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mcomp.options import Options
 from mcomp.pruning.targets import amount_of
 from mcomp.stages.base import StageOptions
-from mcomp.stages.placed_faults import fault_at
+from mcomp.stages.placed_faults import fault_at, faults_at
 from mcomp.stages.quantities import Quantity
 
 Cost = Literal["avg_bit_weights", "avg_bit_fm", "macs", "params", "bytes", "latency_ms"]
@@ -31,8 +31,8 @@ _ABOVE_ZERO = "a number above 0"
 class Pin(Options):
     """What every candidate has in one layer."""
 
-    w_bits: int | None = Field(None, ge=1, le=32, description="bits of its weight")
-    a_bits: int | None = Field(None, ge=1, le=32, description="bits of what it reads")
+    w_bits: int | None = Field(None, ge=2, le=32, description="bits of its weight, 2..16, or 32 for float")
+    a_bits: int | None = Field(None, ge=2, le=32, description="bits of what it reads, 2..16, or 32 for float")
     keep: float | None = Field(None, gt=0, le=1, description="share of its channels that stays")
 
 
@@ -81,7 +81,7 @@ class SearchOptions(StageOptions):
         ["top1"], description="`[top1, bytes]` searches the front of both (nsga2, tpe); costs are to be small"
     )
     first_last_bits: int | None = Field(
-        8, ge=1, le=16, description="bits of the first and the last layer; null searches them too"
+        8, ge=2, le=16, description="bits of the first and the last layer; null searches them too"
     )
     pins: dict[str, Pin] = Field({}, description="layer to what every candidate has there: {w_bits, a_bits, keep}")
     regular: int = Field(1, ge=1, description="keep: every pruned width is a multiple of this")
@@ -151,7 +151,9 @@ class SearchOptions(StageOptions):
             )
         for name in self.budgets.given():
             _refuse_idle_budget(name, searched, held)
-        if self.objectives[0] != "top1" or len(set(self.objectives)) != len(self.objectives):
+        for name, pin in self.pins.items():
+            _refuse_idle_pin(name, pin, searched, held)
+        if not self.objectives or self.objectives[0] != "top1" or len(set(self.objectives)) != len(self.objectives):
             raise fault_at("objectives", "the first objective is `top1`, and each stands once", held)
         for name in self.objectives[1:]:
             if not set(OF_KIND[name]) & set(searched):
@@ -182,3 +184,12 @@ def _refuse_idle_budget(name: str, searched: list[str], held: dict[str, Any]) ->
         raise fault_at(
             "budgets", f"`{name}` is bounded, and nothing that is searched changes it: give {ranges} a range", held
         )
+
+
+def _refuse_idle_pin(name: str, pin: Pin, searched: list[str], held: dict[str, Any]) -> None:
+    for kind, value in pin.model_dump(exclude_none=True).items():
+        if kind not in searched:
+            raise faults_at({("pins", name, kind): f"`{kind}` is pinned, and not searched: give it a range"}, held)
+        if kind != "keep" and 16 < value < 32:
+            text = f"{value} bits: a learned step size (lsq) has 2 to 16, and 32 are float"
+            raise faults_at({("pins", name, kind): text}, held)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from mcomp.errors import UsageError, plural
+from mcomp.search.genes import Gene
 from mcomp.search.legacy import legacy_lines
 from mcomp.search.network_space import NetworkSpace
 from mcomp.search.study import Study, Trial
@@ -139,19 +139,31 @@ def choice_in(path: Path, known: NetworkSpace) -> dict[str, dict[str, float]]:
         raise _no_choice(path, str(error).partition("\n")[0]) from error
     if not isinstance(held, dict) or not any(isinstance(held.get(key), dict) for key in ("overrides", "keep")):
         raise _no_choice(path, "it has neither `overrides` nor `keep`")
-    genes = {(gene.layer, gene.kind) for gene in known.space.genes}
+    genes = {(gene.layer, gene.kind): gene for gene in known.space.genes}
     found: dict[str, dict[str, float]] = {}
-    bits: Mapping[str, Mapping[str, float]] = held.get("overrides") or {}
-    for layer, kinds in bits.items():
-        for kind, value in kinds.items():
-            if (layer, kind) in genes:
-                found.setdefault(layer, {})[kind] = value
-    channels = {} if known.pruning is None else known.pruning.channels()
-    for layer, count in (held.get("keep") or {}).items():
-        if (layer, "keep") in genes:
-            share = count / channels[layer] if isinstance(count, int) else float(count)
-            found.setdefault(layer, {})["keep"] = share
+    bits = held.get("overrides") or {}
+    said = [(layer, kind, value) for layer, kinds in bits.items() for kind, value in dict(kinds or {}).items()]
+    said += [(layer, "keep", count) for layer, count in (held.get("keep") or {}).items()]
+    for layer, kind, value in said:
+        gene = genes.get((layer, kind))
+        if gene is None:
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _no_choice(path, f"`{kind}` of `{layer}` is {value!r}")
+        share = value if kind != "keep" or isinstance(value, float) else _share(known, gene, value)
+        found.setdefault(layer, {})[kind] = share
     return found
+
+
+def _share(known: NetworkSpace, gene: Gene, count: int) -> float:
+    """The value of a gene that so many channels stand for: a width that was rounded is not that part of all."""
+    assert known.pruning is not None
+    channels = known.pruning.channels()[gene.layer]
+    nearest = count / channels
+    steps = round((gene.high - gene.low) / gene.step) if gene.step else 0
+    values = [nearest, *(gene.high - step * gene.step for step in range(steps + 1))]
+    widths = [known.pruning.widths({gene.layer: gene.value(value)})[gene.layer] for value in values]
+    return gene.value(next((value for value, width in zip(values, widths, strict=True) if width == count), nearest))
 
 
 def _no_choice(path: Path, why: str) -> UsageError:

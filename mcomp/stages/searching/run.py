@@ -14,6 +14,7 @@ from typing import Any
 
 from mcomp.errors import InterruptedRun, StageError, plural
 from mcomp.pruning.repeated import RepeatedPruning
+from mcomp.search.greedy import Greedy
 from mcomp.search.local_workers import LocalWorkers
 from mcomp.search.network_space import Budgets, NetworkSpace, network_space
 from mcomp.search.one_thread import one_thread
@@ -26,6 +27,7 @@ from mcomp.stages.searching.options import SearchOptions
 from mcomp.stages.searching.outcome import Outcome, choice_in
 from mcomp.stages.searching.sample import judging_sample
 from mcomp.stages.searching.setup import SearchSetup, fingerprint
+from mcomp.store.tensors import content_digest, state_digest
 
 _SAVE_EVERY = 1.0  # seconds
 
@@ -54,6 +56,7 @@ class SearchRun:
             trials=self._restored(),
             on_trial=self._on_trial,
             should_stop=ctx.should_stop,
+            keeps=self.known.keeps,
         )
 
     def result(self) -> StageResult:
@@ -110,6 +113,7 @@ class SearchRun:
             pins={name: pin.model_dump(exclude_none=True) for name, pin in options.pins.items()},
             pruning=self.pruning,
             budgets=Budgets(**options.budgets.model_dump()),
+            time="latency_ms" in options.objectives,
             points=None if found is None else found.points(),
         )
 
@@ -125,7 +129,17 @@ class SearchRun:
                 start=start,
                 objectives=len(options.objectives),
             )
-        return build_optimizer(options.algorithm, space, seed=self.ctx.seed, population=options.population, start=start)
+        built = build_optimizer(
+            options.algorithm, space, seed=self.ctx.seed, population=options.population, start=start
+        )
+        if isinstance(built, Greedy) and built.measuring >= options.candidates:
+            raise StageError(
+                f"`greedy` lowers each gene alone before it keeps a budget: that takes {built.measuring} candidates",
+                code="MC497",
+                why=f"`candidates` is {options.candidates}",
+                hint=f"set `candidates` to {2 * built.measuring} say, or take `algorithm: ga`",
+            )
+        return built
 
     @cached_property
     def setup(self) -> SearchSetup:
@@ -155,7 +169,11 @@ class SearchRun:
             quantization,
             ctx.device,
             ctx.base_dir,
-            fingerprint(self.known.space.fingerprint(), said, sorted(self.known.whole.items())),
+            fingerprint(
+                self.known.space.fingerprint(),
+                said,
+                [state_digest(ctx.model.state_dict()), content_digest(sample.images), content_digest(sample.labels)],
+            ),
         )
 
     @contextmanager

@@ -17,6 +17,7 @@ from mcomp.errors import StageError, UsageError
 from mcomp.pruning.repeated import RepeatedPruning
 from mcomp.search.evaluator import Evaluator
 from mcomp.search.fitness import Fitness
+from mcomp.search.one_thread import one_thread
 from mcomp.store import atomic
 from mcomp.store.digest import sha256_json
 from mcomp.surgery import provenance
@@ -60,7 +61,8 @@ class SearchSetup:
     def evaluator(self, cuts: RepeatedPruning | None = None) -> Evaluator:
         """Tries candidates in this process; ``cuts`` spares it to trace the network again."""
         if self.pruning is not None and cuts is None:
-            cuts = RepeatedPruning(self.model, self.example_inputs, **self.pruning)
+            with one_thread():  # scores of channels are sums too
+                cuts = RepeatedPruning(self.model, self.example_inputs, **self.pruning)
         fitness = Fitness(
             self.model,
             self.example_inputs,
