@@ -12,7 +12,7 @@ from mcomp.search.one_thread import one_thread
 from mcomp.search.study import Task, Trial
 
 #: What a network's own code raises when it cannot take the widths that a candidate gives it.
-_BY_THE_NETWORK = (RuntimeError, ValueError, IndexError, AssertionError)
+_BY_THE_NETWORK = (RuntimeError, ValueError, LookupError, ArithmeticError, TypeError, AssertionError)
 
 
 @dataclass

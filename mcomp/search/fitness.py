@@ -127,7 +127,8 @@ class Fitness:
                 part = slice(start, min(start + self.batch_size, count))
                 answers = network(self.images[part].to(self.device)).cpu()
                 right += int((answers.argmax(1) == self.labels[part]).sum())
-                probability += float(answers.double().softmax(1).gather(1, self.labels[part, None]).sum())
+                sure = answers.double().softmax(1).gather(1, self.labels[part, None])
+                probability += float(sure.nan_to_num(0.0).sum())  # what overflows answers nothing
         return Score(100.0 * right / count, 100.0 * probability / count)
 
 

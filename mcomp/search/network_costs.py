@@ -6,6 +6,7 @@ Exact but for latency, and for the part of the MACs that no weight has a part in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -109,24 +110,42 @@ def byte_cost(
     return of_both
 
 
-def latency_cost(
+@dataclass(frozen=True)
+class Times:
+    """Of one image on one thread, in milliseconds.
+
+    Attributes:
+        whole: of the network as it is.
+        smallest: of the smallest that may be cut.
+    """
+
+    whole: float
+    smallest: float
+
+
+def times_of(
     model: nn.Module, example_inputs: tuple[Tensor, ...], genes: Sequence[Gene], pruning: RepeatedPruning
-) -> Cost:
+) -> Times:
+    """Measure them."""
+    from mcomp.metrics import model_latency
+
+    low = {gene.layer: gene.low for gene in genes if gene.kind == "keep"}
+    ends = [model, pruning.cut(low)]
+    whole, smallest = (model_latency(one, example_inputs, batch=1, threads=1).median_ms for one in ends)
+    return Times(whole, smallest)
+
+
+def latency_cost(genes: Sequence[Gene], pruning: RepeatedPruning, times: Times) -> Cost:
     """Milliseconds of one image on one thread: a line through the whole network and the smallest that may be cut.
 
     Between the two time is taken to grow with the MACs; what is chosen in the end has to be measured.
     """
-    from mcomp.metrics import model_latency
-
     macs = width_cost(genes, pruning, "macs")
-    low = {gene.layer: gene.low for gene in genes if gene.kind == "keep"}
-    ends = [model, pruning.cut(low)]
-    whole_ms, low_ms = (model_latency(one, example_inputs, batch=1, threads=1).median_ms for one in ends)
     at_whole, at_low = pruning.whole["macs"], float(macs(np.array([[gene.low for gene in genes]], dtype=np.float64))[0])
-    slope = max(whole_ms - low_ms, 0.0) / max(at_whole - at_low, 1.0)
+    slope = max(times.whole - times.smallest, 0.0) / max(at_whole - at_low, 1.0)
 
     def cost(rows: Vector) -> Vector:
-        found: Vector = low_ms + slope * (macs(rows) - at_low)
+        found: Vector = times.smallest + slope * (macs(rows) - at_low)
         return found
 
     return cost

@@ -14,7 +14,7 @@ from mcomp.pruning.targets import amount_of
 from mcomp.search.budgets import Budget, average_bits
 from mcomp.search.genes import Gene, Genome, Kind, genes_of
 from mcomp.search.network import Layer, layers_of
-from mcomp.search.network_costs import byte_cost, latency_cost, whole_costs, width_cost
+from mcomp.search.network_costs import Times, byte_cost, latency_cost, times_of, whole_costs, width_cost
 from mcomp.search.sensitivity import Sensitivity
 from mcomp.search.space import Space
 from mcomp.suggest import did_you_mean, listed
@@ -56,6 +56,7 @@ class NetworkSpace:
         pruning: cuts of the network; None where no share is searched.
         costs: name, as in :data:`COSTS`, to what is known of a candidate before it is tried.
         whole: the same names to what the float network has, where that says something.
+        times: that latencies are told from; None where none is.
     """
 
     space: Space
@@ -63,6 +64,7 @@ class NetworkSpace:
     pruning: RepeatedPruning | None
     costs: Mapping[str, Budget]
     whole: Mapping[str, float]
+    times: Times | None = None
 
     def costs_of(self, genome: Genome) -> dict[str, float]:
         """What a candidate costs, by name."""
@@ -88,6 +90,7 @@ def network_space(
     budgets: Budgets = Budgets(),
     points: Mapping[str, Mapping[float, float]] | None = None,
     time: bool = False,
+    times: Times | None = None,
 ) -> NetworkSpace:
     """The space of a model.
 
@@ -103,6 +106,7 @@ def network_space(
         budgets: what every candidate keeps.
         points: measured losses, ``kind:layer`` to value to loss; those of other layers are left out.
         time: know the latency of candidates even where no budget bounds it.
+        times: measured before: those of now would lead a search elsewhere. Measured anew where left out.
 
     Raises:
         UsageError: MC480, nothing is left to search; MC481, a pinned layer that is not there; MC482, no candidate keeps
@@ -114,12 +118,16 @@ def network_space(
     genes = _genes(layers, pruning, {"w_bits": w_bits, "a_bits": a_bits}, keep, first_last_bits, pins or {})
     whole = whole_costs(model, pruning)
     limits = {each.name: getattr(budgets, each.name) for each in fields(Budgets)}
-    costs = _costs(model, example_inputs, genes, layers, pruning, measured=time or limits["latency_ms"] is not None)
+    if not genes or pruning is None or not (time or limits["latency_ms"] is not None):
+        times = None
+    elif times is None:
+        times = times_of(model, example_inputs, genes, pruning)
+    costs = _costs(model, genes, layers, pruning, times)
     bounded = [_bounded(name, limit, costs, whole) for name, limit in limits.items() if limit is not None]
     known = {gene.name for gene in genes}
     measured = {name: dict(curve) for name, curve in (points or {}).items() if name in known}
     space = Space(genes, bounded, Sensitivity(genes, points=measured))
-    return NetworkSpace(space, tuple(layers), pruning, costs, whole)
+    return NetworkSpace(space, tuple(layers), pruning, costs, whole, times)
 
 
 def _genes(
@@ -190,12 +198,10 @@ def _other_name(name: str, kind: str, known: Sequence[str], groups: Mapping[str,
 
 def _costs(
     model: nn.Module,
-    example_inputs: tuple[Tensor, ...],
     genes: Sequence[Gene],
     layers: Sequence[Layer],
     pruning: RepeatedPruning | None,
-    *,
-    measured: bool,
+    times: Times | None,
 ) -> dict[str, Budget]:
     """Every cost that the genes have a part in; its limit is the largest, which bounds nothing."""
     kinds = {gene.kind for gene in genes}
@@ -207,9 +213,8 @@ def _costs(
     if pruning is not None and "keep" in kinds:
         for kind in ("macs", "params"):
             found[kind] = Budget(kind, pruning.whole[kind], width_cost(genes, pruning, kind))
-        if measured:
-            cost = latency_cost(model, example_inputs, genes, pruning)
-            found["latency_ms"] = Budget("latency_ms", 1.0, cost)
+        if times is not None:
+            found["latency_ms"] = Budget("latency_ms", 1.0, latency_cost(genes, pruning, times))
     if "w_bits" in kinds or "keep" in kinds:
         found["bytes"] = Budget("bytes", 1.0, byte_cost(model, genes, layers, pruning))
     return found

@@ -40,6 +40,18 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "qaft": ({"epochs": 1}, ["quantize"]),
     "bn_fuse": ({}, []),
+    "search": (
+        {
+            "candidates": 4,
+            "population": 4,
+            "w_bits": [2, 8],
+            "keep": [0.5, 1.0],
+            "budgets": {"bytes": 0.2},
+            "images": 16,
+            "norm_batches": 1,
+        },
+        [],
+    ),
     "evaluate": ({}, []),
     "export": ({"formats": ["torchscript"]}, ["quantize", "bn_fuse"]),
     "packed": ({}, ["quantize"]),

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mcomp.errors import InterruptedRun, StageError, plural
 from mcomp.pruning.repeated import RepeatedPruning
 from mcomp.search.greedy import Greedy
 from mcomp.search.local_workers import LocalWorkers
+from mcomp.search.network_costs import Times
 from mcomp.search.network_space import Budgets, NetworkSpace, network_space
 from mcomp.search.one_thread import one_thread
 from mcomp.search.optuna_samplers import SAMPLERS, OptunaOptimizer
@@ -44,16 +46,17 @@ class SearchRun:
         self.ctx, self.options = ctx, options
         self._saved = time.monotonic()
         self._begun = self._saved, 0  # when, and with how many looks
+        state = ctx.restore()
         with one_thread():  # scores of channels are sums too
             self.pruning = self._cuts()
-            self.known = self._space()
+            self.known = self._space(state)
         self.study = Study(
             self._optimizer(),
             options.candidates,
             options.objectives,
             self.known.costs_of,
             proxy=options.proxy,
-            trials=self._restored(),
+            trials=self._restored(state),
             on_trial=self._on_trial,
             should_stop=ctx.should_stop,
             keeps=self.known.keeps,
@@ -101,7 +104,7 @@ class SearchRun:
             "ignore": list(options.ignore),
         }
 
-    def _space(self) -> NetworkSpace:
+    def _space(self, state: Mapping[str, Any] | None) -> NetworkSpace:
         options, found = self.options, recorded_sensitivity(self.ctx.model)
         return network_space(
             self.ctx.model,
@@ -114,6 +117,7 @@ class SearchRun:
             pruning=self.pruning,
             budgets=Budgets(**options.budgets.model_dump()),
             time="latency_ms" in options.objectives,
+            times=None if state is None or state.get("times") is None else Times(*state["times"]),
             points=None if found is None else found.points(),
         )
 
@@ -217,15 +221,15 @@ class SearchRun:
             {
                 "trials": json.dumps([trial.as_dict() for trial in self.study.trials]),
                 "study": self.setup.study,
+                "times": None if self.known.times is None else [*astuple(self.known.times)],
                 "step": len({trial.number for trial in self.study.trials}),
                 "steps": self.options.candidates,
             }
         )
         self._saved = time.monotonic()
 
-    def _restored(self) -> list[Trial]:
+    def _restored(self, state: Mapping[str, Any] | None) -> list[Trial]:
         """Trials of an earlier run of this very action."""
-        state = self.ctx.restore()
         if state is None:
             return []
         found = [Trial.from_dict(held) for held in json.loads(state["trials"])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,13 +133,13 @@ class SearchSetup:
         try:
             said = json.loads((folder / SETUP).read_text(encoding="utf-8"))
             held = torch.load(folder / TENSORS, weights_only=True, mmap=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise UsageError(
                 f"`{folder}` is no setup of a search: {str(error).partition(chr(10))[0]}",
                 code="MC492",
                 hint="name the folder that the search wrote, as this machine sees it: `--setup FOLDER`",
             ) from error
-        if said["format"] != FORMAT:
+        if not isinstance(said, dict) or said.get("format") != FORMAT:
             raise UsageError(
                 f"`{folder}` is of another version of mcomp",
                 code="MC492",

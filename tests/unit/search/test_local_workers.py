@@ -62,6 +62,7 @@ def test_answers_come_as_they_are_made_each_once(folder: Path) -> None:
         assert len(workers.pids) == 2
     assert found[-1].number == 0
     assert by_number(found) == {number: 50.0 + number for number in range(5)}
+    assert {trial.probability for trial in found} == {40.5}
     assert [(trial.level, trial.genome) for trial in sorted(found, key=lambda one: one.number)] == [
         (task.level, task.genome) for task in given
     ]

@@ -41,7 +41,7 @@ def shared(address: str, tmp_path: Path) -> SharedStudy:
 def tried(task: Task) -> Trial:
     if task.number == 4:
         return task.trial(None, error="no such width")
-    return task.trial(50.0 + task.number, 40.0)
+    return task.trial(50.0 + task.number, 40.5)
 
 
 WANTED = {task.number: None if task.number == 4 else 50.0 + task.number for task in TASKS}
@@ -92,6 +92,7 @@ def test_two_who_join_share_the_tasks_and_each_counts_once(shared: SharedStudy, 
     with joiners(address, meeting, meeting) as looks:
         found = results(shared)
     assert by_number(found) == WANTED
+    assert {trial.probability for trial in found} == {40.5, None}
     assert {trial.number: (trial.genome, trial.error) for trial in found} == {
         task.number: (task.genome, "no such width" if task.number == 4 else "") for task in TASKS
     }
@@ -117,7 +118,7 @@ def test_what_someone_took_and_never_answers_is_tried_by_another(shared: SharedS
     assert sorted(trial.number for trial, _ in looks[0]) == [0, 1]
     # and what comes late does not count
     late = open_study(address, make=False).study
-    assert not shared_study._told(late, dead, task.trial(99.0, 98.0))
+    assert not shared_study._told(late, dead, task.trial(99.0, 99.0))
     assert not shared_study._told(late, dead, task.trial(None, error="too late"))
     assert by_number(results(shared, TASKS[:2])) == {0: 50.0, 1: 51.0}
 

@@ -80,8 +80,8 @@ class Fake:
         if self.failing and sum(task.genome) % 1 < 0.3:
             return task.trial(None, error="no such width")
         noise = 0.3 * math.sin(1000 * sum(task.genome)) if task.level == "proxy" else 0.0
-        worth = 50 + quality(task.genome) + noise
-        return task.trial(worth, worth)
+        sure = 50 + quality(task.genome) + noise
+        return task.trial(float(round(sure)) if task.level == "proxy" else sure, sure)
 
 
 def study_of(name: str, trials: Sequence[Trial] = (), **options: Any) -> Study:
@@ -174,7 +174,7 @@ def test_the_best_quarter_of_each_generation_is_looked_at_closely(name: str) -> 
 
     study = study_of(name)
     assert study.run(Noting())
-    fitness = {(trial.number, trial.level): trial.fitness or 0.0 for trial in study.trials}
+    fitness = {(trial.number, trial.level): trial.probability or 0.0 for trial in study.trials}
     cheap_ones = [tasks for tasks in generations if tasks[0].level == "proxy"]
     closely = {task.number for tasks in generations if tasks[0].level == "full" for task in tasks}
     for cheap in cheap_ones:
@@ -209,7 +209,7 @@ def test_a_generation_in_which_nothing_can_be_made_is_followed_by_another() -> N
 def test_trials_of_another_study_are_not_taken_for_ones_of_this() -> None:
     other = Study(build_optimizer("ga", space_of(3.5), seed=9, population=5), BUDGET, costs=SPACE.costs)
     assert other.run(Fake())
-    boasting = [replace(trial, fitness=99.0) for trial in other.trials]
+    boasting = [replace(trial, fitness=99.0, probability=99.0) for trial in other.trials]
     mine, fresh = study_of("ga", boasting), study_of("ga")
     assert mine.run(Fake())
     assert fresh.run(Fake())

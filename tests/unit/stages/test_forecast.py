@@ -39,6 +39,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "calibrate": ({"w_bits": 4, "equalize": True, "adaround": {"iterations": 2}}, []),
     "qaft": ({"epochs": 1}, ["quantize"]),
     "bn_fuse": ({}, ["quantize"]),
+    "search": ({"candidates": 4, "keep": [0.5, 1.0], "budgets": {"macs": 0.8}, "images": 8, "norm_batches": 1}, []),
     "evaluate": ({}, []),
     "export": ({"formats": ["torchscript"]}, []),
     "packed": ({}, ["quantize"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 import mcomp
 from mcomp.data import Data
-from mcomp.errors import StageError, UsageError
+from mcomp.errors import InterruptedRun, StageError, UsageError
 from mcomp.metrics import count
 from mcomp.quantization.quantizers import Quantizer
+from mcomp.search.network_costs import Times
 from mcomp.search.recorded import record_choice, recorded_choice, recorded_pruning
 from mcomp.search.study import Trial
 from mcomp.stages import StageContext, StageResult
@@ -290,3 +292,39 @@ def test_two_searches_are_one_study_only_with_the_same_network_and_images(data: 
     others = {study(nudge), study(images=19), study(regular=4), study(budgets={"macs": 0.5})}
     assert first not in others
     assert len(others) == 4
+
+
+def test_a_search_under_a_latency_goes_on_with_the_times_it_began_with(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured anew they would be others, and so would every candidate."""
+    times = iter([8.0, 4.0, 9.0, 3.0])
+    monkeypatch.setattr("mcomp.metrics.model_latency", lambda *_, **__: type("Found", (), {"median_ms": next(times)})())
+    options = Search.Options(**{**OPTIONS, "w_bits": None, "budgets": {"latency_ms": 6}})
+    states: list[dict[str, Any]] = []
+    stopped = context(data, tmp_path)
+    stopped.save = states.append
+    stopped.should_stop = lambda: 15 if states else 0  # type: ignore[assignment]
+    first = SearchRun(stopped, options)
+    first._save()
+    with pytest.raises(InterruptedRun):
+        first.result()
+    going = context(data, tmp_path)
+    going.restore = lambda: states[-1]
+    again = SearchRun(going, options)
+    assert again.known.times == first.known.times == Times(8.0, 4.0)
+    genome = first.known.space.random(np.random.default_rng(0))
+    assert again.known.costs_of(genome) == first.known.costs_of(genome)
+    assert first.known.costs_of(genome)["latency_ms"] <= 6 * (1 + 1e-9)
+    assert SearchRun(context(data, tmp_path), options).known.times == Times(9.0, 3.0)
+
+
+def test_a_front_over_latency_needs_no_budget_for_it(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("mcomp.metrics.model_latency", lambda *_, **__: type("Found", (), {"median_ms": 2.0})())
+    objectives = {"algorithm": "nsga2", "objectives": ["top1", "latency_ms"]}
+    run = SearchRun(context(data, tmp_path), Search.Options(**{**OPTIONS, "w_bits": None, "budgets": {}}, **objectives))
+    genome = run.known.space.top()
+    assert run.study.worth(Trial(0, "full", genome, 50.0, 50.0, costs=run.known.costs_of(genome))) == (50.0, -2.0)
