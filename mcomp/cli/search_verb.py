@@ -21,7 +21,7 @@ and goes home when the search has ended. Kill one whenever you like: what it was
 examples:
   mcomp search --join shared/search.journal
   mcomp search --join shared/search.journal#second --setup /mnt/shared/run/setup
-  mcomp search --join postgresql://mcomp@db/searches --setup /mnt/shared/run/setup --wait 600
+  mcomp search --join postgresql+psycopg2://mcomp@db/searches --setup /mnt/shared/run/setup --wait 600
 """
 
 

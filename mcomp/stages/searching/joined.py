@@ -25,10 +25,10 @@ def joined_workers(setup: SearchSetup, options: SearchOptions, ctx: StageContext
     from mcomp.stages.searching.run import worker_environment
 
     shared = open_study(_placed(options.study or "", ctx.base_dir), make=True)
-    folder = ctx.work_dir / "setup"
+    folder = (ctx.work_dir / "setup").resolve()
     shared.claim(setup.study, folder, options.lost_after)  # before a file of another search could be replaced
     setup.write(folder)
-    ctx.log(f"others join by: mcomp search --join {shared.address}")
+    ctx.log(f"others join by: mcomp search --join {shared.address}; the setup is in {folder}")
     ours = _Ours(shared, folder, ctx.work_dir, worker_environment(), options.workers)
     try:
         ours.tend()
