@@ -1,7 +1,7 @@
 """How many candidates of a search one CPU second tries, on the flagship network (nin_gc, 16 x 16 digits).
 
-The cheap look measures batch norm statistics on 2 batches and counts 128 held-out images; the close one takes 16 steps on
-scales and norms, up to 100 batches of statistics, and all held-out images. Both are timed as CPU time of one thread,
+The cheap look measures batch norm statistics on 2 batches and counts 128 held-out images; the close one takes 16 steps
+on scales and norms, up to 100 batches of statistics, and all held-out images. Both are timed as CPU time of one thread,
 medians over candidates that are drawn at random, with bits, widths, or both searched. Peer: one forward pass of the
 float network over the same 128 images, timed in turns with the candidates.
 
@@ -17,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def main() -> None:
             genome = known.space.random(generator)
             for level in ("proxy", "full"):
                 task = Task(number, level, genome)
-                seconds, trial = cpu(lambda task=task: evaluate(task))
+                seconds, trial = cpu(partial(evaluate, task))
                 assert trial.fitness is not None, trial.error
                 times[level].append(seconds)
             with torch.no_grad():
@@ -84,8 +85,8 @@ def main() -> None:
             "proxy_over_forward": median["proxy"] / median["forward"],
         }
         print(
-            f"{name}: {1 / median['proxy']:.1f} cheap looks per CPU second ({median['proxy'] / median['forward']:.0f} x "
-            f"a forward pass), a close look {median['full']:.2f} s",
+            f"{name}: {1 / median['proxy']:.1f} cheap looks per CPU second "
+            f"({median['proxy'] / median['forward']:.0f} x a forward pass), a close look {median['full']:.2f} s",
             flush=True,
         )
     if arguments.out:

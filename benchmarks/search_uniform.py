@@ -1,10 +1,10 @@
 """Does searching pay? Searched bits against uniform bits of the same mean, searched widths against uniform ones.
 
-Per seed one float network is trained on `two_digits` (a hundred classes, embedded). Then, with the same epochs, rate and
-seed of training behind each:
+Per seed one float network is trained on `two_digits` (a hundred classes, embedded). Then, with the same epochs, rate
+and seed of training behind each:
 
-* bits: every layer at ``b`` bits but the first and last at 8, against a search whose budgets are exactly the means, by
-  weights and by inputs, that this uniform choice has;
+* bits: every layer at ``b`` bits but the first and last at 8, against a search over all layers, 2 to 8 bits each, whose
+  budgets are exactly the means, by weights and by inputs, that this uniform choice has;
 * widths: every layer cut to the same share of its channels, against a search whose budget is the MACs that are left.
 
 The search judges candidates untrained, on images held out of train; the figures printed are of the test images. Peer:
@@ -37,9 +37,9 @@ SEEDS = (0, 1, 2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small set, one seed: shows that it runs, not the claim")
-    parser.add_argument("--bits", type=int, nargs="+", default=[3, 4], help="uniform bits to hold the search against")
-    parser.add_argument("--share", type=float, nargs="+", default=[0.5], help="uniform shares of the channels to keep")
-    parser.add_argument("--candidates", type=int, default=120)
+    parser.add_argument("--bits", type=int, nargs="*", default=[2, 3], help="uniform bits to hold the search against")
+    parser.add_argument("--share", type=float, nargs="*", default=[0.5], help="uniform shares of the channels to keep")
+    parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--algorithm", default="ga")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--out", type=Path)
@@ -99,7 +99,15 @@ def bit_row(model: nn.Module, data: Any, seed: int, bits: int, how: dict[str, An
     uniform = mcomp.stages.quantize(model, w_bits=bits, a_bits=bits, **ones, **training)
     begun = time.process_time()
     found = mcomp.stages.search(
-        model, data=data, seed=seed, device="cpu", w_bits=[2, 8], a_bits=[2, 8], budgets=means, **how
+        model,
+        data=data,
+        seed=seed,
+        device="cpu",
+        w_bits=[2, 8],
+        a_bits=[2, 8],
+        first_last_bits=None,
+        budgets=means,
+        **how,
     )
     seconds = time.process_time() - begun
     searched = mcomp.stages.quantize(found.model, bits="search", **training)

@@ -36,9 +36,8 @@ def joined_workers(setup: SearchSetup, options: SearchOptions, ctx: StageContext
     except BaseException:
         ours.end(at_once=True)
         raise
-    if not ctx.should_stop():
-        shared.finish()
-    ours.end(at_once=bool(ctx.should_stop()))
+    shared.finish()
+    ours.end(at_once=False)
 
 
 def _placed(address: str, base_dir: Path | None) -> str:

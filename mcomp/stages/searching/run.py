@@ -73,9 +73,9 @@ class SearchRun:
         self._begun = time.monotonic(), len(self.study.trials)
         with self._workers() as workers:
             ended = self.study.run(workers)
-        self._save()
-        if not ended:
-            raise InterruptedRun(int(ctx.should_stop()))
+            self._save()
+            if not ended:
+                raise InterruptedRun(int(ctx.should_stop()))
         outcome = Outcome(self.study, self.known, self._chosen())
         for line in outcome.legacy_lines():
             ctx.log(line)
