@@ -47,10 +47,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds[: 1 if arguments.quick else None]:
-        data = mcomp.data.load(
-            "two_digits",
-            **({"samples": 1500, "image_size": 16} if arguments.quick else {"samples": 7000, "image_size": 24}),
-        )
+        size = {"samples": 1500, "image_size": 16} if arguments.quick else {"samples": 7000, "image_size": 24}
+        data = mcomp.data.load("two_digits", **size)
         model = mcomp.models.build("nin", num_classes=100, in_shape=data.in_shape, width=0.25, seed=seed)
         trained = mcomp.stages.train(model, data=data, seed=seed, epochs=2 if arguments.quick else 16, device="cpu")
         print(f"seed {seed}: float {trained.metrics['top1']:.2f} %", flush=True)
