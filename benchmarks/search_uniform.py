@@ -67,9 +67,8 @@ def main() -> None:
     for what in dict.fromkeys(row["what"] for row in rows):
         gains = [row["searched"] - row["uniform"] for row in rows if row["what"] == what]
         summary[what] = {"gain_points": gains, "mean": statistics.mean(gains), "always": min(gains) > 0}
-        print(
-            f"{what}: searched over uniform {statistics.mean(gains):+.2f} points ({', '.join(f'{g:+.2f}' for g in gains)})"
-        )
+        each = ", ".join(f"{gain:+.2f}" for gain in gains)
+        print(f"{what}: searched over uniform {statistics.mean(gains):+.2f} points ({each})")
     if arguments.out:
         found = {
             "command": "python benchmarks/search_uniform.py",
