@@ -76,6 +76,24 @@ def effective_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
         return count(model, example_inputs).macs - observed(model, example_inputs, idle)
 
 
+def weight_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, int]:
+    """Parameter to the MACs of one sample that it has a part in, be it called by a module or by a function.
+
+    Args:
+        model: left as it was.
+        example_inputs: a batch that the model accepts, of any batch size.
+    """
+
+    def uses(one: Pass) -> dict[str, int]:
+        used = _UsedWeights({name: one.tensors[name] for name, _ in model.named_parameters()})
+        with used:
+            one.run()
+        return {name: flops // 2 for name, flops in used.flops.items()}
+
+    with visible_attention():
+        return observed(model, example_inputs, uses)
+
+
 def output_shape(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
     """Shape of one sample's output, the batch left out; None where the model does not return one tensor.
 
@@ -125,6 +143,30 @@ def observed(model: nn.Module, example_inputs: tuple[Tensor, ...], observe: Call
             return observe(Pass(ghosts, inputs, lambda: functional_call(model, ghosts, inputs)))
         except Exception:  # whatever a forward that reads values (`.item()`, plain-attribute tensors) raises there
             return observe(Pass(own, sample, lambda: model(*sample)))
+
+
+class _UsedWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
+    """Adds up the FLOPs of every operation that reads a weight, whole, transposed or in part.
+
+    Args:
+        weights: name to the tensor that operations will see.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names = {address(weight): name for name, weight in weights.items()}
+        self.flops: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            flops = int(formula(*args, **kwargs, out_val=out))
+            read = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim > 1)
+            for name in {self._names[address(leaf)] for leaf in read if address(leaf) in self._names}:
+                self.flops[name] = self.flops.get(name, 0) + flops
+        return out
 
 
 class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
-from mcomp.metrics.accuracy import in_eval_mode
-from mcomp.metrics.samples import first_sample
+from mcomp.metrics.cost import weight_macs
 from mcomp.pruning.channel_groups import ChannelGroups
 
 
@@ -58,7 +57,7 @@ def parameter_form(model: nn.Module, groups: ChannelGroups, only: str | None = N
 
 
 def mac_form(model: nn.Module, inputs: tuple[Tensor, ...], groups: ChannelGroups) -> CostForm:
-    """MACs of one sample: each weight of a convolution or linear layer, as often as it is used."""
+    """MACs of one sample: each weight as often as it is used, be it by a module or by a function."""
     return _form(groups, _uses(model, inputs), model)
 
 
@@ -118,26 +117,5 @@ def _is_depthwise(model: nn.Module, parameter: str) -> bool:
 
 def _uses(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, float]:
     """Weight to how often each of its elements is multiplied for one sample."""
-    found: dict[str, float] = {}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-
-    def used(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        if isinstance(layer, _ConvTransposeNd):
-            times = given[0].numel() / layer.in_channels
-        else:
-            times = output.numel() / (layer.out_channels if isinstance(layer, _ConvNd) else weight.shape[0])
-        name = names.get(id(weight))
-        if name is not None:  # a parametrisation computes its weight anew each time
-            found[name] = found.get(name, 0.0) + times
-
-    layers = [layer for layer in model.modules() if isinstance(layer, (_ConvNd, nn.Linear))]
-    handles = [layer.register_forward_hook(used) for layer in layers]
-    try:
-        with torch.no_grad(), in_eval_mode(model):
-            model(*first_sample(inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {name: macs / sizes[name] for name, macs in weight_macs(model, inputs).items() if sizes[name]}

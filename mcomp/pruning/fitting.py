@@ -189,6 +189,12 @@ class Fitting:
             self._bases[key] = math.lcm(base, balanced_base(group, self.groups.trace)) if key[1] else base
         return self._bases[key]
 
+    def tied_sets(self) -> list[tuple[list[str], list[float]]]:
+        """Each tied set of two groups and more, in the order of names, with the shares below 1 that all can have."""
+        groups = {group.name: group for group in self.groups.prunable}
+        found = [[groups[name] for name in sorted(names & groups.keys())] for names in self.tied]
+        return [([group.name for group in mine], self._common_shares(mine)) for mine in found if len(mine) > 1]
+
     def _tie(self, counts: dict[str, int]) -> None:
         """Give the groups of each tied set the share, of those that all of them can have, that is nearest."""
         groups = {group.name: group for group in self.groups.prunable}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from mcomp import surgery
-from mcomp.metrics.cost import parameter_count
+from mcomp.metrics.cost import count, parameter_count
 from mcomp.pruning.allocation import Allocation, ranking_of
 from mcomp.pruning.channel_groups import ChannelGroup
 from mcomp.pruning.channel_surgery import own_parameters, shared_copy
@@ -18,6 +19,10 @@ from mcomp.pruning.fitting import Fitting
 from mcomp.pruning.goals import cost_predictor, macs_of_one
 from mcomp.pruning.importance import Importance, channel_importance
 from mcomp.pruning.structured import ignoring, ranked_groups, subject_of, traced
+
+#: Of the MACs, the part that a form may be wrong by.
+_EXACT = 1e-4
+_GOLDEN = 0.618
 
 
 class RepeatedPruning:
@@ -61,6 +66,11 @@ class RepeatedPruning:
         self._scores, self._regular, self._min_channels = scores, regular, min_channels
         self._allocation = Allocation(None, ranking_of(groups, "global"), {})
         self._bases: dict[tuple[str, bool], int] = {}
+        self._groups, self._probe = groups, None
+        # what the network's own code ties together or refuses is found once, so that a cut depends on its shares alone
+        probe = self._told(_uneven(self.channels()))
+        probe.run()
+        groups, self._probe = probe.groups, probe
         sizes, macs = parameter_form(subject, groups), mac_form(subject, inputs, groups)
         self.whole = {
             "macs": float(macs_of_one(subject, inputs, groups.trace.macs)),
@@ -72,6 +82,8 @@ class RepeatedPruning:
         }
         self._subject, self._groups = subject, groups
         self.layers = {group.name: group.producers for group in groups.prunable}
+        self._forms["macs"] = self._corrected(macs, inputs)
+        self._costs["macs"] = cost_predictor(self._forms["macs"], sizes, groups, self.whole["macs"])
 
     def widths(self, keep: Mapping[str, float]) -> dict[str, int]:
         """Channels of every group, for shares of some: rounded to what its structure and ``regular`` allow."""
@@ -96,6 +108,10 @@ class RepeatedPruning:
         fitting = self._told({})
         return {group.name: fitting.base(group) for group in self._all}
 
+    def ties(self) -> list[tuple[list[str], list[float]]]:
+        """Groups that the network's code wants to keep the same share, and the shares below 1 that all can have."""
+        return self._told({}).tied_sets()
+
     def leasts(self) -> dict[str, int]:
         """Fewest channels of each group by ``min_channels``, not rounded yet."""
         return {group.name: group.least(self._min_channels) for group in self._all}
@@ -112,6 +128,35 @@ class RepeatedPruning:
         """Of every group, uncut."""
         return {group.name: group.channels for group in self._all}
 
+    def _corrected(self, form: CostForm, inputs: tuple[Tensor, ...]) -> CostForm:
+        """The form with what the weights alone do not explain, as a line in the width of each group.
+
+        Products of two activations in attention are such, and weights that are used once per channel, as those that
+        mix tokens. Each group is cut alone, tied ones together, and what the count then has beside the form is the
+        slope of the first.
+        """
+        channels = self.channels()
+        if self._off(form, _uneven(channels), inputs) < _EXACT * self.whole["macs"]:
+            return form
+        rest = self.whole["macs"] - form.value({name: float(width) for name, width in channels.items()})
+        tied = {name: names for names, _ in self.ties() for name in names}
+        slopes = dict.fromkeys(form.names, 0.0)
+        for name in form.names:
+            keep = dict.fromkeys(tied.get(name, [name]), 0.5)
+            less = channels[name] - self.widths(keep)[name]
+            if less and next(iter(keep)) == name:
+                slopes[name] = (rest - self._off(form, keep, inputs, signed=True)) / less
+        line = torch.tensor(list(slopes.values()), dtype=torch.float64).clamp(min=-form.linear)  # a cut never costs
+        at_whole = float(line @ torch.tensor([float(channels[name]) for name in form.names], dtype=torch.float64))
+        return replace(form, constant=form.constant + rest - at_whole, linear=form.linear + line)
+
+    def _off(
+        self, form: CostForm, keep: Mapping[str, float], inputs: tuple[Tensor, ...], *, signed: bool = False
+    ) -> float:
+        """How far a count of a cut network lies from the form."""
+        found = count(self.cut(keep), inputs).macs - form.value({n: float(w) for n, w in self.widths(keep).items()})
+        return found if signed else abs(found)
+
     @property
     def _all(self) -> Sequence[ChannelGroup]:
         return self._groups.prunable
@@ -120,4 +165,12 @@ class RepeatedPruning:
         channels = self.channels()
         fixed = {name: share * channels[name] for name, share in keep.items() if name in channels}
         allocation = replace(self._allocation, fixed=fixed)
-        return Fitting(self._groups, self._scores, allocation, self._regular, self._min_channels, _bases=self._bases)
+        fitting = Fitting(self._groups, self._scores, allocation, self._regular, self._min_channels, _bases=self._bases)
+        if self._probe is not None:
+            fitting.balanced, fitting.tied = {*self._probe.balanced}, [{*names} for names in self._probe.tied]
+        return fitting
+
+
+def _uneven(names: Iterable[str]) -> dict[str, float]:
+    """A share for each, no two neighbours alike: what has to be the same shows."""
+    return {name: 0.4 + 0.5 * (place * _GOLDEN % 1) for place, name in enumerate(names)}

@@ -1,6 +1,6 @@
 """What the genomes of a network cost: functions of many genomes at a time.
 
-Exact but for latency, and for the part of the MACs that no weight has a part in.
+Exact but for latency, and for matrix products of two activations whose widths are cut apart.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ class Widths:
         least = np.array([max(leasts[name], 1) for name in names], dtype=np.float64)
         self.least = np.ceil(least / self.bases) * self.bases
         self.most = self.channels // self.bases * self.bases
+        index = {name: place for place, name in enumerate(names)}
+        self.ties = [
+            (np.array([index[name] for name in tied], dtype=np.intp), np.array([*sorted(shares), 1.0]))
+            for tied, shares in pruning.ties()
+            if shares
+        ]
 
     def __call__(self, rows: Vector) -> Tensor:
         """``(n, genes)`` to ``(n, groups)``."""
@@ -44,7 +50,12 @@ class Widths:
         kept = np.minimum(np.maximum(nearest, self.least), self.most)
         # all, where none go or fewer would be too few
         whole = (wanted >= self.channels) | (self.least > self.channels)
-        return torch.from_numpy(np.where(whole, self.channels, kept))
+        found = np.where(whole, self.channels, kept)
+        for places, shares in self.ties:
+            wanted = found[:, places].sum(1) / self.channels[places].sum()
+            nearest = np.abs(shares[None] - wanted[:, None]).argmin(1)  # of equally near ones the smaller
+            found[:, places] = np.round(shares[nearest][:, None] * self.channels[places])
+        return torch.from_numpy(found)
 
 
 def whole_costs(model: nn.Module, pruning: RepeatedPruning | None) -> dict[str, float]:
@@ -55,10 +66,7 @@ def whole_costs(model: nn.Module, pruning: RepeatedPruning | None) -> dict[str, 
 
 
 def width_cost(genes: Sequence[Gene], pruning: RepeatedPruning, kind: Literal["macs", "params"]) -> Cost:
-    """MACs or parameters by the shares that groups keep.
-
-    Products that no weight has a part in, of attention say, fall in proportion to the parameters.
-    """
+    """MACs or parameters by the shares that groups keep; what the form leaves out falls with the parameters."""
     form, sizes = pruning.form(kind), pruning.form("params")
     widths = Widths(genes, pruning, form.names)
     full = torch.tensor([float(pruning.channels()[name]) for name in form.names], dtype=torch.float64)
