@@ -64,7 +64,7 @@ def test_options_that_make_no_sense_are_refused_in_words(options: dict[str, Any]
 
 @pytest.mark.parametrize("entry", ["prune", "prune: {}", "prune: {regular: 8}"])
 def test_a_stage_without_a_target_is_told_all_that_there_are(entry: str) -> None:
-    targets = ", or one of `macs`, `params`, `latency_ms`, `keep`, `prune` in its place"
+    targets = ", or one of `macs`, `params`, `latency_ms`, `keep`, `keep_file`, `prune` in its place"
     head = "version: 1\nmodel: {name: lenet}\ndata: {name: digits}\nstages:\n"
     with pytest.raises(RecipeError) as caught:
         Recipe.from_text(f"{head}  - {entry}\n")

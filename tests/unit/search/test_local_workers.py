@@ -73,7 +73,7 @@ def test_a_pool_takes_one_generation_after_another(folder: Path) -> None:
         for _ in range(3):
             assert by_number(list(workers.results(tasks(ANSWER, FAIL, ANSWER), never))) == {0: 50.0, 1: None, 2: 52.0}
         assert list(workers.results([], never)) == []
-        assert len(list(folder.glob("pid-*"))) == 2
+        assert len(list(folder.glob("pid-*"))) <= 2  # and no other for the second generation
 
 
 def test_a_candidate_that_cannot_be_made_says_why(folder: Path) -> None:
