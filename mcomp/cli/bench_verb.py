@@ -177,16 +177,12 @@ def _row(contestant: Contestant, timed: Timed) -> dict[str, Any]:
 
 
 def _print(batch: int, arguments: argparse.Namespace, rows: list[tuple[Contestant, Timed]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from mcomp.report.table import print_table
 
     title = f"batch {batch}, threads {arguments.threads}, {arguments.rounds} rounds"
-    table = Table(title=title, title_justify="left")
-    table.add_column("contestant", overflow="fold")
-    for heading in ("runtime", "ms", "p95", "times as fast", "of all rounds", "kB"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "runtime" else "right")
-    for contestant, timed in rows:
-        table.add_row(
+    columns = ("contestant", "runtime", "ms", "p95", "times as fast", "of all rounds", "kB")
+    body = [
+        (
             contestant.name,
             contestant.engine,
             f"{timed.median_ms:.2f}",
@@ -195,7 +191,9 @@ def _print(batch: int, arguments: argparse.Namespace, rows: list[tuple[Contestan
             "{:.2f} .. {:.2f}".format(*timed.quartiles),
             "" if contestant.bytes is None else f"{contestant.bytes / 1e3:.1f}",
         )
-    Console().print(table)
+        for contestant, timed in rows
+    ]
+    print_table(title, columns, body)
 
 
 def _progress(number: int, rounds: int) -> None:

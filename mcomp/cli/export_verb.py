@@ -19,6 +19,7 @@ examples:
   mcomp export out --to openvino --to mnn=4          and in the formats of other runtimes, weights of mnn in 4 bits
 
 Formats: onnx, pt2 (torch.export), torchscript, openvino, ncnn, mnn. Each file is run and held against the model.
+A file is called by its format, `mnn.model.mnn`, as those of the stage `export` are.
 The folder holds the deployed files and `model/`, which `mcomp.load_model("out/model")` reads.
 A network from your own file needs that file too: `load_model("out/model", trust=True, base_dir="folder of it")`."""
 
@@ -105,17 +106,18 @@ def _format(word: str) -> tuple[str, int | None]:
 
 
 def _write(model_folder: Path, target: Path, formats: dict[str, int | None], trust: bool) -> list[str]:
-    """The model once more per format, each in a folder of its name; what was written."""
+    """The model once more per format, under the names that the stage `export` gives; what was written."""
     from mcomp.artifact import load_model
     from mcomp.deploy.formats.export import export
+    from mcomp.deploy.formats.names import file_stem
     from mcomp.store.logits import seeded_inputs
 
     model = load_model(model_folder, trust=trust)
     inputs = seeded_inputs(json.loads((model_folder / "manifest.json").read_text(encoding="utf-8"))["inputs"])
     names = []
     for name, bits in formats.items():
-        made = export(model, inputs, target / name / "model", name, weight_bits=bits)
-        names += [f"{name}/{path.name}" for path in made.files]
+        made = export(model, inputs, target / file_stem(name), name, weight_bits=bits)
+        names += [path.name for path in made.files]
         against = {"simulated": "the simulation", "weights": "its trained weights", "float": "the model"}
         size = f"{made.bytes / 1e6:.2f} MB"
         say(f"`{name}`: {size}, {made.relative_error:.1e} apart from {against[made.reference]}", *made.notes)
@@ -132,11 +134,13 @@ def _copy(source: Path, target: Path, formats: dict[str, int | None], trust: boo
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial / "model", ignore=shutil.ignore_patterns("files"))
+        written = _write(partial / "model", partial, formats, trust) if formats else []
         if (source / "files").is_dir():
             for file in sorted((source / "files").iterdir()):
-                shutil.copy2(file, partial / file.name)
                 names.append(file.name)
-        names += _write(partial / "model", partial, formats, trust) if formats else []
+                if file.name not in written:  # what is asked for now goes before what the stage wrote
+                    shutil.copy2(file, partial / file.name)
+        names += [name for name in written if name not in names]
         partial.rename(target)
     return names
 

@@ -21,7 +21,7 @@ examples:
   mcomp help gates        a topic
   mcomp help E3           a rule of `mcomp check-qdq`
   mcomp help apply        the same as `mcomp apply --help`
-  mcomp help prune        the options of a stage
+  mcomp help prune        the options of a stage; of `export`, a verb too, they are in `mcomp stages export`
   mcomp help data         the data sets and their options"""
 
 #: First digits of a code to what its group is about; the longest that fits counts.
@@ -62,12 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
         return _list(as_json=arguments.json)
     if wanted in VERBS and arguments.json:
         text = help_text(wanted)
-        print_json({"name": wanted, "title": VERBS[wanted], "text": text})
+        print_json({"name": wanted, "title": VERBS[wanted], "text": text, "also": _also(wanted)})
         return 0
-    if wanted in VERBS:
-        return main([wanted, "--help"])
-    if words := _lister(wanted):
-        return main([*words, *(["--json"] if arguments.json else [])])
+    words = [wanted, "--help"] if wanted in VERBS else _lister(wanted)
+    if words:
+        code = main([*words, *(["--json"] if arguments.json else [])])
+        if not (code or arguments.json):
+            sys.stdout.write("".join(f"\n{line}\n" for line in _also(wanted)))
+        return code
     name = found_name(wanted)
     text = page(name)
     if arguments.json:
@@ -89,6 +91,18 @@ def _lister(wanted: str) -> list[str]:
     if wanted in ("model", "data"):
         return ["models", *(["--data"] if wanted == "data" else [])]
     return ["stages", wanted] if wanted in names() else []
+
+
+def _also(wanted: str) -> list[str]:
+    """What else goes by a word that was just explained, and how to read it."""
+    from mcomp.cli.main import VERBS
+    from mcomp.stages.registry import names
+
+    if wanted not in names():
+        return []
+    pages = [name for name in page_names() if name.startswith(f"{wanted}-")]
+    found = [f"`mcomp help {name}` is the page about it" for name in pages]
+    return [*([f"a stage is called so too: `mcomp stages {wanted}`"] if wanted in VERBS else []), *found]
 
 
 def page_names() -> list[str]:

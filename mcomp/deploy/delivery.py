@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from mcomp.deploy.beside_float import size_beside_float, speed_beside_float
 from mcomp.deploy.integer_agreement import Agreement, compare_integers
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
@@ -68,6 +69,7 @@ class Delivery:
         int8, fp32 = self.latency["int8"], self.latency["fp32"]
         found: dict[str, float | int | str] = {
             "bytes": self.lowering.bytes,
+            "bytes_of": "file",
             "fp32_bytes": self.fp32.bytes,
             "latency_ms": round(int8.median_ms, 4),
             "latency_fp32_ms": round(fp32.median_ms, 4),
@@ -92,13 +94,20 @@ class Delivery:
 
     def notes(self) -> list[str]:
         """Sentences for the reader of the table."""
-        notes = []
+        file = self.lowering.path.name
+        notes = [
+            size_beside_float(file, self.lowering.bytes, self.fp32.bytes),
+            speed_beside_float(file, self.latency["int8"], self.latency["fp32"], self.backend),
+        ]
         if self.calibrated:
-            notes.append(f"{len(self.calibrated)} activation ranges were calibrated, not trained")
+            were = "was" if len(self.calibrated) == 1 else "were"
+            notes.append(f"{plural(len(self.calibrated), 'activation range')} {were} calibrated, not trained")
         if self.added:
+            count = len(self.added)
+            which = f"{count} of them are of tensors" if count > 1 else "1 of them is of a tensor"
             notes.append(
-                f"{len(self.added)} of them are of tensors that layers make, which the target's kernels want as "
-                "integers; the figures include that"
+                f"{'it is of a tensor' if len(self.calibrated) == 1 else which} that layers make, which the target's "
+                "kernels want as integers; the figures include that"
             )
         notes += self.lowering.notes
         if self.agreement:
@@ -241,7 +250,8 @@ def _refuse_errors(violations: list[Violation], target: Deliverable) -> None:
     if errors:
         first = errors[0]
         raise StageError(
-            f"the file breaks {len(errors)} rules of {target}, first {first.rule} at `{first.node}`: {first.message}",
+            f"the file breaks {plural(len(errors), 'rule')} of {target}, "
+            f"first {first.rule} at `{first.node}`: {first.message}",
             code="MC436",
             hint=first.fix,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from mcomp.deploy.beside_float import size_beside_float, speed_beside_float
 from mcomp.deploy.lowering import Lowering
 from mcomp.deploy.onnx_session import OnnxSession
 from mcomp.deploy.onnx_writer import to_onnx
@@ -49,6 +50,7 @@ class FloatDelivery:
         own, fp32 = self.latency[self.precision], self.latency["fp32"]
         found: dict[str, float | int | str] = {
             "bytes": self.lowering.bytes,
+            "bytes_of": "file",
             "fp32_bytes": self.fp32.bytes,
             "latency_ms": round(own.median_ms, 4),
             "latency_fp32_ms": round(fp32.median_ms, 4),
@@ -70,7 +72,14 @@ class FloatDelivery:
 
     def notes(self) -> list[str]:
         """Sentences for the reader of the table."""
-        return list(self.lowering.notes)
+        if self.lowering is self.fp32:
+            return list(self.lowering.notes)
+        file, own, fp32 = self.lowering.path.name, self.latency[self.precision], self.latency["fp32"]
+        return [
+            size_beside_float(file, self.lowering.bytes, self.fp32.bytes),
+            speed_beside_float(file, own, fp32, "onnxruntime"),
+            *self.lowering.notes,
+        ]
 
     def details(self) -> dict[str, Any]:
         """JSON-able tables for the report."""

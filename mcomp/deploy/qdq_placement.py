@@ -84,7 +84,8 @@ def lower_markers(
         note_requantised(graph, target, lowering)
     rounded = [row.max_abs_error for row in lowering.tensors if row.kind == "bias" and not row.exact]
     if rounded:
-        lowering.notes.append(f"{len(rounded)} biases are int32 in accumulator units (max rounding {max(rounded):.1e})")
+        are = "1 bias is" if len(rounded) == 1 else f"{len(rounded)} biases are"
+        lowering.notes.append(f"{are} int32 in accumulator units (max rounding {max(rounded):.1e})")
     lowering.notes += inexact_notes(lowering.tensors)
 
 

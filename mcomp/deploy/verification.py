@@ -62,7 +62,6 @@ def verify(run: Callable[[Tensor], Tensor], model: nn.Module, split: Split, batc
     Raises:
         UsageError: MC427, ``run`` cannot be called, the model is none, or ``split`` is none.
     """
-    from mcomp.metrics import sqnr_db, top1_agreement
     from mcomp.quantization.inputs import check_model
 
     check_model(model)
@@ -73,13 +72,25 @@ def verify(run: Callable[[Tensor], Tensor], model: nn.Module, split: Split, batc
                 code="MC427",
                 hint="call e.g. `verify(OnnxSession(path).predict, model, data.test)`",
             )
-    deployed, simulated, labels = [], [], []
+    reference, truth = answers(model, split, batch_size)
+    logits, _ = answers(run, split, batch_size)
+    return judged(logits, reference, truth)
+
+
+def answers(run: Callable[[Tensor], Tensor], split: Split, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    """``(samples, classes)`` in float32 on the CPU, and the labels ``(samples,)``, of a whole split in its order."""
+    logits, labels = [], []
     with torch.inference_mode():
         for images, targets in split.batches(batch_size):
-            deployed.append(run(images).float().cpu())
-            simulated.append(model(images).float())
+            logits.append(run(images).float().cpu())
             labels.append(targets)
-    logits, reference, truth = torch.cat(deployed), torch.cat(simulated), torch.cat(labels)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def judged(logits: Tensor, reference: Tensor, truth: Tensor) -> Verification:
+    """The figures of a file's answers beside those of its model and the labels."""
+    from mcomp.metrics import sqnr_db, top1_agreement
+
     noise = sqnr_db(reference, logits)
     return Verification(
         top1=top1_agreement(logits, truth),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mcomp.engine.units import bytes_text, count_text, latency_text, top1_text
+from mcomp.engine.units import count_text, latency_text, size_text, top1_text
 from mcomp.errors import visible
 
 COLUMNS = ("stage", "top-1 %", "params", "MACs", "bytes", "latency", "status")
@@ -27,12 +27,28 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
                 top1_text(metrics.get("top1")),
                 count_text(metrics.get("params")),
                 _macs_text(metrics),
-                bytes_text(metrics.get("bytes")),
+                size_text(metrics),
                 latency_text(metrics),
                 status,
             )
         )
     return found
+
+
+def scales_differ(result: dict[str, Any]) -> str:
+    """That the rows of a table were not measured by one scale, in a sentence; empty where they were."""
+    stages = [stage for stage in result["stages"] if stage["metrics"]]
+    places: dict[str, list[str]] = {}
+    for stage in stages:
+        if backend := stage["metrics"].get("latency_backend"):
+            places.setdefault(str(backend), []).append(str(stage["id"]))
+    parts = []
+    if len(places) > 1:
+        named = "; ".join(f"{backend} in {', '.join(found)}" for backend, found in places.items())
+        parts.append(f"latencies are of different runtimes and are no one scale ({named})")
+    if len({bool(stage["metrics"].get("bytes_of")) for stage in stages}) > 1:
+        parts.append("bytes are of the saved model, but of deployed files where a cell says so")
+    return "; ".join(parts) + ("; `mcomp bench` times one beside the other" if len(places) > 1 else "")
 
 
 def _macs_text(metrics: dict[str, Any]) -> str:
@@ -43,7 +59,7 @@ def _macs_text(metrics: dict[str, Any]) -> str:
 
 def remarks(result: dict[str, Any]) -> list[str]:
     """Gates, notes and deployed files, one line each."""
-    lines = []
+    lines = [f"note: {told}"] if (told := scales_differ(result)) else []
     for stage in result["stages"]:
         for gate in stage["gates"]:
             lines.append(f"{stage['id']}: gate {verdict_text(gate)}")
@@ -70,13 +86,12 @@ def figures_text(metrics: dict[str, Any]) -> str:
     """The figures worth a line: ``top-1 98.61 %, 612 k params, 0.61 MB``; those that are no numbers are left out."""
     parts = []
     for name, text, form in (
-        ("top1", top1_text, "top-1 {} %"),
-        ("params", count_text, "{} params"),
-        ("bytes", bytes_text, "{}"),
+        ("top1", top1_text(metrics.get("top1")), "top-1 {} %"),
+        ("params", count_text(metrics.get("params")), "{} params"),
+        ("bytes", size_text(metrics), "{}"),
     ):
-        value = metrics.get(name)
-        if isinstance(value, int | float):
-            parts.append(form.format(text(value)))
+        if isinstance(metrics.get(name), int | float):
+            parts.append(form.format(text))
     return ", ".join(parts)
 
 

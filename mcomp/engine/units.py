@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -44,8 +44,19 @@ def bytes_text(value: Any) -> str:
     return f"{value:.0f} B"
 
 
-def latency_text(metrics: dict[str, Any]) -> str:
-    """``0.31 ms (onnxruntime)``; the backend is named because the rows of a table differ in it."""
+def size_text(metrics: Mapping[str, Any]) -> str:
+    """``38.1 kB (file)`` of what a stage deploys, which is not what others are measured by, the saved model."""
+    text = bytes_text(metrics.get("bytes"))
+    return f"{text} ({metrics['bytes_of']})" if metrics.get("bytes_of") else text
+
+
+def latency_text(metrics: Mapping[str, Any]) -> str:
+    """``0.31 ms (onnxruntime)``; the backend is named because the rows of a table differ in it.
+
+    An engine's own comes first: of the same file in ONNX Runtime, which only checks it, the time says little.
+    """
+    if isinstance(own := metrics.get("engine_latency_ms"), int | float):
+        return f"{own:.3g} ms (tensorrt), {latency_text({**metrics, 'engine_latency_ms': None})}"
     value = metrics.get("latency_ms")
     if not isinstance(value, int | float):
         return "–"

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcomp.engine.display import escaped
 from mcomp.engine.lineage import ends, way_to
-from mcomp.engine.units import bytes_text, count_text, latency_text, top1_text
+from mcomp.engine.units import count_text, latency_text, size_text, top1_text
 
 Outcome = dict[str, Any]
 Details = Mapping[str, Mapping[str, Any]]
@@ -17,7 +17,7 @@ Details = Mapping[str, Mapping[str, Any]]
 _FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "params": ("parameters", lambda metrics: count_text(metrics.get("params"))),
     "macs": ("multiply-accumulates", lambda metrics: count_text(metrics.get("macs"))),
-    "bytes": ("bytes on disk", lambda metrics: bytes_text(metrics.get("bytes"))),
+    "bytes": ("bytes on disk", lambda metrics: size_text(metrics)),
     "top1": ("top-1 accuracy", lambda metrics: f"{top1_text(metrics.get('top1'))} %"),
     "latency_ms": ("latency", lambda metrics: latency_text(dict(metrics))),
 }
@@ -114,6 +114,8 @@ def _compared(name: str, change: Change, before: Mapping[str, Any], after: Mappi
         return Change(change.what, change.before, change.after, f"{new - old:+.2f} points", None, new >= old)
     if name == "latency_ms" and any(before.get(one) != after.get(one) for one in _PLACE):
         return Change(change.what, change.before, change.after, "runtimes differ")
+    if name == "bytes" and str(after.get("bytes_of", "")).endswith("formats"):
+        return Change(change.what, change.before, change.after, "several formats")
     if old <= 0 or new <= 0:
         return change
     less, more = ("faster", "slower") if name == "latency_ms" else ("smaller", "larger")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mcomp import __version__
 from mcomp.engine.display import escaped
-from mcomp.engine.summary import COLUMNS, gate_text, point_text, rows
+from mcomp.engine.summary import COLUMNS, gate_text, point_text, rows, scales_differ
 from mcomp.errors import plural
 from mcomp.report.before_after import before_after_html, is_number
 from mcomp.report.histograms import QUANTITIES, histogram_rows, histogram_svg
@@ -94,9 +94,11 @@ def _stages(result: dict[str, Any]) -> str:
             metric = _MEASURED.get(column, "")
             cells.append(f"<td>{escaped(text)}{_meter(stage['metrics'].get(metric), largest.get(metric, 0))}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
+    told = scales_differ(result)
+    legend = f'<p class="legend">{_prose(told)}</p>' if told else ""
     return (
         '<section><h2>Stages</h2><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>\n"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{legend}</section>\n"
     )
 
 

@@ -113,8 +113,8 @@ def test_export_hands_over_the_file_and_a_loadable_model(flagship: FlagshipRun, 
     assert list(out.glob("*.onnx"))
     assert mcomp.load_model(out) is not None
     assert "`torchscript`: " in done.stdout
-    assert (out / "torchscript" / "model.pt").is_file()
-    assert (out / "pt2" / "model.pt2").is_file()
+    assert (out / "torchscript.model.pt").is_file()
+    assert (out / "pt2.model.pt2").is_file()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,7 @@ class Written:
 
 
 class Format(ABC):
-    """One file format. ``write`` and ``run`` are given models in eval mode on the CPU.
+    """One file format. ``write`` is given models in eval mode on the CPU.
 
     Attributes:
         name: as a recipe and the command line have it.
@@ -56,8 +57,8 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The first output that the files give for a batch."""
+    def open(self, files: tuple[Path, ...]) -> Callable[..., Tensor]:
+        """The files as a call: tensors of a batch in, the first output out."""
 
     def require(self) -> None:
         """Refuse where a package is missing, or cannot be imported.

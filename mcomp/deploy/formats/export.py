@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.deploy.checked_arguments import checked_inputs, checked_path
-from mcomp.deploy.formats.base import Format, Written, first_output
+from mcomp.deploy.formats.base import Format, first_output
 from mcomp.deploy.formats.names import WEIGHT_BITS
 from mcomp.deploy.formats.plain_model import plain_model
 from mcomp.errors import McompError, StageError, UsageError
@@ -44,6 +45,7 @@ class Exported:
         weight_bits: of weights that were quantised anew for this file, else None.
         versions: of the packages that wrote and ran it.
         notes: what a person must know.
+        batch: the one size of a batch that the file takes; None where it takes any.
     """
 
     format: str
@@ -54,6 +56,7 @@ class Exported:
     weight_bits: int | None
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    batch: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; files by name."""
@@ -93,7 +96,8 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     written = chosen.write(model, inputs, target, weight_bits)
     reference, expected = _reference(model, chosen, inputs)
-    error = relative_error(chosen.run(written, inputs), expected)
+    run = chosen.open(written.files)
+    error = relative_error(run(*inputs), expected)
     if weight_bits is None and not error <= chosen.tolerance:
         raise StageError(
             f"the file in format `{format}` answers differently: {error:.1e} apart, at most {chosen.tolerance:.0e}",
@@ -104,10 +108,12 @@ def export(
     notes = []
     if reference == "weights":
         notes.append(f"`{format}` quantises no activations: weights are those that were trained, the rest is float")
-    if chosen.any_batch and (why := _fixed_batch(chosen, written, inputs)):
-        notes.append(f"the file takes batches of {len(inputs[0])} only: {why}")
+    batch = None
+    if chosen.any_batch and (why := _fixed_batch(run, inputs)):
+        batch = len(inputs[0])
+        notes.append(f"the file takes batches of {batch} only: {why}")
     return Exported(
-        format, written.files, written.bytes, error, reference, weight_bits, chosen.versions(), tuple(notes)
+        format, written.files, written.bytes, error, reference, weight_bits, chosen.versions(), tuple(notes), batch
     )
 
 
@@ -146,11 +152,11 @@ def _reference(model: nn.Module, chosen: Format, inputs: tuple[Tensor, ...]) -> 
     return ("simulated" if chosen.keeps_quantisation else "weights"), answer
 
 
-def _fixed_batch(chosen: Format, written: Written, inputs: tuple[Tensor, ...]) -> str:
+def _fixed_batch(run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> str:
     """Why the file takes no batch but one of the example's size; nothing where it does."""
     wanted = tuple(torch.cat([x, x[:1]]) for x in inputs)
     try:
-        found = chosen.run(written, wanted)
+        found = run(*wanted)
     except McompError as error:
         return error.why or error.message
     except Exception as error:  # every runtime has its own

@@ -6,6 +6,7 @@ command line program, which installs packages and reports what is converted to i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -55,15 +56,18 @@ class Mnn(Format):
             raise self.refusal("its converter wrote nothing")
         return Written((path,))
 
-    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
-        """In a process of its own."""
+    def open(self, files: tuple[Path, ...]) -> Callable[..., Tensor]:
+        """In a process of its own for each call."""
+        return lambda *inputs: self._answer(files[0], inputs)
+
+    def _answer(self, file: Path, inputs: tuple[Tensor, ...]) -> Tensor:
         names = ["input", *(f"input_{place}" for place in range(1, len(inputs)))]
         with TemporaryDirectory() as folder:
             given, answer = Path(folder) / "given.npz", Path(folder) / "answer.npy"
             held: dict[str, Any] = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
             np.savez(given, **held)
             try:
-                in_own_process(_RUN, str(written.files[0]), str(given), str(answer), *names, "output")
+                in_own_process(_RUN, str(file), str(given), str(answer), *names, "output")
             except ChildProcessError as error:
                 raise self.refusal(f"it runs nowhere: {error}") from error
             return torch.from_numpy(np.load(answer))

@@ -19,6 +19,11 @@ PACKAGES: dict[str, dict[str, str]] = {
 WEIGHT_BITS: dict[str, tuple[int, ...]] = {"ncnn": (16,), "mnn": (8, 4, 2)}
 
 
+def file_stem(name: str) -> str:
+    """What the files of a format are called in a folder of several: ``onnx.model``, then their suffix."""
+    return f"{name}.model"
+
+
 def missing_packages(name: str) -> list[str]:
     """What to install before a model can be exported as ``name``, by the names to import."""
     return [module for module in PACKAGES.get(name, {}) if find_spec(module) is None]

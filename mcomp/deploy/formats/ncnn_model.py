@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -77,14 +78,17 @@ class Ncnn(Format):
             raise self.refusal(said[-1] if said else f"pnnx ended with exit status {done.returncode}")
         return Written((path, binary))
 
-    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
-        """One sample after the other, in a process of its own: ncnn has no way to refuse but to crash."""
+    def open(self, files: tuple[Path, ...]) -> Callable[..., Tensor]:
+        """One sample after the other, in a process of its own for each call: ncnn refuses by crashing alone."""
+        return lambda *inputs: self._answer(files, inputs)
+
+    def _answer(self, files: tuple[Path, ...], inputs: tuple[Tensor, ...]) -> Tensor:
         with TemporaryDirectory() as folder:
             given, answer = Path(folder) / "given.npz", Path(folder) / "answer.npy"
             held: dict[str, Any] = {str(place): tensor.numpy() for place, tensor in enumerate(inputs)}
             np.savez(given, **held)
             try:
-                in_own_process(_RUN, *map(str, (*written.files, given, answer)))
+                in_own_process(_RUN, *map(str, (*files, given, answer)))
             except ChildProcessError as error:
                 raise self.refusal(f"ncnn does not run what pnnx wrote: {error}") from error
             return torch.from_numpy(np.load(answer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +31,6 @@ class Onnx(Format):
         to_onnx(model, inputs, path, "onnxruntime" if quantising_modules(model) else "float")
         return Written((path,))
 
-    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
+    def open(self, files: tuple[Path, ...]) -> Callable[..., Tensor]:
         """In ONNX Runtime, one thread."""
-        return OnnxSession(written.files[0]).predict(*inputs)
+        return OnnxSession(files[0]).predict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -34,6 +35,6 @@ class OpenVinoIR(Format):
             )
             return Written(tuple(save_ir(lowered.path, path)))
 
-    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
+    def open(self, files: tuple[Path, ...]) -> Callable[..., Tensor]:
         """On the CPU, in the precision that the file says."""
-        return OpenVinoSession(written.files[0]).predict(*inputs)
+        return OpenVinoSession(files[0]).predict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,7 +33,12 @@ class TorchExport(Format):
             raise self.refusal(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
         return Written((path,))
 
-    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Load the program anew and call it."""
-        with torch.no_grad():
-            return first_output(torch.export.load(written.files[0]).module()(*inputs))
+    def open(self, files: tuple[Path, ...]) -> Callable[..., Tensor]:
+        """Load the program anew."""
+        program = torch.export.load(files[0]).module()
+
+        def call(*inputs: Tensor) -> Tensor:
+            with torch.no_grad():
+                return first_output(program(*inputs))
+
+        return call

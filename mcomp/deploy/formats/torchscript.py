@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,9 +32,14 @@ class TorchScript(Format):
             raise self.refusal(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
         return Written((path,))
 
-    def run(self, written: Written, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Load the file and call it."""
-        with warnings.catch_warnings(), torch.no_grad():
+    def open(self, files: tuple[Path, ...]) -> Callable[..., Tensor]:
+        """Load the file anew."""
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it says that it is of an older kind
-            loaded: Any = torch.jit.load(str(written.files[0]))  # type: ignore[no-untyped-call]
-            return first_output(loaded(*inputs))
+            loaded: Any = torch.jit.load(str(files[0]))  # type: ignore[no-untyped-call]
+
+        def call(*inputs: Tensor) -> Tensor:
+            with torch.no_grad():
+                return first_output(loaded(*inputs))
+
+        return call

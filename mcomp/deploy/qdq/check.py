@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -17,10 +18,12 @@ from mcomp.errors import UsageError
 DECLARED_IN = (importer_rules, fusion_rules, general_rules, cpu_rules)
 
 
-#: Quantised without Q and DQ: integers all the same.
-INTEGER_OPERATORS = frozenset(
-    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "MatMulNBits"}
-)
+_INTEGER_OPERATORS = frozenset({"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "MatMulNBits"})
+
+
+def computes_with_integers(node: onnx.NodeProto) -> bool:
+    """Whether an operator is quantised without Q and DQ, as in files of the form QOperator."""
+    return node.op_type in _INTEGER_OPERATORS or node.op_type.startswith("QLinear")
 
 
 def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
@@ -42,7 +45,7 @@ def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
     found: list[Violation] = []
     pairs = 0
     for graph in CheckedGraph(model, model.graph).graphs():
-        pairs += sum(is_pair(node) or node.op_type in INTEGER_OPERATORS for node in graph.nodes)
+        pairs += sum(is_pair(node) or computes_with_integers(node) for node in graph.nodes)
         found += [
             violation
             for each in RULES.values()
@@ -54,6 +57,17 @@ def check_qdq(path: str | Path, target: Target = "tensorrt") -> list[Violation]:
         message = f"none of its {len(model.graph.node)} nodes computes with integers: the whole network runs in float"
         found.append(Violation("G5", "warning", place.name, message, "quantise the model before exporting it"))
     return sorted(found, key=lambda violation: violation.severity != "error")
+
+
+def integer_operators(path: str | Path) -> dict[str, int]:
+    """How many operators of a file compute with integers themselves; rules about Q and DQ say nothing of them.
+
+    Raises:
+        UsageError: as :func:`check_qdq`.
+    """
+    model = load_onnx(checked_path(path))
+    graphs = CheckedGraph(model, model.graph).graphs()
+    return dict(Counter(node.op_type for graph in graphs for node in graph.nodes if computes_with_integers(node)))
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

@@ -15,6 +15,8 @@ from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, QUANTIZE, CheckedGraph, i
 from mcomp.deploy.qdq.rules import Fault, rule
 
 _WIDE = ("int16", "uint16", "int32")
+_NOT_IN_OPENVINO = ("QGemm", "QLinearGlobalAveragePool")
+_FLOAT_IN_OPENVINO = ("ConvInteger", "MatMulInteger", "MatMulNBits")
 
 
 @rule("O1", "warning", "onnxruntime")
@@ -61,6 +63,30 @@ def activations_have_eight_bits(graph: CheckedGraph, node: onnx.NodeProto) -> It
     zero_point = graph.zero_point(node) if node.op_type == QUANTIZE else None
     if zero_point is not None and zero_point.dtype.name in _WIDE:
         yield f"an activation of type {zero_point.dtype.name}: what reads it runs in float", "use 8 bits"
+
+
+@rule("V2", "error", "openvino")
+def integer_operators_are_taken(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
+    """Of the operators that compute with integers themselves, OpenVINO has some, and those not for every weight."""
+    fix = "write the file in Q/DQ form: QuantizeLinear and DequantizeLinear around float operators"
+    if node.op_type in _NOT_IN_OPENVINO:
+        yield f"`{node.op_type}` is not supported", fix
+    if node.op_type != "QLinearConv" or len(node.input) < 8:
+        return
+    scale, zero_point = graph.constant(node.input[4]), graph.constant(node.input[5])
+    if scale is not None and scale.size > 1:
+        yield "`QLinearConv` with a scale per channel is not supported", fix
+    elif zero_point is not None and zero_point.dtype == np.uint8:
+        yield "`QLinearConv` with uint8 weights is not supported", "quantise the weights as int8, or " + fix
+
+
+@rule("V3", "warning", "openvino")
+def integer_operators_stay_integer(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
+    """Products of integers without Q and DQ are computed in float."""
+    zero_point = graph.constant(node.input[5]) if node.op_type == "QLinearMatMul" and len(node.input) > 5 else None
+    if node.op_type in _FLOAT_IN_OPENVINO or (zero_point is not None and zero_point.dtype == np.uint8):
+        what = "with uint8 weights " if zero_point is not None else ""
+        yield f"`{node.op_type}` {what}is computed in float", "write Q and DQ around a float operator, weights as int8"
 
 
 @rule("V1", "warning", "openvino")

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from mcomp.deploy.onnx_graph import attribute
 from mcomp.deploy.operator_facts import WEIGHTED
-from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, CheckedGraph, channel_axis, is_pair
+from mcomp.deploy.qdq.checked_graph import DEQUANTIZE, QUANTIZE, CheckedGraph, channel_axis, is_pair
 from mcomp.deploy.qdq.rules import Fault, rule
 
 _REFUSED = frozenset(
@@ -33,7 +33,7 @@ def operator_is_supported(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator
 @rule("E2", "error", "tensorrt")
 def zero_point_is_an_int8_zero(graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Fault]:
     """A zero point is written out, constant, int8 and 0."""
-    if not is_pair(node) or _is_bias(graph, node):
+    if not is_pair(node) or _is_bias(graph, node) or _told_at_its_q(graph, node):
         return
     fix = "write an int8 zero point of zeros, with the shape of the scale"
     if len(node.input) < 3 or not node.input[2]:
@@ -48,9 +48,20 @@ def zero_point_is_an_int8_zero(graph: CheckedGraph, node: onnx.NodeProto) -> Ite
     elif zero_point.dtype.name not in _ZERO_POINT_TYPES:
         yield f"the zero point is {zero_point.dtype.name}, not int8", fix
     elif zero_point.astype(np.float32).any():
-        yield f"the zero point is {int(zero_point.astype(np.int64).ravel()[0])}, not 0", fix
+        values = zero_point.astype(np.float32).ravel()
+        yield "the zero point is not 0", fix, f"it is {values[values != 0][0]:g}"
     elif scale is not None and zero_point.size != scale.size:
         yield f"{zero_point.size} zero points for {scale.size} scales", fix
+
+
+def _told_at_its_q(graph: CheckedGraph, node: onnx.NodeProto) -> bool:
+    """Whether ``node`` is the DQ of a Q with the same zero point: one tensor, of which the Q tells."""
+    source = graph.maker(node.input[0]) if node.op_type == DEQUANTIZE else None
+    if source is None or source.op_type != QUANTIZE or not is_pair(source):
+        return False
+    own, told = graph.zero_point(node), graph.zero_point(source)
+    same = own is not None and told is not None and own.dtype == told.dtype and np.array_equal(own, told)
+    return same or list(source.input[2:3]) == list(node.input[2:3])
 
 
 @rule("E3", "error")

@@ -25,6 +25,7 @@ class Violation:
         node: name of the node.
         message: what is wrong, with numbers.
         fix: what to do about it.
+        detail: what is so at this node alone, where nodes differ in it.
     """
 
     rule: str
@@ -32,14 +33,15 @@ class Violation:
     node: str
     message: str
     fix: str
+    detail: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """The fields, for JSON."""
         return asdict(self)
 
 
-#: What a check function yields: what is wrong with the node, and what to do about it.
-Fault = tuple[str, str]
+#: What a check function yields: what is wrong with the node, what to do about it, and what is so at this node alone.
+Fault = tuple[str, str] | tuple[str, str, str]
 Check = Callable[[CheckedGraph, onnx.NodeProto], Iterator[Fault]]
 
 
@@ -54,8 +56,8 @@ class Rule:
 
     def violations(self, graph: CheckedGraph, node: onnx.NodeProto) -> Iterator[Violation]:
         """What ``node`` breaks."""
-        for message, fix in self.check(graph, node):
-            yield Violation(self.id, self.severity, node.name or node.output[0], message, fix)
+        for message, fix, *detail in self.check(graph, node):
+            yield Violation(self.id, self.severity, node.name or node.output[0], message, fix, *detail)
 
 
 #: By id, in the order of declaration.

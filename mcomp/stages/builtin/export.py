@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from mcomp.deploy.formats.names import PACKAGES, WEIGHT_BITS, FormatName, missing_packages
+from mcomp.deploy.formats.names import PACKAGES, WEIGHT_BITS, FormatName, file_stem, missing_packages
 from mcomp.stages.base import Finding, Metrics, Stage, StageContext, StageOptions, StageResult, Traits
 from mcomp.stages.forecast import BYTES_PER_PARAMETER, DELIVERY_BYTES, DELIVERY_SECONDS, Forecast, Work
 from mcomp.stages.placed_faults import faults_at
@@ -17,13 +17,21 @@ from mcomp.stages.registry import register
 if TYPE_CHECKING:
     from torch import nn
 
+    from mcomp.deploy.formats.export import Exported
+    from mcomp.deploy.verification import Verification
+
 
 @register
 class Export(Stage):
     """Write the network in one or several formats, run each file, and compare; hand the model on unchanged."""
 
-    name, version = "export", 5
-    traits = Traits(metrics={"top1", "loss", "files_written", "relative_error"})
+    name, version = "export", 6
+    traits = Traits(
+        metrics={
+            "top1", "top1_backend", "top1_simulated", "agreement", "loss", "bytes_of", "files_written",
+            "relative_error",
+        }
+    )  # fmt: skip
 
     class Options(StageOptions):
         formats: list[FormatName] = Field(
@@ -91,39 +99,59 @@ class Export(Stage):
 
     @classmethod
     def work(cls, options: Any) -> Work:
-        """Writing and running one file per format, and one pass over the test images."""
+        """Writing one file per format, and a pass of the model and of each file over the test images."""
         count = len(options.formats)
         return Work(
+            evaluations=1 + count,
             fixed_seconds=DELIVERY_SECONDS * count,
             extra_memory_bytes=DELIVERY_BYTES,
             files=BYTES_PER_PARAMETER[:1] * count,
         )
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
-        """Write ``model.<suffix>`` per format, each in a folder of its name; accuracy is that of the model itself."""
+        """Write ``<format>.model.<suffix>`` per format; accuracy is that of the file that predicts worst."""
         from mcomp.deploy.formats.export import export
+        from mcomp.deploy.formats.measured import measure
 
-        rows: list[dict[str, Any]] = []
-        files: dict[str, Path] = {}
-        notes: list[str] = []
+        written: list[Exported] = []
         for name in options.formats:
             ctx.report("status", text=f"writing and running `{name}`")
-            made = export(
-                ctx.model,
-                ctx.example_inputs,
-                ctx.work_dir / name / "model",
-                name,
-                weight_bits=options.weight_bits.get(name),
-            )
-            files.update({f"{name}.{path.name}": path for path in made.files})
-            bits = f", weights of {made.weight_bits} bits" if made.weight_bits else ""
-            notes.append(f"`{name}`{bits}: {made.bytes / 1e3:.1f} kB, {made.relative_error:.1e} apart from the model")
-            notes += made.notes
-            rows.append(made.as_dict())
+            place, bits = ctx.work_dir / file_stem(name), options.weight_bits.get(name)
+            written.append(export(ctx.model, ctx.example_inputs, place, name, weight_bits=bits))
+        files = {path.name: path for made in written for path in made.files}
         metrics: Metrics = {
-            **ctx.evaluate(),
-            "bytes": sum(row["bytes"] for row in rows),
+            "bytes": sum(made.bytes for made in written),
+            "bytes_of": f"{len(written)} formats" if len(written) > 1 else "file" if len(files) == 1 else "files",
             "files_written": len(files),
-            "relative_error": max(row["relative_error"] for row in rows),
+            "relative_error": max(made.relative_error for made in written),
         }
-        return StageResult(model=ctx.model, metrics=metrics, files=files, notes=notes, details={"exports": rows})
+        seen: list[Verification | None] = [None] * len(written)
+        if ctx.data is not None:
+            ctx.report("status", text="running the files on the test images")
+            found = measure(written, ctx.model, ctx.data.test)
+            seen = [*found]
+            worst = min(range(len(found)), key=lambda place: found[place].top1)
+            metrics |= {
+                "top1": found[worst].top1,
+                "top1_backend": written[worst].format,
+                "top1_simulated": found[worst].simulated_top1,
+                "agreement": min(one.agreement for one in found),
+                "loss": found[worst].loss,
+            }
+        rows = list(zip(written, seen, strict=True))
+        return StageResult(
+            model=ctx.model,
+            metrics=metrics,
+            files=files,
+            notes=[line for row in rows for line in _told(*row)],
+            details={"exports": [made.as_dict() | (asdict(one) if one else {}) for made, one in rows]},
+        )
+
+
+def _told(made: Exported, seen: Verification | None) -> list[str]:
+    """One file in a sentence, and what its runtime could not do."""
+    bits = f", weights of {made.weight_bits} bits" if made.weight_bits else ""
+    line = f"`{made.format}`{bits}: {made.bytes / 1e3:.1f} kB, {made.relative_error:.1e} apart from the model"
+    if seen is not None:
+        line += f"; top-1 {seen.top1:.2f} %, the model's class on {seen.agreement:.2f} % of the test images"
+    return [line, *made.notes]

@@ -26,6 +26,7 @@ DEPLOY_METRICS = frozenset(
     {
         "top1", "top1_backend", "top1_simulated", "loss", "agreement", "sqnr_db", "fp32_bytes", "latency_fp32_ms",
         "latency_backend", "latency_batch", "latency_threads", "speedup", "exact", "max_abs_error", "violations",
+        "bytes_of",
     }
 )  # fmt: skip
 
@@ -34,7 +35,7 @@ DEPLOY_METRICS = frozenset(
 class OnnxInt8(Stage):
     """Write an INT8 ONNX file for ONNX Runtime, run it, and compare it with the simulated model."""
 
-    name, version = "onnx_int8", 8
+    name, version = "onnx_int8", 9
     traits = Traits(provides={"onnx"}, metrics=DEPLOY_METRICS)
 
     class Options(DeployOptions, StageOptions):

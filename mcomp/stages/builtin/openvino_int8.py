@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class OpenVinoInt8(Stage):
     """Write an INT8 file for OpenVINO, run it there, and compare it with the simulated model."""
 
-    name, version = "openvino_int8", 5
+    name, version = "openvino_int8", 6
     traits = Traits(provides={"openvino"}, metrics=DEPLOY_METRICS | {"integer_layers", "multiplying_layers"})
 
     class Options(DeployOptions, StageOptions):
@@ -71,6 +71,7 @@ class OpenVinoInt8(Stage):
 
     def run(self, ctx: StageContext, options: Any) -> StageResult:
         """Write ``model.openvino.onnx``, and ``model.xml`` beside ``model.bin``, and measure on test."""
+        from mcomp.deploy.beside_float import size_beside_float
         from mcomp.deploy.delivery import deliver
         from mcomp.deploy.openvino_session import OpenVinoSession, save_ir
 
@@ -88,13 +89,17 @@ class OpenVinoInt8(Stage):
         pair = save_ir(found.lowering.path, ctx.work_dir / "model.xml")
         integer, multiplying = OpenVinoSession(pair[0], options.threads).integer_layers()
         notes = found.notes()
+        size = sum(path.stat().st_size for path in pair)
+        if size > found.fp32.bytes:
+            notes.insert(0, size_beside_float("model.xml` and its `.bin", size, found.fp32.bytes))
         if integer < multiplying:
             notes.append(f"OpenVINO runs {integer} of {multiplying} convolutions and matrix products in integers")
         return StageResult(
             model=found.model,
             metrics={
                 **found.metrics(),
-                "bytes": sum(path.stat().st_size for path in pair),
+                "bytes": size,
+                "bytes_of": "files",
                 "integer_layers": integer,
                 "multiplying_layers": multiplying,
             },

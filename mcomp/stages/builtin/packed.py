@@ -17,8 +17,8 @@ FILE = "weights.packed"
 class Packed(Stage):
     """Write the weights bit-packed, read them back and compare (`mcomp help packed-weights`); hand the model on."""
 
-    name, version = "packed", 3
-    traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "float_bytes", "exact"})
+    name, version = "packed", 4
+    traits = Traits(requires={"quantized"}, metrics={"top1", "loss", "bytes_of", "float_bytes", "exact"})
 
     class Options(StageOptions):
         ternary: Literal["base3", "2bit"] = Field(
@@ -43,6 +43,7 @@ class Packed(Stage):
         metrics: Metrics = {
             **ctx.evaluate(),
             "bytes": made.bytes,
+            "bytes_of": "file",
             "float_bytes": made.float_bytes,
             "exact": "yes" if made.exact else "no",
         }

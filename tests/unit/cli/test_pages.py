@@ -178,6 +178,24 @@ def test_help_on_a_terminal_is_rendered(capsys: pytest.CaptureFixture[str], monk
     assert "```" not in printed
 
 
+@pytest.mark.parametrize(
+    ("wanted", "first", "way"),
+    [
+        ("export", "usage: mcomp export", ["stages", "export"]),
+        ("packed", "packed", ["help", "packed-weights"]),
+    ],
+)
+def test_of_two_things_with_one_name_help_says_how_to_read_the_other(
+    wanted: str, first: str, way: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["help", wanted]) == 0
+    printed = capsys.readouterr().out
+    assert printed.lstrip().startswith(first)
+    assert f"`mcomp {' '.join(way)}`" in printed.splitlines()[-1]
+    assert main(way) == 0
+    assert capsys.readouterr().out not in printed
+
+
 def test_help_on_a_verb_is_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help", "validate"]) == 0
     assert "usage: mcomp validate" in capsys.readouterr().out

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import mcomp
 from mcomp.deploy import export
 from mcomp.deploy.formats import export as export_module
-from mcomp.deploy.formats.base import Written
 from mcomp.deploy.formats.export import FORMATS
+from mcomp.deploy.formats.measured import _filled
 from mcomp.deploy.formats.names import PACKAGES, WEIGHT_BITS, missing_packages
 from mcomp.deploy.formats.plain_model import plain_model
 from mcomp.deploy.formats.torchscript import TorchScript
@@ -37,7 +37,7 @@ def test_a_file_answers_what_it_was_made_of(name: str, kind: str, tmp_path: Path
     assert made.bytes == sum(path.stat().st_size for path in made.files)
     with torch.no_grad():
         expected = model(images(3)) if made.reference != "weights" else plain_model(model, activations=False)(images(3))
-    found = export_module.find_format(name).run(Written(made.files), (images(3),))
+    found = export_module.find_format(name).open(made.files)(images(3))
     assert float((found - expected).abs().max() / expected.abs().max()) == pytest.approx(made.relative_error, abs=1e-6)
     assert made.reference == ("float" if kind == "float" else "weights" if name in ("ncnn", "mnn") else "simulated")
 
@@ -46,7 +46,7 @@ def test_a_file_answers_what_it_was_made_of(name: str, kind: str, tmp_path: Path
 def test_other_batches_go_through(name: str, tmp_path: Path) -> None:
     made = export(Residual().eval(), images(2), tmp_path / "model", name)
     assert made.notes == ()
-    found = export_module.find_format(name).run(Written(made.files), (images(5),))
+    found = export_module.find_format(name).open(made.files)(images(5))
     assert len(found) == 5
 
 
@@ -108,7 +108,7 @@ def test_a_dynamic_model_keeps_its_ranges_per_tensor(tmp_path: Path) -> None:
     made = export(converted.eval(), x, tmp_path / "model", "torchscript")
     assert made.relative_error < 1e-6
     for wider in (10 * x, torch.zeros_like(x)):
-        found = export_module.find_format("torchscript").run(Written(made.files), (wider,))
+        found = export_module.find_format("torchscript").open(made.files)(wider)
         with torch.no_grad():
             torch.testing.assert_close(found, converted(wider))
 
@@ -124,7 +124,7 @@ def test_fewer_weight_bits_make_a_smaller_file_whose_loss_is_told(tmp_path: Path
 
 
 def test_what_answers_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TorchScript, "run", lambda self, written, inputs: torch.zeros(len(inputs[0]), 10))
+    monkeypatch.setattr(TorchScript, "open", lambda self, files: lambda x: torch.zeros(len(x), 10))
     with pytest.raises(StageError, match="answers differently") as caught:
         export(Residual().eval(), images(2), tmp_path / "model", "torchscript")
     assert caught.value.code == "MC448"
@@ -159,6 +159,35 @@ def test_a_stage_writes_every_format_and_hands_the_model_on(tmp_path: Path) -> N
     assert [row["format"] for row in result.details["exports"]] == ["pt2", "torchscript"]
     with torch.no_grad():
         assert torch.equal(result.model(images(2)), model(images(2)))
+
+
+def test_the_stages_accuracy_is_that_of_the_file_that_predicts_worst(tmp_path: Path) -> None:
+    data = mcomp.data.load("digits", image_size=8, limit=100)
+    wide = Residual().eval()
+    result = mcomp.stages.export(wide, data=data, formats=["onnx", "torchscript"], work_dir=tmp_path)
+    rows = result.details["exports"]
+    for row in rows:
+        run = export_module.find_format(row["format"]).open((tmp_path / row["files"][0],))
+        found = torch.cat([run(images) for images, _ in data.test.batches(64)]).argmax(1)
+        truth = torch.cat([labels for _, labels in data.test.batches(64)])
+        assert row["top1"] == pytest.approx(100 * (found == truth).double().mean().item())
+    assert result.metrics["top1"] == min(row["top1"] for row in rows)
+    assert result.metrics["agreement"] == min(row["agreement"] for row in rows)
+    assert result.metrics["bytes_of"] == "2 formats"
+    assert sum("the model's class on" in note for note in result.notes) == 2
+
+
+def test_a_file_of_one_batch_size_is_measured_on_the_whole_split() -> None:
+    called = []
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        called.append(len(x))
+        return x.sum((2, 3)) * torch.arange(1, len(x) + 1)[:, None]
+
+    x = images(3)
+    assert torch.equal(_filled(run, 5)(x), run(x))
+    assert called == [5, 3]
+    assert torch.equal(_filled(run, 3)(x), run(x))
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,14 @@ def shifted_weight(model: onnx.ModelProto) -> None:
     replace(model, name, value(model, name) + 3)
 
 
+def untaken_operator(model: onnx.ModelProto) -> None:
+    nodes(model, "Conv")[0].op_type = "QGemm"
+
+
+def integers_without_pairs(model: onnx.ModelProto) -> None:
+    nodes(model, "Conv")[0].op_type = "ConvInteger"
+
+
 BREAKS: list[tuple[str, Mutation, Target]] = [
     *(
         (rule, mutation, "tensorrt")
@@ -297,6 +305,8 @@ BREAKS: list[tuple[str, Mutation, Target]] = [
     ("G3", short_scale, "openvino"),
     ("P1", float_weight, "openvino"),
     ("V1", shifted_weight, "openvino"),
+    ("V2", untaken_operator, "openvino"),
+    ("V3", integers_without_pairs, "openvino"),
 ]  # fmt: skip
 
 

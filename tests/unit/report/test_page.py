@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcomp.engine.summary import scales_differ
+from mcomp.engine.units import latency_text
 from mcomp.report.before_after import changes
 from mcomp.report.histograms import histogram_rows, histogram_svg
 from mcomp.report.page import report_page
@@ -162,6 +164,29 @@ def test_latencies_of_two_runtimes_are_shown_and_not_compared() -> None:
     assert (shipped.verdict, shipped.share, shipped.good) == ("runtimes differ", None, None)
     *_, torch_only = changes(FLAGSHIP[:-1], {})
     assert (torch_only.verdict, torch_only.good) == ("2.1 × faster", True)
+
+
+def test_figures_of_different_runtimes_are_named_as_no_one_scale() -> None:
+    told = scales_differ(result_of(FLAGSHIP))
+    assert "latencies are of different runtimes" in told
+    assert "torch in" in told
+    assert "onnxruntime in ship" in told
+    assert "no one scale" in report_page(result_of(FLAGSHIP), {})
+    assert scales_differ(result_of(FLAGSHIP[:-1])) == ""
+
+
+def test_bytes_of_deployed_files_say_so_and_several_formats_are_no_one_size() -> None:
+    shipped = stage("ship", "export", "train", bytes=500, bytes_of="2 formats")
+    way = [stage("train", bytes=1000), shipped]
+    found = {change.what: change for change in changes(way, {})}["bytes on disk"]
+    assert found.after == "500 B (2 formats), ship"
+    assert (found.verdict, found.share) == ("several formats", None)
+    assert "bytes are of the saved model" in scales_differ(result_of(way))
+
+
+def test_the_time_of_an_engine_goes_before_that_of_the_file_it_was_built_of() -> None:
+    figures = {"latency_ms": 3.0, "latency_backend": "onnxruntime", "engine_latency_ms": 0.125}
+    assert latency_text(figures) == "0.125 ms (tensorrt), 3 ms (onnxruntime)"
 
 
 def test_a_run_that_begins_with_a_cut_knows_the_size_before_it_and_no_accuracy() -> None:
