@@ -91,7 +91,7 @@ def load_model(
             MC315 the model cannot be rebuilt or the tensors do not fit it; MC316 the logits differ; MC317 a user's
             file is needed.
     """
-    folder = _artifact_folder(Path(path))
+    folder = artifact_folder(Path(path))
     return load_artifact(folder, trust=trust, base_dir=None if base_dir is None else Path(base_dir), model=model)
 
 
@@ -303,8 +303,12 @@ def _fingerprint(model: nn.Module, inputs: list[logits.InputSpec]) -> dict[str, 
 # loading
 
 
-def _artifact_folder(path: Path) -> Path:
-    """The artifact folder that ``path`` means."""
+def artifact_folder(path: Path) -> Path:
+    """The artifact folder that ``path`` means: itself, that of its manifest, or ``model`` inside it.
+
+    Raises:
+        StoreError: MC311, there is none.
+    """
     folder = path.parent if path.name == MANIFEST else path
     for candidate in (folder, folder / "model"):  # the second is how `mcomp export` lays its folder out
         if (candidate / MANIFEST).is_file():

@@ -17,7 +17,7 @@ A message says what happened and where, with numbers; ``why`` gives the cause, `
 the text that the command line prints, so that a Python session and a notebook say the same.
 Codes: MC00x mcomp itself and interruptions, MC1xx recipe, MC2xx usage and preflight, MC3xx store and artifacts,
 MC40x stages and training, MC41x and MC45x pruning, MC42x and MC46x quantisation and folding, MC43x, MC44x and MC47x
-deployment, MC5xx gates and conditions, MC6xx what is not installed or not there.
+deployment, MC48x search, MC5xx gates and conditions, MC6xx what is not installed or not there.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ GROUPS = {
     "MC45": "pruning",
     "MC46": "quantisation and folding",
     "MC47": "deployment",
+    "MC48": "search",
     "MC5": "gates",
     "MC6": "backends",
 }

@@ -20,6 +20,7 @@ VERBS = {
     "explain": "say what a stage's key is made of, and what differs from an earlier run",
     "stages": "list the stages, or one stage's options",
     "models": "list the models a recipe can name",
+    "stats": "count a model's parameters, multiply-accumulates and memory, layer by layer",
     "schema": "print the JSON Schema of recipes, for editors",
     "init": "write a commented recipe to start from",
     "runs": "list the runs of a store",

@@ -36,12 +36,14 @@ class Prepared:
         calibrated: activation quantisers whose range was found now.
         added: those of them that were in no training: what layers make, for engines that end in integers.
         notes: what could not be prepared.
+        bias_change: the most that a bias was moved to a whole number of the accumulator's unit.
     """
 
     model: nn.Module
     calibrated: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bias_change: float = 0.0
 
 
 def prepare(
@@ -163,9 +165,11 @@ def _round_biases(prepared: Prepared, example_inputs: tuple[Tensor, ...]) -> Non
         except StageError as error:
             prepared.notes.append(f"biases are rounded in the file alone: {error}")
             return
-    change = round_biases(prepared.model)
-    if change:
-        prepared.notes.append(f"biases are whole numbers of the accumulator's unit (largest change {change:.1e})")
+    prepared.bias_change = round_biases(prepared.model)
+    if prepared.bias_change:
+        prepared.notes.append(
+            f"biases are whole numbers of the accumulator's unit (largest change {prepared.bias_change:.1e})"
+        )
 
 
 def _calibrated(model: nn.Module, batches: Callable[[], Iterable[Batch]], method: str | None) -> list[str]:

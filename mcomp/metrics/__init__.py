@@ -12,17 +12,21 @@ if TYPE_CHECKING:
     from mcomp.metrics.accuracy import Evaluation, evaluate
     from mcomp.metrics.agreement import sqnr_db, top1_agreement
     from mcomp.metrics.cost import Cost, count, effective_macs, output_shape
+    from mcomp.metrics.meter import LayerCost, Meter, measure
     from mcomp.metrics.timing import Latency, interleaved, latency, model_latency
 
 _HOMES = {
     "Cost": "cost",
     "Evaluation": "accuracy",
     "Latency": "timing",
+    "LayerCost": "meter",
+    "Meter": "meter",
     "count": "cost",
     "effective_macs": "cost",
     "evaluate": "accuracy",
     "interleaved": "timing",
     "latency": "timing",
+    "measure": "meter",
     "model_latency": "timing",
     "output_shape": "cost",
     "sqnr_db": "agreement",
@@ -33,11 +37,14 @@ __all__ = [
     "Cost",
     "Evaluation",
     "Latency",
+    "LayerCost",
+    "Meter",
     "count",
     "effective_macs",
     "evaluate",
     "interleaved",
     "latency",
+    "measure",
     "model_latency",
     "output_shape",
     "sqnr_db",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mcomp.metrics.accuracy import in_eval_mode
+from mcomp.metrics.activation_memory import address
 from mcomp.metrics.samples import first_sample
 
 Seen = TypeVar("Seen")
@@ -44,13 +46,13 @@ def count(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Cost:
         example_inputs: a batch that the model accepts, of any batch size.
     """
 
-    def macs(one: _Pass) -> int:
+    def macs(one: Pass) -> int:
         with FlopCounterMode(display=False) as counter:
             one.run()
         return int(counter.get_total_flops()) // 2
 
-    with _visible_attention():
-        return Cost(parameter_count(model), _observed(model, example_inputs, macs))
+    with visible_attention():
+        return Cost(parameter_count(model), observed(model, example_inputs, macs))
 
 
 def effective_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
@@ -64,14 +66,14 @@ def effective_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
         example_inputs: a batch that the model accepts, of any batch size.
     """
 
-    def idle(one: _Pass) -> int:
+    def idle(one: Pass) -> int:
         zeros = _ZeroWeights((one.tensors[name], weight) for name, weight in model.named_parameters())
         with zeros:
             one.run()
         return zeros.flops // 2
 
-    with _visible_attention():
-        return count(model, example_inputs).macs - _observed(model, example_inputs, idle)
+    with visible_attention():
+        return count(model, example_inputs).macs - observed(model, example_inputs, idle)
 
 
 def output_shape(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
@@ -81,28 +83,38 @@ def output_shape(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[
         model: left as it was.
         example_inputs: a batch that the model accepts, of any batch size.
     """
-    found = _observed(model, example_inputs, lambda one: one.run())
+    found = observed(model, example_inputs, lambda one: one.run())
     return tuple(found.shape[1:]) if isinstance(found, Tensor) else None
 
 
 def parameter_count(model: nn.Module) -> int:
     """Elements of all parameters and named weight buffers; a shared tensor counts once."""
-    tensors: dict[int, Tensor] = {id(parameter): parameter for parameter in model.parameters()}
-    for module in model.modules():
-        for name in getattr(module, "weight_buffers", ()):
-            buffer = getattr(module, name)
-            tensors[id(buffer)] = buffer
-    return sum(tensor.numel() for tensor in tensors.values())
+    return sum(tensor.numel() for _, tensor in stored_weights(model))
 
 
-class _Pass(NamedTuple):
-    """One sample through a model, to be run once, and the tensors by name that it computes with."""
+def stored_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and named weight buffers, each once, with its name."""
+    seen: set[int] = set()
+    buffers = (
+        (f"{place}.{name}" if place else name, getattr(module, name))
+        for place, module in model.named_modules()
+        for name in getattr(module, "weight_buffers", ())
+    )
+    for name, tensor in itertools.chain(model.named_parameters(), buffers):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+class Pass(NamedTuple):
+    """One sample through a model, to be run once, and the tensors that it computes with: the model's, by name."""
 
     tensors: Mapping[str, Tensor]
+    inputs: tuple[Any, ...]
     run: Callable[[], object]
 
 
-def _observed(model: nn.Module, example_inputs: tuple[Tensor, ...], observe: Callable[[_Pass], Seen]) -> Seen:
+def observed(model: nn.Module, example_inputs: tuple[Tensor, ...], observe: Callable[[Pass], Seen]) -> Seen:
     """What ``observe`` sees of a pass: one on the meta device, where only shapes are computed, else a real one."""
     sample = first_sample(example_inputs)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -110,9 +122,9 @@ def _observed(model: nn.Module, example_inputs: tuple[Tensor, ...], observe: Cal
         try:
             ghosts = {name: tensor.detach().to("meta") for name, tensor in own.items()}
             inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, sample)
-            return observe(_Pass(ghosts, lambda: functional_call(model, ghosts, inputs)))
+            return observe(Pass(ghosts, inputs, lambda: functional_call(model, ghosts, inputs)))
         except Exception:  # whatever a forward that reads values (`.item()`, plain-attribute tensors) raises there
-            return observe(_Pass(own, lambda: model(*sample)))
+            return observe(Pass(own, sample, lambda: model(*sample)))
 
 
 class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for these
@@ -127,7 +139,7 @@ class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
     def __init__(self, weights: Iterable[tuple[Tensor, Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._weights = {_memory(ghost): (ghost, weight.detach()) for ghost, weight in weights}
+        self._weights = {address(ghost): (ghost, weight.detach()) for ghost, weight in weights}
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -137,7 +149,7 @@ class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         if formula is not None:
             flops = int(formula(*args, **kwargs, out_val=out))
             for seen in tree_leaves((args, kwargs)):
-                found = self._weights.get(_memory(seen)) if isinstance(seen, Tensor) and seen.ndim > 1 else None
+                found = self._weights.get(address(seen)) if isinstance(seen, Tensor) and seen.ndim > 1 else None
                 if found is not None and seen.numel():
                     ghost, weight = found
                     offset = weight.storage_offset() + seen.storage_offset() - ghost.storage_offset()
@@ -146,12 +158,8 @@ class _ZeroWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         return out
 
 
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
 @contextmanager
-def _visible_attention() -> Iterator[None]:
+def visible_attention() -> Iterator[None]:
     """Without its fused fast path, attention shows its matrix products to the counter."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcomp.models.builders import records_builder
 from mcomp.models.channel_shuffle import ChannelShuffle
+from mcomp.models.rounding import round_to_multiple
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,3 @@ def scaled(plan: Sequence[ConvPlan], width: float) -> list[ConvPlan]:
         for step, consumer in itertools.pairwise(plan)
     ]
     return [*out, plan[-1]]
-
-
-def round_to_multiple(channels: float, base: int) -> int:
-    """The multiple of ``base`` nearest to ``channels`` (a tie goes up), at least one ``base``."""
-    return max(base, math.floor(channels / base + 0.5) * base)

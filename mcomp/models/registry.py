@@ -27,6 +27,8 @@ class ModelEntry:
         options: every flat key allowed under ``model:`` for this name.
         summary: one line for ``mcomp models``.
         min_size: smallest height and width of an input, in pixels.
+        image_size: height and width of the images that it was published for.
+        classes: of them.
     """
 
     name: str
@@ -35,6 +37,8 @@ class ModelEntry:
     options: type[ModelOptions]
     summary: str
     min_size: int = 4
+    image_size: int = 32
+    classes: int = 10
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -60,6 +64,108 @@ MODELS: dict[str, ModelEntry] = {
             "lenet",
             WidthOptions,
             "LeNet-5 with ReLU and batch norm, two convolutions and three linear layers",
+        ),
+        ModelEntry(
+            "resnet20",
+            "mcomp.models.cifar_resnet",
+            "resnet20",
+            WidthOptions,
+            "ResNet-20 for 32 pixels, shortcuts without parameters, 0.27 M parameters",
+        ),
+        ModelEntry(
+            "resnet56",
+            "mcomp.models.cifar_resnet",
+            "resnet56",
+            WidthOptions,
+            "ResNet-56 for 32 pixels, shortcuts without parameters, 0.85 M parameters",
+        ),
+        ModelEntry(
+            "vgg16_bn",
+            "mcomp.models.vgg",
+            "vgg16_bn",
+            WidthOptions,
+            "VGG-16 with batch norm for 32 pixels, two linear layers, 15 M parameters",
+            min_size=32,
+        ),
+        ModelEntry(
+            "densenet40",
+            "mcomp.models.densenet",
+            "densenet40",
+            WidthOptions,
+            "DenseNet-40, growth 12, for 32 pixels, 1.0 M parameters",
+        ),
+        ModelEntry(
+            "resnet18",
+            "mcomp.models.resnet",
+            "resnet18",
+            WidthOptions,
+            "ResNet-18, 11.7 M parameters",
+            image_size=224,
+            classes=1000,
+        ),
+        ModelEntry(
+            "resnet18_caffe",
+            "mcomp.models.resnet",
+            "resnet18_caffe",
+            WidthOptions,
+            "ResNet-18 as in Caffe: a projection in the first stage too, 11.7 M parameters",
+            image_size=224,
+            classes=1000,
+        ),
+        ModelEntry(
+            "resnet50",
+            "mcomp.models.resnet",
+            "resnet50",
+            WidthOptions,
+            "ResNet-50, strides in the 3 x 3 convolutions, 25.6 M parameters",
+            image_size=224,
+            classes=1000,
+        ),
+        ModelEntry(
+            "resnet50_caffe",
+            "mcomp.models.resnet",
+            "resnet50_caffe",
+            WidthOptions,
+            "ResNet-50 as in Caffe: strides in the first 1 x 1 convolutions, 25.6 M parameters",
+            image_size=224,
+            classes=1000,
+        ),
+        ModelEntry(
+            "mobilenet_v1",
+            "mcomp.models.mobilenet",
+            "mobilenet_v1",
+            WidthOptions,
+            "MobileNet, depthwise separable convolutions, 4.2 M parameters",
+            image_size=224,
+            classes=1000,
+        ),
+        ModelEntry(
+            "mobilenet_v2",
+            "mcomp.models.mobilenet",
+            "mobilenet_v2",
+            WidthOptions,
+            "MobileNetV2, inverted residuals, 3.5 M parameters",
+            image_size=224,
+            classes=1000,
+        ),
+        ModelEntry(
+            "darknet19",
+            "mcomp.models.darknet",
+            "darknet19",
+            WidthOptions,
+            "Darknet-19, the classifier behind YOLOv2, 20.8 M parameters",
+            min_size=32,
+            image_size=224,
+            classes=1000,
+        ),
+        ModelEntry(
+            "darknet53",
+            "mcomp.models.darknet",
+            "darknet53",
+            WidthOptions,
+            "Darknet-53, the classifier behind YOLOv3, 41.6 M parameters",
+            image_size=256,
+            classes=1000,
         ),
     )
 }

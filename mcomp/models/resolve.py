@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mcomp.models.checkpoint import load_weights, model_of_artifact
 from mcomp.models.registry import MODELS, needs_trust, unknown_name, user_file
 from mcomp.models.spec import ModelSpec
 from mcomp.models.user_factory import build_user_model
+from mcomp.models.weightless import Weightless
 from mcomp.options import Options
 from mcomp.surgery import provenance
 
@@ -32,6 +34,7 @@ def build(
     trust: bool = False,
     seed: int = 0,
     in_shape: tuple[int, ...] | None = None,
+    weightless: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a network: float32, on the CPU, in eval mode, initialised from ``seed``.
@@ -43,6 +46,7 @@ def build(
         trust: allow a user's own ``file.py:factory`` to run.
         seed: of the initial weights.
         in_shape: one sample's ``(C, H, W)``; gives built-in models their input channels, and is checked.
+        weightless: leave it on the meta device, shapes without values: enough for counting, and there at once.
         **kwargs: more options of the builder.
 
     Raises:
@@ -61,10 +65,10 @@ def build(
             code="MC238",
             hint=f"set `num_classes: {num_classes}`, or leave it out: it follows the data set",
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), Weightless() if weightless else nullcontext():
         torch.manual_seed(seed)
         model, options = _make(wanted.name, classes, options, folder, in_shape)
-    model = model.to("cpu", torch.float32).eval()
+    model = model.to("meta" if weightless else "cpu", torch.float32).eval()
     builder: dict[str, Any] = {"name": wanted.name, "kwargs": {"num_classes": classes, **options}}
     source = user_file(wanted.name, folder)
     if source is not None:

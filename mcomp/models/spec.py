@@ -13,7 +13,9 @@ from mcomp.options import Options
 class ModelOptions(Options):
     """Keys that every model understands."""
 
-    name: str = Field(description="`nin`, `nin_gc`, `lenet`, `torchvision:<name>`, `timm:<name>`, `file.py:factory`")
+    name: str = Field(
+        description="`nin`, `resnet20`, … (`mcomp models`), `torchvision:<name>`, `timm:<name>`, `file.py:factory`"
+    )
     num_classes: int | None = Field(None, ge=1, description="outputs; the data set's number when left out")
     weights: str | None = Field(None, description="start from this checkpoint: a state_dict file or an artifact folder")
 

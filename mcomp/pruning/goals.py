@@ -47,10 +47,10 @@ def goal_of(
     sizes = parameter_form(subject, groups)
     if target.kind == "params":
         whole = float(parameter_count(subject))
-        predicted = _predictor(sizes, sizes, groups, whole)
+        predicted = cost_predictor(sizes, sizes, groups, whole)
         return Goal("params", target.goal(whole), whole, predicted, partial(_parameters_left, trace))
     macs = float(macs_of_one(subject, inputs, trace.macs))
-    predicted = _predictor(mac_form(subject, inputs, groups), sizes, groups, macs)
+    predicted = cost_predictor(mac_form(subject, inputs, groups), sizes, groups, macs)
     if target.kind == "macs":
         return Goal("macs", target.goal(macs), macs, predicted, lambda _, found: macs * found / trace.macs)
     whole = model_latency(model, example_inputs, batch=1, threads=1).median_ms
@@ -69,7 +69,7 @@ def macs_of_one(model: nn.Module, inputs: tuple[Tensor, ...], traced_macs: int) 
     return traced_macs // samples if samples and traced_macs % samples == 0 else count(model, inputs).macs
 
 
-def _predictor(
+def cost_predictor(
     form: CostForm, share: CostForm, groups: ChannelGroups, whole: float
 ) -> Callable[[Mapping[str, float]], float]:
     """Cost by widths, of groups that are not whole: the form, and the rest of ``whole`` in proportion to ``share``."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mcomp.errors import StageError
+from mcomp.quantization.batch_statistics import BatchStatistics
 from mcomp.quantization.inputs import Batch, check_batches, fitting, inputs_of
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -78,9 +79,9 @@ class _Moments:
         self.squares: Tensor | None = None
 
     def see(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        values = args[0].detach().double().movedim(1, 0).flatten(1)
-        count, mean = values.shape[1], values.mean(1)
-        squares = (values - mean[:, None]).square().sum(1)
+        values = args[0].detach()
+        count = values.numel() // max(values.shape[1], 1)
+        mean, squares = _exact(values) if values.dtype == torch.float64 else _fast(values, count)
         if self.mean is None or self.squares is None:
             self.count, self.mean, self.squares = count, mean, squares
             return
@@ -95,3 +96,15 @@ class _Moments:
         with torch.no_grad():
             norm.running_mean.copy_(self.mean)
             norm.running_var.copy_(self.squares / max(self.count - 1, 1))
+
+
+def _exact(values: Tensor) -> tuple[Tensor, Tensor]:
+    lines = values.movedim(1, 0).flatten(1)
+    mean = lines.mean(1)
+    return mean, (lines - mean[:, None]).square().sum(1)
+
+
+def _fast(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of one batch in float32, as a batch norm has them: what is lost lies far below what a batch differs from all."""
+    seen = BatchStatistics.of(values)
+    return seen.mean.double(), seen.variance.double() * count

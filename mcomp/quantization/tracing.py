@@ -17,6 +17,7 @@ from mcomp.quantization.attention import QuantAttention, QuantMultiheadAttention
 from mcomp.quantization.attention_dropout import follow_mode, training_chances
 from mcomp.quantization.folded import FoldedLayer
 from mcomp.quantization.kept_weight import QuantizedWeight
+from mcomp.quantization.norm_with_activation import split_norms
 from mcomp.quantization.plain_forward import PLAIN, make_plain
 from mcomp.quantization.quantizers.base import Quantizer
 from mcomp.quantization.recurrent import QuantizedCell, QuantizedRecurrent
@@ -90,6 +91,7 @@ def trace(model: nn.Module, inputs: int | None = None) -> TracedModel:
     model.eval()
     try:
         make_plain(model)
+        split_norms(model)
         defaults = _defaults(model, inputs)
         graph = _Tracer().trace(model, defaults)
         chances = training_chances(model, graph, lambda: _Tracer().trace(model.train(), defaults))

@@ -19,7 +19,7 @@ from mcomp.recipe.paths import anchor_sets, anchored_options, path_options
 from mcomp.recipe.read_entries import check_reads
 from mcomp.recipe.schema import StageKeywords
 from mcomp.recipe.sections import validate
-from mcomp.recipe.stage_entries import Entry, is_stage, take_apart
+from mcomp.recipe.stage_entries import KEYWORDS, Entry, is_stage, take_apart
 from mcomp.recipe.traits import FRESH, Model, Position, flow, surroundings
 from mcomp.recipe.translate import Section, got
 from mcomp.recipe.tree import ListNode, MapNode, Mark, is_null, is_poisoned
@@ -159,6 +159,8 @@ def _options(entry: Entry, cls: type[Stage], folders: tuple[Path, Path], faults:
             hint=f"write `{entry.uses}: {{option: value}}`",
         )
         return None
+    if isinstance(node, MapNode):
+        node = _without_keywords(node, str(entry.uses), cls, faults)
     anchor_sets(node, path_options(cls.Options), here)
     section = Section(
         f"stage `{entry.uses}`",
@@ -169,6 +171,20 @@ def _options(entry: Entry, cls: type[Stage], folders: tuple[Path, Path], faults:
     )
     options = validate(section, faults)
     return None if options is None else anchored_options(options, base)
+
+
+def _without_keywords(node: MapNode, uses: str, cls: type[Stage], faults: Faults) -> MapNode:
+    """The options less the keywords that were written among them, each of which is a fault with its place."""
+    strayed = [key for key in node.entries if key in KEYWORDS and key not in cls.Options.model_fields]
+    for key in strayed:
+        faults.error(
+            "MC103",
+            f"`{key}` is no option of stage `{uses}` but a keyword, which stands beside it",
+            node.entries[key].key,
+            hint=f"write `- {uses}: {{…}}` and, in a line of its own below the stage's name, `{key}: …`",
+        )
+    kept = {key: entry for key, entry in node.entries.items() if key not in strayed}
+    return MapNode(node.mark, kept, node.poisoned)
 
 
 def _keywords(one: Checked, faults: Faults) -> None:

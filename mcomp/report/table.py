@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Columns that hold whole sentences, which may wrap, and those that hold words, not figures.
 SENTENCES = frozenset({"why", "what it does", "summary", "type", "default", "how much", "found"})
-WORDS = SENTENCES | {"status", "sweep", "option", "reason"}
+WORDS = SENTENCES | {"status", "sweep", "option", "reason", "kind"}
 
 _UNBOUNDED = 1_000_000  # into a file or a pipe: there is no width to respect, and a wrapped cell cannot be searched
 #: Of tables that are read rather than searched, into a file or a pipe as well.

@@ -29,7 +29,10 @@ class DistillationLoss:
         self.label_smoothing = label_smoothing
 
     def __call__(self, outputs: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
-        """The loss of logits ``outputs`` ``(N, classes)`` for ``labels`` ``(N,)`` and what they were made of."""
+        """The loss of logits ``outputs`` ``(N, classes)`` for what they were made of.
+
+        Labels are classes ``(N,)``, or probabilities ``(N, classes)``.
+        """
         with torch.no_grad():
             wanted = logits(self.teacher(inputs.contiguous())).float()
         divergence = F.kl_div(

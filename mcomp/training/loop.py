@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 
 from mcomp.errors import InterruptedRun, StageError
 from mcomp.training import random_state
+from mcomp.training.averaging import WeightAverage
 from mcomp.training.kept_zeros import KeptZeros
 from mcomp.training.meter import Meter
+from mcomp.training.mixing import Mixing
 from mcomp.training.optimizers import build_optimizer
 from mcomp.training.penalty import Penalty
 from mcomp.training.preparation import check_outputs, logits, placed, steps_per_epoch, takes_channels_last
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 #: Seconds between two progress reports; each of them waits for the device once.
 REPORT_EVERY = 0.2
 
-#: ``(outputs, labels, inputs) -> scalar``; outputs are float32, inputs as the model got them.
+#: ``(outputs, labels, inputs) -> scalar``; outputs are float32, inputs as the model got them. Labels are classes
+#: ``(N,)``, or probabilities ``(N, classes)`` where images are mixed.
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -82,7 +86,7 @@ def fit(
     gradients and normalisation statistics stay float32), backward, gradient clipping, ``penalty.before_step``, the
     optimiser, ``penalty.after_step``, ``after_step``. Weights that ``sparsify`` cut stay zero. A last batch of a single
     image is left out: batch norm has no variance there. Accuracy on ``data.val`` is measured after every epoch; the
-    weights are those of the last epoch.
+    weights are those of the last epoch, or their moving average where ``ema`` asks for it: that is what is measured.
 
     Args:
         model: any module from ``(N, C, H, W)`` float32 to ``(N, classes)``.
@@ -151,6 +155,8 @@ class _Run:
         self.steps = steps_per_epoch(data, self.batch_size)
         self.optimizer = build_optimizer(model, settings)
         self.kept_zeros = KeptZeros(model)
+        self.average = None if settings.ema is None else WeightAverage(model, settings.ema)
+        self.mixing = Mixing(settings, data.num_classes, seed) if settings.mixup or settings.cutmix else None
         if hooks.penalty is not None:
             hooks.penalty.prepare(model, data.example_inputs, settings.epochs * self.steps)
         self.epoch = 0
@@ -182,6 +188,8 @@ class _Run:
             )
         load_model_tensors(self.model, snapshot["model"])
         load_optimizer_state(self.optimizer, snapshot["optimizer"])
+        if self.average is not None:
+            self.average.load(snapshot.get("average", {}))
         self.epoch, self.batch, self.lr = snapshot["epoch"], snapshot["step"], snapshot["lr"]
         self.history = list(snapshot["history"])
         self.meter = Meter(**snapshot["meter"])
@@ -201,6 +209,7 @@ class _Run:
             "lr": self.lr,
             "model": model_tensors(self.model),
             "optimizer": optimizer_state(self.optimizer),
+            "average": {} if self.average is None else self.average.state(),
             "random": random_state.capture(self.device),
             "history": [dict(row) for row in self.history],
             "meter": self.meter.state(),
@@ -217,6 +226,8 @@ class _Run:
             last = self.epoch == self.settings.epochs
             if last or (every is not None and self.epoch % every == 0) or self._snapshot_due():
                 self._save()
+        if self.average is not None:
+            self.average.deliver()
 
     def _snapshot_due(self) -> bool:
         """Whether enough steps or seconds have passed since the last snapshot."""
@@ -266,6 +277,10 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.zero_grad()
+        targets = labels
+        if self.mixing is not None:
+            inputs, targets = self.mixing(inputs, labels, self.done)
+            labels = targets.argmax(1)
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.precision == "bf16":
@@ -274,9 +289,9 @@ class _Run:
         else:
             outputs = logits(self.model(inputs))
         if self.hooks.loss is None:
-            loss = F.cross_entropy(outputs, labels, label_smoothing=settings.label_smoothing)
+            loss = F.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
         else:
-            loss = self.hooks.loss(outputs, labels, inputs)
+            loss = self.hooks.loss(outputs, targets, inputs)
         loss.backward()  # type: ignore[no-untyped-call]
         self.kept_zeros.mask_gradients()
         if settings.grad_clip is not None:
@@ -286,6 +301,8 @@ class _Run:
         self.optimizer.step()
         if penalty is not None:
             penalty.after_step(self.model, self.lr, self.done + 1)
+        if self.average is not None:
+            self.average.update(self.done + 1)
         self.meter.add(loss, outputs, labels)
 
     def _report_step(self) -> None:
@@ -312,7 +329,8 @@ class _Run:
         row: dict[str, Any] = {"epoch": self.epoch + 1, "epochs": self.settings.epochs}
         row |= {"loss": self.meter.loss, "top1": self.meter.top1, "images_per_s": self._images_per_second()}
         if len(self.data.val):
-            row["val_top1"] = evaluate(self.model, self.data.val, device=self.device).top1
+            with nullcontext() if self.average is None else self.average.in_place():
+                row["val_top1"] = evaluate(self.model, self.data.val, device=self.device).top1
         row["lr"] = self.lr
         row["seconds"] = self.epoch_seconds + time.monotonic() - self._epoch_started
         if self.hooks.penalty is not None:

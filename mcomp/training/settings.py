@@ -69,6 +69,21 @@ class TrainSettings(Options):
         0.0, ge=0, description="epochs of linear warm-up, fractions allowed; 0 with one_cycle: 30 % of the run"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    mixup: float = Field(
+        0.0, ge=0, le=100, description="mix images and labels in pairs, by a share of Beta(mixup, mixup); 0: do not"
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="put a box of one image into another, its share of Beta(cutmix, cutmix); 0: do not",
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="deliver the moving average of the weights, with this decay per step, e.g. 0.999",
+    )
     grad_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null for no limit")
     batch_size: int | None = Field(None, ge=1, description="images per step; the data set's own when left out")
     augment: bool = Field(True, description="use the data set's augmentation")

@@ -16,7 +16,7 @@ from mcomp.stages.registry import register
 class BNFuse(Stage):
     """Fold every batch norm into the layer beside it, and prove that nothing changed."""
 
-    name, version = "bn_fuse", 3
+    name, version = "bn_fuse", 4
     traits = Traits(
         requires={"bn"},
         provides={"fused"},

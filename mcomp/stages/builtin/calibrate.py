@@ -43,7 +43,7 @@ def _plain_yes(value: Any) -> Any:
 class Calibrate(ConvertingStage):
     """Quantise without training: activation ranges from data, and what can be done for the weights beside it."""
 
-    name, version = "calibrate", 7
+    name, version = "calibrate", 9
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Export(Stage):
     """Write the network in one or several formats, run each file, and compare; hand the model on unchanged."""
 
-    name, version = "export", 6
+    name, version = "export", 7
     traits = Traits(
         metrics={
             "top1", "top1_backend", "top1_simulated", "agreement", "loss", "bytes_of", "files_written",

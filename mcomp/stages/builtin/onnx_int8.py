@@ -35,7 +35,7 @@ DEPLOY_METRICS = frozenset(
 class OnnxInt8(Stage):
     """Write an INT8 ONNX file for ONNX Runtime, run it, and compare it with the simulated model."""
 
-    name, version = "onnx_int8", 9
+    name, version = "onnx_int8", 10
     traits = Traits(provides={"onnx"}, metrics=DEPLOY_METRICS)
 
     class Options(DeployOptions, StageOptions):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class OpenVinoInt8(Stage):
     """Write an INT8 file for OpenVINO, run it there, and compare it with the simulated model."""
 
-    name, version = "openvino_int8", 6
+    name, version = "openvino_int8", 7
     traits = Traits(provides={"openvino"}, metrics=DEPLOY_METRICS | {"integer_layers", "multiplying_layers"})
 
     class Options(DeployOptions, StageOptions):

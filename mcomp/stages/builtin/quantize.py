@@ -30,7 +30,7 @@ class Quantize(ConvertingStage):
     A model that is quantised already is quantised anew, from the float weights that its training went on with.
     """
 
-    name, version = "quantize", 11
+    name, version = "quantize", 12
     traits = Traits(
         requires={"bn"},
         provides={"quantized"},

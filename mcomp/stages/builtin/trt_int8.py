@@ -31,7 +31,7 @@ ONNX, PLAN, SCALES, COMMAND = "model.trt.onnx", "model.plan", "calibration.json"
 class TrtInt8(Stage):
     """Write an INT8 file for TensorRT, check it in ONNX Runtime, and build the engine where a GPU answers."""
 
-    name, version = "trt_int8", 12
+    name, version = "trt_int8", 13
     traits = Traits(
         conflicts={"engine"},
         provides={"engine"},

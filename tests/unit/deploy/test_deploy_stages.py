@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import mcomp.data
 from mcomp.data import Data
+from mcomp.deploy import OnnxSession
 from mcomp.deploy.delivery import deliver
 from mcomp.deploy.profiles import PROFILES
 from mcomp.deploy.settings import DeployOptions
@@ -56,6 +57,73 @@ def test_a_quantised_model_goes_out_with_all_its_figures(stage: Any, data: Data,
     json.dumps(result.details)
 
 
+class Small(nn.Module):
+    """Convolutions whose biases matter beside few levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(8 * 16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.two(torch.relu(self.one(x)))))
+        found: Tensor = self.head(x.flatten(1))
+        return found
+
+
+def of_few_bits(data: Data, **options: Any) -> nn.Module:
+    torch.manual_seed(3)
+    model = Small()
+    images, _ = next(data.train.batches(64))
+    settings = {"scheme": "lsq", "first_layer_float": False, "last_layer_float": False, **options}
+    made = quantize(model, (images[:2],), calibration=[images], **settings).eval()
+    for layer in (made.one, made.two, made.head):
+        layer.bias.data = torch.randn(layer.bias.shape) * 0.3
+    return made
+
+
+@pytest.mark.parametrize("stage", [OnnxInt8, TrtInt8, OpenVinoInt8])
+@pytest.mark.parametrize("bits", [(2, 2), (4, 4), (2, 8)])
+def test_the_figures_are_those_of_the_network_that_came_in(
+    stage: Any, bits: tuple[int, int], data: Data, tmp_path: Path
+) -> None:
+    if stage is OpenVinoInt8:
+        pytest.importorskip("openvino")
+    model = of_few_bits(data, w_bits=bits[0], a_bits=bits[1])
+    result = run(stage, model, data, tmp_path)
+    images, labels = next(data.test.batches(len(data.test)))
+    file = next(path for name, path in result.files.items() if name.endswith(".onnx") and "fp32" not in name)
+    answers = OnnxSession(file, simulate=True).predict(images)
+    with torch.no_grad():
+        expected = model(images)
+    same = 100.0 * (answers.argmax(1) == expected.argmax(1)).float().mean().item()
+    assert abs(result.metrics["agreement"] - same) <= (100.0 / len(images) if stage is OpenVinoInt8 else 0.01)
+    assert result.metrics["top1_simulated"] == pytest.approx(
+        100.0 * (expected.argmax(1) == labels).float().mean().item()
+    )
+    assert same >= 95
+
+
+def test_a_bias_that_moves_is_spoken_of(data: Data, tmp_path: Path) -> None:
+    result = run(OnnxInt8, of_few_bits(data, w_bits=2, a_bits=2), data, tmp_path)
+    assert any("biases are whole numbers" in note for note in result.notes)
+    assert result.metrics["max_abs_error"] > 0
+
+
+@pytest.mark.parametrize("stage", [OnnxInt8, TrtInt8, OpenVinoInt8])
+def test_weights_alone_may_be_integers(stage: Any, data: Data, tmp_path: Path) -> None:
+    if stage is OpenVinoInt8:
+        pytest.importorskip("openvino")
+    result = run(stage, of_few_bits(data, w_bits=4, a_bits=32), data, tmp_path)
+    assert result.metrics["agreement"] == 100
+    assert result.details["integers"] == []
+
+
+def test_signs_go_out_as_signs(data: Data, tmp_path: Path) -> None:
+    result = run(OnnxInt8, of_few_bits(data, scheme="wbwtab", w_bits=1, a_bits=1), data, tmp_path)
+    assert result.metrics["agreement"] >= 95
+
+
 class Recurrent(nn.Module):
     """Rows of an image one after the other."""
 
@@ -72,6 +140,8 @@ class Recurrent(nn.Module):
     ("kind", "stage"), [(nn.Linear, OnnxInt8), (nn.LSTM, OnnxInt8), (nn.GRU, OnnxInt8), (nn.Linear, OpenVinoInt8)]
 )
 def test_ranges_at_run_time_go_out_as_simulated(kind: Any, stage: Any, data: Data, tmp_path: Path) -> None:
+    if stage is OpenVinoInt8:
+        pytest.importorskip("openvino")
     torch.manual_seed(0)
     layers = (nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10))
     model = (nn.Sequential(*layers) if kind is nn.Linear else Recurrent(kind)).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from mcomp.deploy.openvino_session import OpenVinoSession
 from mcomp.deploy.xnor import accelerate
 from mcomp.errors import StageError, UsageError
 from mcomp.quantization import quantize
+
+OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 
 X = torch.zeros(2, 3, 4, 4)
 NAN = torch.full_like(X, float("nan"))
@@ -77,7 +80,7 @@ def test_a_wrong_argument_is_a_usage_error_with_advice(call: Callable[[Path], An
     assert list(tmp_path.iterdir()) == [], "a refused call leaves nothing behind"
 
 
-@pytest.mark.parametrize("opened", [deploy.OnnxSession, OpenVinoSession])
+@pytest.mark.parametrize("opened", [deploy.OnnxSession, pytest.param(OpenVinoSession, marks=OPENVINO)])
 @pytest.mark.parametrize(
     ("inputs", "told"),
     [
@@ -100,7 +103,7 @@ def test_a_session_refuses_inputs_that_its_file_does_not_declare(
     assert session.predict(X - 1).equal(torch.zeros_like(X))
 
 
-@pytest.mark.parametrize("opened", [deploy.OnnxSession, OpenVinoSession])
+@pytest.mark.parametrize("opened", [deploy.OnnxSession, pytest.param(OpenVinoSession, marks=OPENVINO)])
 def test_a_session_says_that_there_is_no_file(opened: Any, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="there is no file") as caught:
         opened(tmp_path / "none.onnx")

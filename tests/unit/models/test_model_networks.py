@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from mcomp.models import ChannelShuffle, build, lenet, nin, nin_gc
-from mcomp.models.network_in_network import round_to_multiple
+from mcomp.models.rounding import round_to_multiple
 
 NIN_LAYERS = [
     (5, 3, 192, 1),

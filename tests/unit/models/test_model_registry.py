@@ -19,7 +19,7 @@ def test_a_name_that_can_be_built_is_not_unknown(name: str) -> None:
     ("name", "part"),
     [
         ("nin_cg", "did you mean `nin_gc`?"),
-        ("resnet18", "did you mean `torchvision:resnet18`?"),
+        ("resnet34", "did you mean `torchvision:resnet34`?"),
         ("torchvision:resnet19", "did you mean `torchvision:resnet18`?"),
         ("", "unknown model"),
         (":", "neither"),

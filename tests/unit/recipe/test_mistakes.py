@@ -222,3 +222,12 @@ def test_channels_are_one_or_three_and_nothing_that_equals_them(value: str) -> N
     assert place(found) == (3, 32, len(value))
     assert "`1`" in found.message
     assert "`3`" in found.message
+
+
+@pytest.mark.parametrize("keyword", ["id", "from", "gates", "seed"])
+def test_a_keyword_among_the_options_is_told_where_it_belongs(keyword: str) -> None:
+    value = {"id": "q", "from": "train", "gates": "[]", "seed": "1"}[keyword]
+    found = fault(stages("train: {epochs: 1}", f"quantize: {{epochs: 0, {keyword}: {value}}}"))
+    assert found.code == "MC103"
+    assert "stands beside it" in found.message
+    assert place(found)[2] == len(keyword)

@@ -21,6 +21,7 @@ RECIPES: list[dict[str, Any]] = [
     {"optimizer": "adam", "schedule": "cosine", "lr": 0.01, "warmup_epochs": 1},
     {"optimizer": "adamw", "schedule": "constant", "lr": 0.01, "momentum": 0.8, "checkpoint_every": 2},
     {"optimizer": "sgd", "momentum": 0.0, "augment": False, "decay_norm": True},
+    {"optimizer": "sgd", "ema": 0.9, "mixup": 0.3, "cutmix": 1.0, "schedule": "cosine", "label_smoothing": 0.1},
 ]
 
 
