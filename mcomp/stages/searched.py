@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: In place of what a search found.
 SEARCH = "search"
+#: Options of `prune` that a search has as well.
+_HOW = ("regular", "importance", "min_channels", "ignore")
 _GLOB = re.compile(r"([*?[])")
 
 
@@ -65,7 +67,9 @@ def with_file(options: Any) -> Any:
     Raises:
         UsageError: MC427, the file cannot be read, or holds none.
     """
-    return options if options.keep_file is None else _told(options, {"keep": keep_in(options.keep_file)})
+    if options.keep_file is None:
+        return options
+    return _told(options, {"keep": keep_in(options.keep_file), **_unsaid(options, _cut_in(options.keep_file))})
 
 
 def searched_pruning(model: nn.Module, options: Any) -> Any:
@@ -84,9 +88,21 @@ def searched_pruning(model: nn.Module, options: Any) -> Any:
     choice = _choice(model, "keep", ("keep",))
     how = recorded_pruning(model)
     shares = {name: kinds["keep"] for name, kinds in choice.items() if "keep" in kinds}
-    update = {"keep": how.pop("widths", shares)}
-    update |= {name: value for name, value in how.items() if name not in options.model_fields_set}
-    return _told(options, update)
+    return _told(options, {"keep": how.pop("shares", shares), **_unsaid(options, how)})
+
+
+def _unsaid(options: Any, how: dict[str, Any]) -> dict[str, Any]:
+    """How candidates were cut, but for what the recipe says itself."""
+    return {name: value for name, value in how.items() if name not in options.model_fields_set}
+
+
+def _cut_in(path: str | Path) -> dict[str, Any]:
+    """How the candidates behind a `best.yaml` were cut; empty in a file that a person wrote."""
+    import yaml
+
+    held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    cut = held.get("cut") if isinstance(held, dict) else None
+    return {name: cut[name] for name in _HOW if name in cut} if isinstance(cut, dict) else {}
 
 
 def _told(options: Any, update: dict[str, Any]) -> Any:

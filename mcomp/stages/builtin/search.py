@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcomp.stages.base import Finding, Stage, StageContext, StageResult, Traits
+from mcomp.errors import UsageError
+from mcomp.stages.base import Finding, Stage, StageContext, StageResult, Surroundings, Traits
 from mcomp.stages.forecast import Forecast, Work
-from mcomp.stages.layer_names import unmatched
+from mcomp.stages.layer_names import prunable_names, unmatched
 from mcomp.stages.registry import register
-from mcomp.stages.searching.options import OF_KIND, SearchOptions
+from mcomp.stages.searching.options import OF_KIND, SAMPLED, SearchOptions
+from mcomp.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,10 +49,40 @@ class Search(Stage):
     @classmethod
     def preflight(cls, model: nn.Module, options: Any) -> list[Finding]:
         """Pins and patterns that name no layer."""
+        names = prunable_names(model)
         return [
-            *unmatched(model, "pins", options.pins, by_weight=True),
+            *(
+                Finding(
+                    f"no layer is called `{name}`",
+                    option=("pins", name),
+                    hint=did_you_mean(name, names) or "a pin is one layer by its name, no pattern",
+                    code="MC263",
+                )
+                for name in options.pins
+                if name not in names
+            ),
             *unmatched(model, "ignore", options.ignore, by_weight=True),
         ]
+
+    @classmethod
+    def check(cls, options: Any, around: Surroundings) -> list[Finding]:
+        """A file to begin with that holds no choice."""
+        from mcomp.stages.searching.choice_file import choice_file
+
+        if options.start is None:
+            return []
+        try:
+            choice_file(Path(options.start))
+        except UsageError as error:
+            return [Finding(error.message, option=("start",), hint=error.hint, code=error.code)]
+        return []
+
+    @classmethod
+    def missing(cls, options: Any) -> str:
+        """Optuna or Ray, where they are asked for."""
+        needed = {"optuna": options.algorithm in SAMPLED or options.study is not None, "ray": options.ray is not None}
+        gone = [name for name, wanted in needed.items() if wanted and importlib.util.find_spec(name) is None]
+        return f"the package `{gone[0]}`" if gone else ""
 
     @classmethod
     def forecast(cls, incoming: Forecast, options: Any) -> Forecast:

@@ -15,6 +15,8 @@ from mcomp.stages.quantities import Quantity
 Cost = Literal["avg_bit_weights", "avg_bit_fm", "macs", "params", "bytes", "latency_ms"]
 #: Algorithms that weigh several objectives.
 SEVERAL = ("nsga2", "tpe")
+#: Algorithms that come from Optuna.
+SAMPLED = ("tpe", "nsga2", "cmaes")
 KINDS = ("w_bits", "a_bits", "keep")
 #: What has to be searched for a budget to bound anything.
 OF_KIND = {

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mcomp.errors import UsageError, plural
+from mcomp.errors import plural
 from mcomp.search.genes import Gene
 from mcomp.search.legacy import legacy_lines
 from mcomp.search.network_space import NetworkSpace
 from mcomp.search.study import Study, Trial
 from mcomp.stages.base import Metrics
+from mcomp.stages.searching.choice_file import choice_file, no_choice
 
 BEST, TRIALS = "best.yaml", "trials.jsonl"
 _HEAD = """\
@@ -32,11 +34,13 @@ class Outcome:
         study: with its trials.
         known: the space.
         best: the trial that was chosen.
+        cut: how candidates lose channels, as options of `prune`; empty where none does.
     """
 
     study: Study
     known: NetworkSpace
     best: Trial
+    cut: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def choice(self) -> dict[str, dict[str, float]]:
@@ -51,6 +55,12 @@ class Outcome:
         shares = {name: kinds["keep"] for name, kinds in self.choice.items() if "keep" in kinds}
         whole = self.known.pruning.channels()
         return {name: kept for name, kept in self.known.pruning.widths(shares).items() if kept < whole[name]}
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """The same as parts of the group: the layer that it is named after may make only some of its channels."""
+        whole = {} if self.known.pruning is None else self.known.pruning.channels()
+        return {name: kept / whole[name] for name, kept in self.widths.items()}
 
     def legacy_lines(self) -> list[str]:
         """As older projects print and read them."""
@@ -84,7 +94,8 @@ class Outcome:
         if any(bits.values()):
             held["overrides"] = {name: kinds for name, kinds in bits.items() if kinds}
         if self.known.pruning is not None:
-            held["keep"] = self.widths
+            held["keep"] = self.shares
+            held["cut"] = dict(self.cut)
         held["costs"] = {name: round(value, 6) for name, value in self.best.costs.items()}
         held["val_top1"] = self.best.fitness
         text = _HEAD.format(where="", name=BEST)
@@ -98,10 +109,18 @@ class Outcome:
         """For whoever reads the table."""
         costs = ", ".join(f"{name} {_short(value)}" for name, value in self.best.costs.items())
         found = [f"candidate {self.best.number} is chosen: {self.best.fitness:.2f} % held-out top-1 untrained, {costs}"]
+        found += [
+            f"{what}: the network's own code ties widths in ways that were not foreseen" for what in self._beyond()
+        ]
         failed = [trial for trial in self.study.trials if trial.fitness is None]
         if failed:
             found.append(f"{plural(len(failed), 'candidate')} could not be made, the first because {failed[0].error}")
         return found
+
+    def _beyond(self) -> list[str]:
+        from mcomp.stages.searching.counted import beyond
+
+        return beyond(self.best, self.known)
 
     def details(self) -> dict[str, Any]:
         """For the report: every trial, the front, the choice by layer."""
@@ -132,12 +151,7 @@ def choice_in(path: Path, known: NetworkSpace) -> dict[str, dict[str, float]]:
     Raises:
         UsageError: MC499, the file holds none.
     """
-    try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _no_choice(path, str(error).partition("\n")[0]) from error
-    if not isinstance(held, dict) or not any(isinstance(held.get(key), dict) for key in ("overrides", "keep")):
-        raise _no_choice(path, "it has neither `overrides` nor `keep`")
+    held = choice_file(path)
     genes = {(gene.layer, gene.kind): gene for gene in known.space.genes}
     found: dict[str, dict[str, float]] = {}
     bits = held.get("overrides") or {}
@@ -148,7 +162,7 @@ def choice_in(path: Path, known: NetworkSpace) -> dict[str, dict[str, float]]:
         if gene is None:
             continue
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise _no_choice(path, f"`{kind}` of `{layer}` is {value!r}")
+            raise no_choice(path, f"`{kind}` of `{layer}` is {value!r}")
         share = value if kind != "keep" or isinstance(value, float) else _share(known, gene, value)
         found.setdefault(layer, {})[kind] = share
     return found
@@ -163,15 +177,6 @@ def _share(known: NetworkSpace, gene: Gene, count: int) -> float:
     values = [nearest, *(gene.high - step * gene.step for step in range(steps + 1))]
     widths = [known.pruning.widths({gene.layer: gene.value(value)})[gene.layer] for value in values]
     return gene.value(next((value for value, width in zip(values, widths, strict=True) if width == count), nearest))
-
-
-def _no_choice(path: Path, why: str) -> UsageError:
-    return UsageError(
-        f"`{path}` holds no choice of a search",
-        code="MC499",
-        why=why,
-        hint="name the `best.yaml` that a search wrote",
-    )
 
 
 def _short(value: float) -> str:

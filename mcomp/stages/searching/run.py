@@ -25,6 +25,7 @@ from mcomp.search.recorded import record_choice, recorded_sensitivity
 from mcomp.search.registry import build_optimizer
 from mcomp.search.study import Study, Trial, Workers
 from mcomp.stages.base import Metrics, StageContext, StageResult
+from mcomp.stages.searching.counted import as_counted, beyond
 from mcomp.stages.searching.options import SearchOptions
 from mcomp.stages.searching.outcome import Outcome, choice_in
 from mcomp.stages.searching.sample import judging_sample
@@ -76,10 +77,10 @@ class SearchRun:
             self._save()
             if not ended:
                 raise InterruptedRun(int(ctx.should_stop()))
-        outcome = Outcome(self.study, self.known, self._chosen())
+        outcome = Outcome(self.study, self.known, self._chosen(), {} if self.pruning is None else self._how_cut())
         for line in outcome.legacy_lines():
             ctx.log(line)
-        how = None if self.pruning is None else {**self._how_cut(), "widths": outcome.widths}
+        how = None if self.pruning is None else {**self._how_cut(), "shares": outcome.shares}
         record_choice(ctx.model, outcome.choice, pruning=how)
         metrics: Metrics = {**ctx.evaluate(), **outcome.metrics()}
         return StageResult(
@@ -237,7 +238,7 @@ class SearchRun:
         return found
 
     def _chosen(self) -> Trial:
-        """The best of those looked at closely that also has the latency asked for, where one is asked for."""
+        """The best of those looked at closely whose network keeps the budgets as counted, and as timed."""
         limit = self.options.budgets.latency_ms
         ranked = sorted(self.study.close, key=lambda trial: trial.rank, reverse=True)
         if not ranked:
@@ -248,11 +249,18 @@ class SearchRun:
                 why="; ".join(errors[:3]),
                 hint="search fewer kinds of choices, or leave layers whole with `ignore`",
             )
-        if limit is None or self.pruning is None:
-            return ranked[0]
-        from mcomp.stages.searching.latency import first_that_is_fast
+        inputs = self.ctx.example_inputs
+        if limit is not None and self.pruning is not None:
+            from mcomp.stages.searching.latency import first_that_is_fast
 
-        return first_that_is_fast(ranked, self.known, self.ctx.example_inputs, limit)
+            ranked = [first_that_is_fast(ranked, self.known, inputs, limit)]
+        counted = (as_counted(trial, self.known, inputs) for trial in ranked)
+        best = next(counted)
+        return (
+            best
+            if not beyond(best, self.known)
+            else next((one for one in counted if not beyond(one, self.known)), best)
+        )
 
 
 def worker_command(folder: Path) -> list[str]:

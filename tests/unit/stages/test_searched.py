@@ -106,10 +106,10 @@ def test_a_search_hands_on_the_model_as_it_was(searched: Searched) -> None:
 def test_the_channels_that_were_found_are_what_is_cut(searched: Searched, data: Data) -> None:
     pruned = run(mcomp.stages.prune, searched.model, data, keep="search")
     held = yaml.safe_load(searched.best.read_text())
-    found = widths(pruned)
+    found, whole = widths(pruned), widths(searched.model)
     assert held["keep"]
-    assert all(found[name] == kept for name, kept in held["keep"].items())
-    assert all(kept % 8 == 0 for kept in held["keep"].values())
+    assert all(found[name] == pytest.approx(share * whole[name]) for name, share in held["keep"].items())
+    assert all(found[name] % 8 == 0 for name in held["keep"])
     cost = count(pruned, data.example_inputs)
     assert cost.macs == pytest.approx(searched.result.metrics["chosen_macs"], abs=1)
     assert cost.params == pytest.approx(searched.result.metrics["chosen_params"], abs=1)
@@ -124,9 +124,8 @@ def test_the_bits_that_were_found_are_what_is_quantised(searched: Searched, data
 
 
 def test_the_file_gives_the_network_that_the_record_gives(searched: Searched, data: Data) -> None:
-    how = {"regular": 8, "importance": "l1"}
     recorded = run(mcomp.stages.prune, searched.model, data, keep="search")
-    filed = run(mcomp.stages.prune, fresh(data), data, keep_file=str(searched.best), **how)
+    filed = run(mcomp.stages.prune, fresh(data), data, keep_file=str(searched.best))
     assert widths(recorded) == widths(filed)
     assert same(recorded, filed)
     options = {"scheme": "lsq", "epochs": 0}
@@ -171,7 +170,7 @@ def test_an_artifact_keeps_what_was_found(searched: Searched, data: Data, tmp_pa
 
 def test_a_choice_that_keeps_every_channel_prunes_none(data: Data, tmp_path: Path) -> None:
     model = fresh(data)
-    record_choice(model, {"features.0": {"keep": 1.0}}, pruning={"regular": 1, "importance": "l1", "widths": {}})
+    record_choice(model, {"features.0": {"keep": 1.0}}, pruning={"regular": 1, "importance": "l1", "shares": {}})
     assert widths(run(mcomp.stages.prune, model, data, keep="search")) == widths(model)
     (tmp_path / "best.yaml").write_text("overrides: {a: {w_bits: 4}}\nkeep: {}\n")
     filed = run(mcomp.stages.prune, model, data, keep_file=str(tmp_path / "best.yaml"), importance="l1")
