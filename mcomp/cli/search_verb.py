@@ -53,6 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.stages.searching.setup import SearchSetup
 
     shared = open_study(arguments.join, make=False)
+    if shared.done:  # its setup may be gone by now
+        if arguments.json:
+            print_json({"study": arguments.join, "tried": 0, "counted": 0, "done": True})
+        else:
+            say(f"the search has ended: `{arguments.join}` has no more candidates")
+        return 0
     folder = Path(arguments.setup or shared.setup)
     torch.set_num_threads(1)
     setup = SearchSetup.read(folder, trust=arguments.trust, device=arguments.device)
