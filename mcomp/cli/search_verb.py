@@ -24,6 +24,9 @@ examples:
   mcomp search --join postgresql+psycopg2://mcomp@db/searches --setup /mnt/shared/run/setup --wait 600
 """
 
+#: What people are told of a trial's level.
+LOOKS = {"proxy": "cheap look", "full": "close look"}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -53,6 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.stages.searching.setup import SearchSetup
 
     shared = open_study(arguments.join, make=False)
+    if shared.done:  # its setup may be gone by now
+        if arguments.json:
+            print_json({"study": arguments.join, "tried": 0, "counted": 0, "done": True})
+        else:
+            say(f"the search has ended: `{arguments.join}` has no more candidates")
+        return 0
     folder = Path(arguments.setup or shared.setup)
     torch.set_num_threads(1)
     setup = SearchSetup.read(folder, trust=arguments.trust, device=arguments.device)
@@ -70,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         counted += counts
         figure = trial.error if trial.fitness is None else f"{trial.fitness:.2f} %"
         late = "" if counts else " (too late: it had been given to another)"
-        sys.stderr.write(f"candidate {trial.number}, {trial.level}: {figure}{late}\n")
+        sys.stderr.write(f"candidate {trial.number}, {LOOKS.get(trial.level, trial.level)}: {figure}{late}\n")
 
     def notice(text: str) -> None:
         sys.stderr.write(text + "\n")

@@ -8,6 +8,7 @@ again; what its first taker might still tell is refused by the storage. Needs th
 from __future__ import annotations
 
 import importlib
+import json
 import threading
 import time
 from collections import Counter
@@ -98,8 +99,8 @@ def open_study(address: str, *, make: bool) -> SharedStudy:
 
     Raises:
         BackendMissingError: MC622, Optuna or the database's driver is not installed.
-        PreflightError: MC494, the storage cannot be reached.
-        UsageError: MC495, there is no such study.
+        PreflightError: MC494, the storage cannot be reached, or the journal's folder is not there.
+        UsageError: MC495, there is no such study, or the file is no journal.
     """
     optuna = _optuna()
     place, _, name = address.partition("#")
@@ -299,9 +300,7 @@ def _storage(optuna: Any, place: str, make: bool) -> Any:
                 code="MC495",
                 hint="name the file that the recipe's `study` names, as this machine sees it",
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        journal = optuna.storages.journal
-        return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path)))
+        return _journal(optuna, path)
     try:
         return optuna.storages.RDBStorage(place)
     except ImportError as error:
@@ -319,6 +318,56 @@ def _storage(optuna: Any, place: str, make: bool) -> Any:
             why=str(error).partition("\n")[0],
             hint="start the database, or use a journal file on a shared folder: `study: shared/search.journal`",
         ) from error
+
+
+def _journal(optuna: Any, path: Path) -> Any:
+    """The storage in a file, which is made if need be; one that holds anything else is left as it is."""
+    if not path.parent.is_dir():
+        raise PreflightError(
+            f"the folder `{path.parent}` of the journal `{path.name}` is not there",
+            code="MC494",
+            hint="make it, or mount the folder that the machines share",
+        )
+    try:
+        if path.exists():
+            _check_journal(path)
+        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    except OSError as error:
+        raise PreflightError(
+            f"the journal `{path}` cannot be read or written",
+            code="MC494",
+            why=error.strerror or str(error),
+            hint="name a file that this account may write, in a folder where it may make others",
+        ) from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # records that Optuna cannot replay
+        raise _no_journal(path, f"{type(error).__name__}: {error}") from error
+
+
+def _check_journal(path: Path) -> None:
+    """See that every line is a record. Optuna itself would write behind a last one that is none."""
+    for _ in range(5):
+        text = path.read_bytes()
+        if not text or text.endswith(b"\n"):
+            break
+        time.sleep(_POLL)  # another may be writing it
+    else:
+        raise _no_journal(path, "its last line is unfinished")
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not {"op_code", "worker_id"} <= record.keys():
+            raise _no_journal(path, f"its line {number} is no record of one")
+
+
+def _no_journal(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"`{path}` is no journal of a study",
+        code="MC495",
+        why=why,
+        hint="name the journal of a search, or for a new one a file that is not there yet; this one is left as it is",
+    )
 
 
 def _without_password(url: str) -> str:

@@ -196,6 +196,7 @@ def test_processes_that_join_over_a_journal_share_the_work_and_one_killed_loses_
     trained: Path, whole: tuple[str, list[dict[str, Any]], float], tmp_path: Path
 ) -> None:
     pytest.importorskip("optuna")
+    (tmp_path / "shared").mkdir()
     address = str(tmp_path / "shared" / "search.journal#spread")
     assert shared_by_two_after_one_was_killed(address, trained, tmp_path) == whole[:2]
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcomp.artifact import load_artifact, save_artifact
+from mcomp.artifact import load_artifact, read_manifest, save_artifact
 from mcomp.errors import StageError, UsageError
+from mcomp.models.registry import user_file
 from mcomp.pruning.repeated import RepeatedPruning
 from mcomp.search.evaluator import Evaluator
 from mcomp.search.fitness import Fitness
@@ -24,7 +25,7 @@ from mcomp.store.digest import sha256_json
 from mcomp.surgery import provenance
 
 FORMAT = 1
-SETUP, TENSORS, MODEL = "setup.json", "tensors.pt", "model"
+SETUP, TENSORS, MODEL, OWN = "setup.json", "tensors.pt", "model", "own"
 
 
 @dataclass
@@ -93,6 +94,7 @@ class SearchSetup:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL).mkdir(exist_ok=True)
         save_artifact(self.model, folder / MODEL, self.example_inputs)
+        self._copy_own_file(folder)
         held = {
             "example_inputs": list(self.example_inputs),
             "batches": list(self.batches),
@@ -116,6 +118,18 @@ class SearchSetup:
                 "study": self.study,
             },
         )
+
+    def _copy_own_file(self, folder: Path) -> None:
+        """The person's file that builds the model, for machines on which it lies elsewhere or nowhere."""
+        name = (provenance(self.model).builder or {})["name"]
+        file, home = _own_file(name, self.base_dir), _home(name, folder)
+        if file is None or home is None or not file.is_file():
+            return
+        copy = home / _target(name)
+        with atomic.storage_errors(folder):
+            home.mkdir(parents=True, exist_ok=True)  # `..` in the name needs it to be there
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_bytes(copy, file.read_bytes())
 
     @classmethod
     def read(cls, folder: Path, *, trust: bool = False, device: str | None = None) -> SearchSetup:
@@ -145,7 +159,7 @@ class SearchSetup:
                 code="MC492",
                 hint="use the same version on every machine of a search",
             )
-        base = None if said["base_dir"] is None else Path(said["base_dir"])
+        base = _base_dir(folder, None if said["base_dir"] is None else Path(said["base_dir"]))
         return cls(
             load_artifact(folder / MODEL, trust=trust, base_dir=base),
             tuple(held["example_inputs"]),
@@ -160,6 +174,32 @@ class SearchSetup:
             base,
             said["study"],
         )
+
+
+def _base_dir(folder: Path, recorded: Path | None) -> Path | None:
+    """The recorded folder, unless only the setup's copy of the person's own file is there."""
+    name = (read_manifest(folder / MODEL)["builder"] or {}).get("name", "")
+    file, home = _own_file(name, recorded), _home(name, folder)
+    if file is None or home is None or file.is_file() or not (home / _target(name)).is_file():
+        return recorded
+    return home
+
+
+def _own_file(name: str, base_dir: Path | None) -> Path | None:
+    """Of ``file.py:factory``; a module is found by its own name."""
+    return user_file(name, base_dir) if _target(name).endswith(".py") else None
+
+
+def _home(name: str, folder: Path) -> Path | None:
+    """What the name is relative to inside the setup, as deep as its ``..`` climb; None for an absolute one."""
+    target = _target(name)
+    if os.path.isabs(target):
+        return None
+    return folder.joinpath(OWN, *["up"] * os.path.normpath(target).split(os.sep).count(".."))
+
+
+def _target(name: str) -> str:
+    return name.rpartition(":")[0]
 
 
 def fingerprint(space: str, options: Mapping[str, Any], identity: object) -> str:

@@ -183,6 +183,7 @@ def test_help_on_a_terminal_is_rendered(capsys: pytest.CaptureFixture[str], monk
     [
         ("export", "usage: mcomp export", ["stages", "export"]),
         ("packed", "packed", ["help", "packed-weights"]),
+        ("sensitivity", "sensitivity", ["help", "sensitivity-stage"]),
     ],
 )
 def test_of_two_things_with_one_name_help_says_how_to_read_the_other(

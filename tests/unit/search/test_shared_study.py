@@ -28,6 +28,7 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def address(tmp_path: Path) -> str:
+    (tmp_path / "shared").mkdir()
     return str(tmp_path / "shared" / "search.journal")
 
 
@@ -233,6 +234,58 @@ def test_a_journal_that_is_not_there_and_a_study_that_is_not_in_it_are_refused(
         assert caught.value.code == "MC495"
     assert not (tmp_path / "other.journal").exists()
     assert "`mcomp`" in caught.value.why
+
+
+@pytest.mark.parametrize("make", [True, False])
+@pytest.mark.parametrize(
+    "content", [b"hello", b"hello\n", b"[1]\n", b"{}\n", b"\xff\x00\n", b'{"op_code": 99, "worker_id": ""}\n', b"\n"]
+)
+def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes, make: bool) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="is no journal of a study") as caught:
+        open_study(str(file), make=make)
+    assert caught.value.code == "MC495"
+    assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_journal_with_a_damaged_line_is_refused(shared: SharedStudy, address: str, place: int) -> None:
+    lines = Path(address).read_bytes().splitlines()
+    lines[place] = lines[place][:-3]
+    Path(address).write_bytes(damaged := b"\n".join(lines) + b"\n")
+    with pytest.raises(UsageError, match="is no journal of a study") as caught:
+        open_study(address, make=True)
+    assert (caught.value.code, Path(address).read_bytes()) == ("MC495", damaged)
+
+
+def test_a_journal_that_another_just_writes_is_waited_for(shared: SharedStudy, address: str) -> None:
+    whole = Path(address).read_bytes()
+    Path(address).write_bytes(whole[:-4])
+    writer = threading.Timer(0.03, lambda: Path(address).write_bytes(whole))
+    writer.start()
+    assert open_study(address, make=False).fingerprint == "mine"
+    writer.join()
+
+
+def test_an_empty_file_is_a_journal_to_be(tmp_path: Path) -> None:
+    (tmp_path / "new.journal").touch()
+    assert open_study(str(tmp_path / "new.journal"), make=True).fingerprint == ""
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="is not there") as caught:
+        open_study(str(tmp_path / "mnt" / "search.journal"), make=True)
+    assert caught.value.code == "MC494"
+    assert "mount" in caught.value.hint
+    assert not (tmp_path / "mnt").exists()
+
+
+def test_a_folder_in_place_of_a_journal_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="cannot be read") as caught:
+        open_study(str(tmp_path), make=True)
+    assert caught.value.code == "MC494"
 
 
 def test_a_database_that_is_not_there_is_refused_without_its_password(tmp_path: Path) -> None:

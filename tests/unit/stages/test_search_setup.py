@@ -90,3 +90,51 @@ def test_what_is_written_is_plain_json(written: Path) -> None:
     held = json.loads((written / SETUP).read_text())
     assert held["genes"] == [["features.0", "keep"], ["features.0", "w_bits"]]
     assert held["base_dir"] is None
+
+
+OWN_NET = """
+from torch import nn
+
+def make(num_classes=3):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, num_classes))
+"""
+
+
+def of_an_own_file(recipe: Path, name: str) -> SearchSetup:
+    file = recipe / name
+    recipe.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(OWN_NET)
+    model = mcomp.models.build(f"{name}:make", num_classes=3, in_shape=(3, 12, 12), base_dir=recipe, trust=True)
+    found = setup(model.eval())
+    found.base_dir = recipe
+    return found
+
+
+@pytest.mark.parametrize("name", ["net.py", "nets/net.py", "../nets/net.py", "nets/../../net.py"])
+def test_a_file_of_one_s_own_travels_with_the_setup(tmp_path: Path, name: str) -> None:
+    made = of_an_own_file(tmp_path / "here" / "recipe", name)
+    made.write(tmp_path / "setup")
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "setup").rename(there / "setup")
+    (tmp_path / "here").rename(tmp_path / "gone")
+    with pytest.raises(StoreError, match="your own code") as caught:
+        SearchSetup.read(there / "setup")
+    assert caught.value.code == "MC317"
+    found = SearchSetup.read(there / "setup", trust=True)
+    assert torch.equal(found.model(images()), made.model(images()))
+    assert [file.name for file in there.iterdir()] == ["setup"]
+
+
+def test_the_recipe_s_own_file_goes_before_its_copy(tmp_path: Path) -> None:
+    of_an_own_file(tmp_path / "recipe", "net.py").write(tmp_path / "setup")
+    (tmp_path / "setup" / "own" / "net.py").write_text("raise AssertionError")
+    assert SearchSetup.read(tmp_path / "setup", trust=True).base_dir == tmp_path / "recipe"
+
+
+def test_a_file_named_by_an_absolute_path_does_not_travel(tmp_path: Path) -> None:
+    of_an_own_file(tmp_path / "recipe", str(tmp_path / "net.py")).write(tmp_path / "setup")
+    (tmp_path / "net.py").unlink()
+    with pytest.raises(StoreError, match="is missing"):
+        SearchSetup.read(tmp_path / "setup", trust=True)
