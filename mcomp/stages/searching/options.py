@@ -153,6 +153,11 @@ class SearchOptions(StageOptions):
             )
         for name in self.budgets.given():
             _refuse_idle_budget(name, searched, held)
+        for kind, name in (("w_bits", "avg_bit_weights"), ("a_bits", "avg_bit_fm")):
+            ends, mean = getattr(self, kind), getattr(self.budgets, name)
+            if ends is not None and mean is not None and mean < ends[0] and not self.pins:
+                text = f"no mean is below the fewest bits, {ends[0]}: set `{name}` to {ends[0]} or more, or begin lower"
+                raise faults_at({("budgets", name): text}, held)
         for name, pin in self.pins.items():
             _refuse_idle_pin(name, pin, searched, held)
         if not self.objectives or self.objectives[0] != "top1" or len(set(self.objectives)) != len(self.objectives):
@@ -161,7 +166,7 @@ class SearchOptions(StageOptions):
             if not set(OF_KIND[name]) & set(searched):
                 raise fault_at("objectives", f"nothing that is searched changes `{name}`", held)
         if len(self.objectives) > 1 and self.algorithm not in SEVERAL:
-            raise fault_at("algorithm", f"`{self.algorithm}` has one objective; `nsga2` and `tpe` weigh several", held)
+            raise fault_at("objectives", f"`{self.algorithm}` has one objective; `nsga2` and `tpe` weigh several", held)
         if len(self.objectives) == 1 and not self.budgets.given():
             raise ValueError(
                 "without a budget the largest network is the best; give one, e.g. `budgets: {avg_bit_weights: 4}`, "
@@ -183,9 +188,8 @@ def _refuse_idle_budget(name: str, searched: list[str], held: dict[str, Any]) ->
     needed = OF_KIND[name]
     if not set(needed) & set(searched):
         ranges = " or ".join(f"`{kind}`" for kind in needed)
-        raise fault_at(
-            "budgets", f"`{name}` is bounded, and nothing that is searched changes it: give {ranges} a range", held
-        )
+        text = f"`{name}` is bounded, and nothing that is searched changes it: give {ranges} a range"
+        raise faults_at({("budgets", name): text}, held)
 
 
 def _refuse_idle_pin(name: str, pin: Pin, searched: list[str], held: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mcomp.stages.searching.choice_file import choice_file, no_choice
 
 BEST, TRIALS = "best.yaml", "trials.jsonl"
 _HEAD = """\
-# What a search chose{where}.
+# What a search chose.
 # Bits by layer for `quantize: {{overrides_file: {name}}}`, channels for `prune: {{keep_file: {name}}}`.
 """
 
@@ -84,26 +84,31 @@ class Outcome:
         return found | {f"chosen_{name}": value for name, value in self.best.costs.items()}
 
     def write(self, folder: Path) -> dict[str, Path]:
-        """The files, by name."""
-        files = {name: folder / name for name in (BEST, TRIALS)}
+        """The files, by name; a choice of its own for every network on a front."""
+        texts = {BEST: self._written(BEST)}
+        texts[TRIALS] = "".join(json.dumps(trial.as_dict()) + "\n" for trial in self.study.trials)
+        for trial in self.study.front if len(self.study.objectives) > 1 else ():
+            name = f"front-{trial.number}.yaml"
+            texts[name] = replace(self, best=trial)._written(name)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return {name: folder / name for name in texts}
+
+    def _written(self, name: str) -> str:
+        """The choice as YAML, for `prune` and `quantize`."""
         bits = {
-            name: {kind: int(value) for kind, value in kinds.items() if kind != "keep"}
-            for name, kinds in self.choice.items()
+            layer: {kind: int(value) for kind, value in kinds.items() if kind != "keep"}
+            for layer, kinds in self.choice.items()
         }
         held: dict[str, Any] = {}
         if any(bits.values()):
-            held["overrides"] = {name: kinds for name, kinds in bits.items() if kinds}
+            held["overrides"] = {layer: kinds for layer, kinds in bits.items() if kinds}
         if self.known.pruning is not None:
             held["keep"] = self.shares
             held["cut"] = dict(self.cut)
-        held["costs"] = {name: round(value, 6) for name, value in self.best.costs.items()}
+        held["costs"] = {cost: round(value, 6) for cost, value in self.best.costs.items()}
         held["val_top1"] = self.best.fitness
-        text = _HEAD.format(where="", name=BEST)
-        text += yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=120)
-        files[BEST].write_text(text, encoding="utf-8")
-        lines = [json.dumps(trial.as_dict()) + "\n" for trial in self.study.trials]
-        files[TRIALS].write_text("".join(lines), encoding="utf-8")
-        return files
+        return _HEAD.format(name=name) + yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=120)
 
     def notes(self) -> list[str]:
         """For whoever reads the table."""

@@ -327,3 +327,20 @@ def test_a_front_over_latency_needs_no_budget_for_it(
     run = SearchRun(context(data, tmp_path), Search.Options(**{**OPTIONS, "w_bits": None, "budgets": {}}, **objectives))
     genome = run.known.space.top()
     assert run.study.worth(Trial(0, "full", genome, 50.0, 50.0, costs=run.known.costs_of(genome))) == (50.0, -2.0)
+
+
+def test_every_network_on_a_front_has_a_file_that_can_be_taken(data: Data, tmp_path: Path) -> None:
+    told = SearchRun(context(data, tmp_path), Search.Options(**OPTIONS))
+    known = told.known
+    genomes = [known.space.lowest(), known.space.greedy()]
+    told.study.trials = [
+        Trial(place, "full", genome, 50.0 + place, 50.0, costs=known.costs_of(genome))
+        for place, genome in enumerate(genomes)
+    ]
+    told.study.objectives = ("top1", "macs")
+    best = told.study.best
+    assert best is not None
+    files = Outcome(told.study, known, best, {"regular": 8}).write(tmp_path)
+    for place, genome in enumerate(genomes):
+        again = known.space.genome(choice_in(files[f"front-{place}.yaml"], known))
+        assert known.costs_of(again) == known.costs_of(genome)
