@@ -56,7 +56,6 @@ class Search(Stage):
                     f"no layer is called `{name}`",
                     option=("pins", name),
                     hint=did_you_mean(name, names) or "a pin is one layer by its name, no pattern",
-                    code="MC263",
                 )
                 for name in options.pins
                 if name not in names

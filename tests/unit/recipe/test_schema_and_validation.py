@@ -114,7 +114,9 @@ BEYOND_WORDS = (
     re.compile(r"must be a whole number.*, got -?[0-9.e+]+$"),  # 8.0, a whole number to JSON
     re.compile(r"milestone|checkpoint_every|says neither|levels|mean has|std has|is above `max"),
     re.compile(r"has no (?:weights|activations) of|has no option|has no scale per|holds unknown"),  # of a scheme
-    re.compile(r"need one another|is searched|nothing that is searched|without a budget"),  # one option by another
+    re.compile(
+        r"need one another|is searched|nothing that is searched|without a budget|no mean is below|leaves none of"
+    ),
     re.compile(r"is no range|are no shares|a learned step size|objective"),  # two numbers, or names that differ
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 import torchvision
 from torch import nn
@@ -13,7 +12,7 @@ from mcomp.pruning import prune
 from mcomp.pruning.repeated import RepeatedPruning
 
 NETWORKS = {
-    "packed attention": lambda: timm.create_model(
+    "packed attention": lambda: pytest.importorskip("timm").create_model(
         "vit_tiny_patch16_224", img_size=16, patch_size=4, depth=1, embed_dim=24, num_heads=3, num_classes=5
     ),
     "concatenation": lambda: torchvision.models.squeezenet1_1(num_classes=5),
