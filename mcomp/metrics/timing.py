@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.metrics.samples import with_samples
+from mcomp.metrics.threads import threads as intra_op_threads
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def model_latency(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    with torch.inference_mode(), in_eval_mode(model), _threads(threads):
+    with torch.inference_mode(), in_eval_mode(model), intra_op_threads(threads):
         found = latency(forward, warmup=warmup, runs=runs, batch=batch)
     return replace(found, threads=threads or found.threads)
 
@@ -108,14 +108,3 @@ def _summary(seconds: list[float], batch: int, threads: int) -> Latency:
     median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
     p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     return Latency(1000 * median, 1000 * p95, batch, threads)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

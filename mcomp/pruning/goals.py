@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -13,6 +12,7 @@ from mcomp.metrics import count, interleaved, model_latency
 from mcomp.metrics.accuracy import in_eval_mode
 from mcomp.metrics.cost import parameter_count
 from mcomp.metrics.samples import first_sample, samples_of
+from mcomp.metrics.threads import one_thread
 from mcomp.metrics.timing import on_device
 from mcomp.pruning.channel_groups import ChannelGroups
 from mcomp.pruning.channel_surgery import Surgery, cut_channels, restored, shared_copy
@@ -99,16 +99,6 @@ def _share_of_time(model: nn.Module, pruned: nn.Module, example_inputs: tuple[Te
             torch.cuda.synchronize(device)
 
     runs = int(min(max(_PATIENCE / whole_ms, 9), 101))
-    with torch.inference_mode(), in_eval_mode(model), in_eval_mode(pruned), _one_thread():
+    with torch.inference_mode(), in_eval_mode(model), in_eval_mode(pruned), one_thread():
         found = interleaved({"model": partial(forward, model), "pruned": partial(forward, pruned)}, warmup=3, runs=runs)
     return found["pruned"].median_ms / found["model"].median_ms
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -76,14 +76,12 @@ class RepeatedPruning:
             "macs": float(macs_of_one(subject, inputs, groups.trace.macs)),
             "params": float(parameter_count(subject)),
         }
-        self._forms = {"macs": macs, "params": sizes}
+        self._subject, self._groups = subject, groups
+        self.layers = {group.name: group.producers for group in groups.prunable}
+        self._forms = {"macs": self._corrected(macs, inputs), "params": sizes}
         self._costs = {
             kind: cost_predictor(form, sizes, groups, self.whole[kind]) for kind, form in self._forms.items()
         }
-        self._subject, self._groups = subject, groups
-        self.layers = {group.name: group.producers for group in groups.prunable}
-        self._forms["macs"] = self._corrected(macs, inputs)
-        self._costs["macs"] = cost_predictor(self._forms["macs"], sizes, groups, self.whole["macs"])
 
     def widths(self, keep: Mapping[str, float]) -> dict[str, int]:
         """Channels of every group, for shares of some: rounded to what its structure and ``regular`` allow."""
@@ -136,7 +134,7 @@ class RepeatedPruning:
         slope of the first.
         """
         channels = self.channels()
-        if self._off(form, _uneven(channels), inputs) < _EXACT * self.whole["macs"]:
+        if abs(self._off(form, _uneven(channels), inputs)) < _EXACT * self.whole["macs"]:
             return form
         rest = self.whole["macs"] - form.value({name: float(width) for name, width in channels.items()})
         tied = {name: names for names, _ in self.ties() for name in names}
@@ -145,17 +143,15 @@ class RepeatedPruning:
             keep = dict.fromkeys(tied.get(name, [name]), 0.5)
             less = channels[name] - self.widths(keep)[name]
             if less and next(iter(keep)) == name:
-                slopes[name] = (rest - self._off(form, keep, inputs, signed=True)) / less
+                slopes[name] = (rest - self._off(form, keep, inputs)) / less
         line = torch.tensor(list(slopes.values()), dtype=torch.float64).clamp(min=-form.linear)  # a cut never costs
         at_whole = float(line @ torch.tensor([float(channels[name]) for name in form.names], dtype=torch.float64))
         return replace(form, constant=form.constant + rest - at_whole, linear=form.linear + line)
 
-    def _off(
-        self, form: CostForm, keep: Mapping[str, float], inputs: tuple[Tensor, ...], *, signed: bool = False
-    ) -> float:
-        """How far a count of a cut network lies from the form."""
-        found = count(self.cut(keep), inputs).macs - form.value({n: float(w) for n, w in self.widths(keep).items()})
-        return found if signed else abs(found)
+    def _off(self, form: CostForm, keep: Mapping[str, float], inputs: tuple[Tensor, ...]) -> float:
+        """What is counted of a cut network beyond what the form says of it."""
+        told = form.value({name: float(width) for name, width in self.widths(keep).items()})
+        return count(self.cut(keep), inputs).macs - told
 
     @property
     def _all(self) -> Sequence[ChannelGroup]:

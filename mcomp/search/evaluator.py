@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mcomp.errors import McompError
+from mcomp.metrics.threads import one_thread
 from mcomp.search.fitness import LEVELS, Choice, Fitness
 from mcomp.search.genes import Genome
-from mcomp.search.one_thread import one_thread
 from mcomp.search.study import Task, Trial
 
 #: What a network's own code raises when it cannot take the widths that a candidate gives it.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import StageError, UsageError
+from mcomp.quantization.override_file import read_yaml
 from mcomp.stages.base import Finding, Surroundings
 from mcomp.suggest import listed
 
@@ -98,9 +99,7 @@ def _unsaid(options: Any, how: dict[str, Any]) -> dict[str, Any]:
 
 def _cut_in(path: str | Path) -> dict[str, Any]:
     """How the candidates behind a `best.yaml` were cut; empty in a file that a person wrote."""
-    import yaml
-
-    held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    held = read_yaml(path)
     cut = held.get("cut") if isinstance(held, dict) else None
     return {name: cut[name] for name in _HOW if name in cut} if isinstance(cut, dict) else {}
 
@@ -118,13 +117,7 @@ def keep_in(path: str | Path) -> dict[str, int | float]:
     Raises:
         UsageError: MC427, the file cannot be read, or holds none.
     """
-    import yaml
-
-    try:
-        held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"`{path}` cannot be read: {reason}", code="MC427", hint="name a YAML or JSON file") from error
+    held = read_yaml(path)
     if isinstance(held, dict) and isinstance(held.get("keep"), dict):
         held = held["keep"]
     numbers = isinstance(held, dict) and all(

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mcomp.errors import InterruptedRun, StageError, plural
+from mcomp.metrics.threads import one_thread
 from mcomp.pruning.repeated import RepeatedPruning
 from mcomp.search.greedy import Greedy
 from mcomp.search.local_workers import LocalWorkers
 from mcomp.search.network_costs import Times
 from mcomp.search.network_space import Budgets, NetworkSpace, network_space
-from mcomp.search.one_thread import one_thread
 from mcomp.search.optuna_samplers import SAMPLERS, OptunaOptimizer
 from mcomp.search.recorded import record_choice, recorded_sensitivity
 from mcomp.search.registry import build_optimizer

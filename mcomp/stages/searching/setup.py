@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from mcomp.artifact import load_artifact, read_manifest, save_artifact
 from mcomp.errors import StageError, UsageError
+from mcomp.metrics.threads import one_thread
 from mcomp.models.registry import user_file
 from mcomp.pruning.repeated import RepeatedPruning
 from mcomp.search.evaluator import Evaluator
 from mcomp.search.fitness import Fitness
-from mcomp.search.one_thread import one_thread
 from mcomp.store import atomic
 from mcomp.store.digest import sha256_json
 from mcomp.surgery import provenance

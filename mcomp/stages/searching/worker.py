@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> int:
     """Read the setup, say that it is there, answer tasks until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)  # a line at a time
     os.dup2(2, 1)  # what a network prints is no answer
-    from mcomp.search.one_thread import one_thread
+    from mcomp.metrics.threads import one_thread
     from mcomp.search.study import Task
     from mcomp.stages.searching.setup import SearchSetup
 
